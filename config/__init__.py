@@ -1,0 +1,17 @@
+"""Typed settings and the vocabulary: anatomies, findings, prompts, codes, reason codes."""
+
+from config.reasons import Reason
+from config.settings import Settings
+from config.vocabulary import Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
+
+__all__ = [
+    "Anatomy",
+    "Code",
+    "FindingType",
+    "Preset",
+    "Prompt",
+    "Reason",
+    "Settings",
+    "Vocabulary",
+    "load_vocabulary",
+]

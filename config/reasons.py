@@ -1,0 +1,129 @@
+"""The stable reason codes: every refusal, rejection or failure names one of them in log, table, console and SR."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why something was refused, not assessed or failed. Values never change once released."""
+
+    # what came in
+    NOT_DICOM = "NOT_DICOM"
+    TRUNCATED = "TRUNCATED"
+    BAD_UID = "BAD_UID"
+    DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
+    # vetting of a series
+    NOT_CT = "NOT_CT"
+    LOCALIZER = "LOCALIZER"
+    MULTI_FRAME = "MULTI_FRAME"
+    TOO_FEW_SLICES = "TOO_FEW_SLICES"
+    TOO_MANY_SLICES = "TOO_MANY_SLICES"
+    NO_GEOMETRY = "NO_GEOMETRY"
+    NON_AXIAL = "NON_AXIAL"
+    TILT = "TILT"
+    MIXED_ORIENTATION = "MIXED_ORIENTATION"
+    MIXED_SIZE = "MIXED_SIZE"
+    MIXED_FRAME_OF_REFERENCE = "MIXED_FRAME_OF_REFERENCE"
+    GEOM_DUPLICATE = "GEOM_DUPLICATE"
+    GEOM_GAP = "GEOM_GAP"
+    GEOM_IRREGULAR = "GEOM_IRREGULAR"
+    NO_PIXELS = "NO_PIXELS"
+    UNDECODABLE = "UNDECODABLE"
+    BAD_RESCALE = "BAD_RESCALE"
+    # reading
+    ANATOMY_ABSENT = "ANATOMY_ABSENT"
+    ANATOMY_CUT_OFF = "ANATOMY_CUT_OFF"
+    ANATOMY_TOO_SMALL = "ANATOMY_TOO_SMALL"
+    ANATOMY_TOO_LARGE = "ANATOMY_TOO_LARGE"
+    ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
+    ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
+    # the node
+    NO_ROUTE = "NO_ROUTE"
+    UNKNOWN_AE = "UNKNOWN_AE"
+    DISK_FULL = "DISK_FULL"
+    MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
+    INVALID_OBJECT = "INVALID_OBJECT"
+    PEER_UNREACHABLE = "PEER_UNREACHABLE"
+    PEER_REFUSED = "PEER_REFUSED"
+    INTERNAL = "INTERNAL"
+
+    @property
+    def meaning(self) -> str:
+        """One line for a person: what it means."""
+        return _TEXTS[self].meaning
+
+    @property
+    def cure(self) -> str:
+        """One line for a person: what to do about it."""
+        return _TEXTS[self].cure
+
+
+@dataclass(frozen=True)
+class _Text:
+    meaning: str
+    cure: str
+
+
+_TEXTS: dict[Reason, _Text] = {
+    Reason.NOT_DICOM: _Text("The file is not DICOM.", "Send DICOM Part 10 files; export the series again."),
+    Reason.TRUNCATED: _Text("The file or data set ends too early.", "Send the instance again."),
+    Reason.BAD_UID: _Text("A UID is missing or not a valid DICOM UID.", "Correct it at the sender."),
+    Reason.DUPLICATE_CONFLICT: _Text(
+        "A SOP Instance UID came twice with different content.", "Find out which sender re-uses UIDs."
+    ),
+    Reason.NOT_CT: _Text("The series is not CT.", "Route CT Image Storage only."),
+    Reason.LOCALIZER: _Text("The series is a localizer (scout).", "Nothing: localizers are not read."),
+    Reason.MULTI_FRAME: _Text(
+        "Enhanced multi-frame CT is not supported yet.", "Send the classic single-frame series of the scan."
+    ),
+    Reason.TOO_FEW_SLICES: _Text("The series has too few slices.", "Send the whole series."),
+    Reason.TOO_MANY_SLICES: _Text("The series has more slices than the node accepts.", "Send one phase a series."),
+    Reason.NO_GEOMETRY: _Text(
+        "Position, orientation or pixel spacing is missing or not a number.", "Send original CT images."
+    ),
+    Reason.NON_AXIAL: _Text("The slices are not axial.", "Send the axial reconstruction."),
+    Reason.TILT: _Text("The gantry was tilted: slices are sheared.", "Send a reconstruction without tilt."),
+    Reason.MIXED_ORIENTATION: _Text("Slices have different orientations.", "Split the series at the sender."),
+    Reason.MIXED_SIZE: _Text(
+        "Slices differ in rows, columns or pixel spacing.", "Split the series at the sender."
+    ),
+    Reason.MIXED_FRAME_OF_REFERENCE: _Text(
+        "Slices belong to different frames of reference.", "Split the series at the sender."
+    ),
+    Reason.GEOM_DUPLICATE: _Text(
+        "Several slices lie at the same position.", "Send one phase or reconstruction a series."
+    ),
+    Reason.GEOM_GAP: _Text("Slices are missing inside the series.", "Send the missing slices."),
+    Reason.GEOM_IRREGULAR: _Text("The slice spacing is irregular.", "Send a reconstruction of constant spacing."),
+    Reason.NO_PIXELS: _Text("The instance has no pixel data.", "Send complete images."),
+    Reason.UNDECODABLE: _Text("The pixel data cannot be decoded.", "Send it uncompressed."),
+    Reason.BAD_RESCALE: _Text("Rescale slope or intercept is missing or unusable.", "Send original CT images."),
+    Reason.ANATOMY_ABSENT: _Text("The anatomy is not in the scan.", "Nothing: it is outside the field of view."),
+    Reason.ANATOMY_CUT_OFF: _Text("The anatomy is cut by the border of the scan.", "Scan the whole organ."),
+    Reason.ANATOMY_TOO_SMALL: _Text("The segmented volume is implausibly small.", "Check the segmentation."),
+    Reason.ANATOMY_TOO_LARGE: _Text("The segmented volume is implausibly large.", "Check the segmentation."),
+    Reason.ANATOMY_IMPLAUSIBLE_HU: _Text(
+        "The mean attenuation inside the mask is implausible.", "Check the segmentation and the HU scale."
+    ),
+    Reason.ANATOMY_NOT_SEGMENTED: _Text(
+        "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
+    ),
+    Reason.NO_ROUTE: _Text("No routing rule wants the series.", "Add a rule, or nothing."),
+    Reason.UNKNOWN_AE: _Text(
+        "The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."
+    ),
+    Reason.DISK_FULL: _Text("The spool's disk is below its low-water mark.", "Free space on the spool's disk."),
+    Reason.MODEL_UNAVAILABLE: _Text(
+        "The model release or the segmentation weights cannot be loaded.", "Run: fvlm-node doctor"
+    ),
+    Reason.OUT_OF_MEMORY: _Text("The worker ran out of memory.", "Give the worker more memory."),
+    Reason.ATTEMPTS_EXHAUSTED: _Text("Every attempt failed.", "See the job's detail, mend, run it again."),
+    Reason.INVALID_OBJECT: _Text("A result object did not pass validation.", "Report it with the series."),
+    Reason.PEER_UNREACHABLE: _Text("The destination does not answer.", "Check host, port and firewall."),
+    Reason.PEER_REFUSED: _Text(
+        "The destination refused the object.", "Check its AE title list and its SOP classes."
+    ),
+    Reason.INTERNAL: _Text("An unexpected error inside the node.", "Report it with the log lines of the job."),
+}

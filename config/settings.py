@@ -1,0 +1,185 @@
+"""Every setting of the node, typed: what, unit, default. A YAML file, then the environment, override the defaults.
+
+The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
+"""1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class SettingsError(ValueError):
+    """The configuration is wrong. The text names the file, the key and the cure."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DicomSettings(_Section):
+    """How images come in."""
+
+    ae_title: AETitle = "FVLM"
+    """AE title of the node; a caller must use it as called AE title."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Loopback until told otherwise; 0.0.0.0 for the hospital's network."""
+    port: Port = 11112
+    """TCP port of the storage SCP; 0 takes a free one."""
+    accept_from: tuple[AETitle, ...] = ("STORESCU", "DEMO")
+    """Calling AE titles that may send. Anybody else is rejected (calling AE title not recognized)."""
+    max_pdu: Annotated[int, Field(ge=4096, le=1048576)] = 131072
+    """Largest PDU received, bytes."""
+    max_associations: Annotated[int, Field(ge=1, le=500)] = 25
+    """Associations at once; more are rejected as transient (local limit exceeded)."""
+    network_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds of silence after which an association is aborted."""
+    min_free_mb: Annotated[int, Field(ge=0)] = 1024
+    """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
+
+
+class CompletionSettings(_Section):
+    """When a series counts as complete."""
+
+    quiet_s: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds without a new instance after which a series is complete."""
+
+
+class Destination(_Section):
+    """A DICOM node that receives results."""
+
+    ae_title: AETitle
+    """Its AE title."""
+    host: str
+    """Its address."""
+    port: Annotated[int, Field(ge=1, le=65535)]
+    """Its TCP port."""
+
+
+class RoutingSettings(_Section):
+    """The one routing rule: a CT series of at least `min_slices` is read and its results go to `destinations`."""
+
+    min_slices: Annotated[int, Field(ge=1)] = 20
+    """Fewer slices: rejected as TOO_FEW_SLICES."""
+    max_slices: Annotated[int, Field(ge=1)] = 3000
+    """More slices: rejected as TOO_MANY_SLICES."""
+    destinations: tuple[str, ...] = ()
+    """Names from `destinations` that receive SR and SEG; none: results stay in the data folder."""
+
+
+class ModelSettings(_Section):
+    """What reads the images."""
+
+    release: str = "bundled"
+    """Folder of the model release; `bundled` is the phantom test model (not for clinical use)."""
+    segmenter: Literal["bundled", "totalsegmentator"] = "bundled"
+    """Anatomy segmentation: `bundled` (phantom test network) or `totalsegmentator` (the real package, your weights)."""
+    totalsegmentator_weights: Path | None = None
+    """Folder with TotalSegmentator's nnU-Net results (its TOTALSEG_WEIGHTS_PATH)."""
+    totalsegmentator_fast: bool = False
+    """True: the 3 mm model instead of the 1.5 mm models."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks run; auto takes CUDA if there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of a worker; 0 takes all cores."""
+
+
+class WorkSettings(_Section):
+    """Jobs: attempts and leases."""
+
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """Attempts before a job is quarantined."""
+    lease_s: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds a worker owns a job without a heartbeat; afterwards it is issued again."""
+    reconcile_s: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds between two looks of the reconciler at what is due."""
+
+
+class DeliverySettings(_Section):
+    """Sending results."""
+
+    retry_first_s: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds before the first retry; doubles each time, with jitter."""
+    retry_max_s: Annotated[float, Field(gt=0)] = 900.0
+    """Longest wait between retries, seconds. Delivery is retried until it succeeds or is refused for good."""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Network and DIMSE timeout, seconds."""
+
+
+class Settings(BaseSettings):
+    """All settings of one node."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FVLM_", env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    data_dir: Path = Path("fvlm-data")
+    """Everything the node keeps: spool, database, results, broker files."""
+    institution: str = ""
+    """Institution name written into results; empty copies the source's."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty is SQLite in `data_dir`. Example: postgresql+psycopg://node@localhost/node"""
+    broker_url: str = ""
+    """Celery broker; empty starts the embedded Valkey. Example: redis://localhost:6379/0"""
+    dicom: DicomSettings = DicomSettings()
+    completion: CompletionSettings = CompletionSettings()
+    routing: RoutingSettings = RoutingSettings()
+    destinations: dict[str, Destination] = {}
+    """Receivers of results by name."""
+    model: ModelSettings = ModelSettings()
+    work: WorkSettings = WorkSettings()
+    delivery: DeliverySettings = DeliverySettings()
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
+
+    @property
+    def results_dir(self) -> Path:
+        return self.data_dir / "results"
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force."""
+        return self.database_url or f"sqlite:///{(self.data_dir / 'node.sqlite').resolve()}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file named by `yaml_file`."""
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+
+    @classmethod
+    def load(cls, file: Path | None = None) -> "Settings":
+        """Settings from a YAML file (if given) and the environment.
+
+        Raises SettingsError naming file, key and cure.
+        """
+        if file is not None and not file.is_file():
+            raise SettingsError(f"{file}: no such file; write one with: fvlm-node init {file}")
+
+        class FromFile(cls):  # type: ignore[valid-type, misc]
+            model_config = SettingsConfigDict(yaml_file=file)
+
+        try:
+            loaded = FromFile()
+        except ValidationError as error:
+            lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+            raise SettingsError(f"{file or 'environment'}: " + "; ".join(lines)) from error
+        unknown = [name for name in loaded.routing.destinations if name not in loaded.destinations]
+        if unknown:
+            raise SettingsError(
+                f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under destinations; add it there"
+            )
+        return loaded  # type: ignore[no-any-return]

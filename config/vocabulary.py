@@ -1,0 +1,165 @@
+"""The vocabulary: anatomies, findings, presets of prompts and their codes, loaded from the YAML beside this file."""
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+_HERE = Path(__file__).parent
+
+
+class VocabularyError(ValueError):
+    """A vocabulary file is wrong. The text names file, key and cure."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Code(_Frozen):
+    """A coded concept (DICOM PS3.3 section 8): value up to 16 characters, meaning up to 64."""
+
+    value: Annotated[str, Field(min_length=1, max_length=16)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Anatomy(_Frozen):
+    """One anatomy that can be segmented, queried and reported."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+    code: Code
+    category: Literal["organ", "vessel", "bone"] = "organ"
+    paired: bool = False
+    totalsegmentator: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Classes of TotalSegmentator v2 task `total` whose union is this anatomy."""
+    mean_hu: tuple[float, float]
+    """Plausible mean attenuation inside the mask, HU (the physiologic guard)."""
+    volume_ml: tuple[float, float]
+    """Plausible volume of the whole anatomy, ml."""
+    may_be_cut: bool = False
+    """True where a scan that shows only part of it may still be read (tubes and vessels)."""
+    color: tuple[int, int, int]
+    """RGB 0..255 of overlays and segments."""
+
+    @property
+    def title(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+class FindingType(_Frozen):
+    """One finding that can be asked of one anatomy."""
+
+    key: Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")]
+    """`anatomy.finding`, the stable name everywhere."""
+    title: str
+    code: Code
+
+    @property
+    def anatomy(self) -> str:
+        return self.key.split(".")[0]
+
+
+class Prompt(_Frozen):
+    """The pair of sentences whose softmax is the zero-shot probability (paper section 3.4)."""
+
+    finding: str
+    negative: str
+    positive: str
+
+
+class Preset(_Frozen):
+    """What one family of releases reads: anatomies in label order and prompts."""
+
+    name: str
+    anatomies: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+
+
+class Vocabulary(_Frozen):
+    """Everything the project can name. Cross-checked when loaded."""
+
+    anatomies: tuple[Anatomy, ...]
+    findings: tuple[FindingType, ...]
+    presets: tuple[Preset, ...]
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> "Vocabulary":
+        names = _unique("anatomies", (a.name for a in self.anatomies))
+        keys = _unique("findings", (f.key for f in self.findings))
+        _unique("presets", (p.name for p in self.presets))
+        for finding in self.findings:
+            if finding.anatomy not in names:
+                raise ValueError(f"findings.yaml: {finding.key}: no anatomy named {finding.anatomy!r} in anatomies.yaml")
+        for preset in self.presets:
+            for name in preset.anatomies:
+                if name not in names:
+                    raise ValueError(f"presets.yaml: {preset.name}: no anatomy named {name!r} in anatomies.yaml")
+            for prompt in preset.prompts:
+                if prompt.finding not in keys:
+                    raise ValueError(f"presets.yaml: {preset.name}: no finding {prompt.finding!r} in findings.yaml")
+                if prompt.finding.split(".")[0] not in preset.anatomies:
+                    raise ValueError(
+                        f"presets.yaml: {preset.name}: {prompt.finding} needs its anatomy in the preset's list"
+                    )
+        return self
+
+    def anatomy(self, name: str) -> Anatomy:
+        """The anatomy of that name; KeyError if there is none."""
+        return self._by("anatomies", "name", name)
+
+    def finding(self, key: str) -> FindingType:
+        """The finding of that key; KeyError if there is none."""
+        return self._by("findings", "key", key)
+
+    def preset(self, name: str) -> Preset:
+        """The preset of that name; KeyError if there is none."""
+        return self._by("presets", "name", name)
+
+    def _by(self, table: str, attribute: str, value: str) -> Any:
+        for entry in getattr(self, table):
+            if getattr(entry, attribute) == value:
+                return entry
+        known = ", ".join(getattr(entry, attribute) for entry in getattr(self, table))
+        raise KeyError(f"no {attribute} {value!r} in {table}; there are: {known}")
+
+
+def _unique(table: str, values: Iterable[str]) -> set[str]:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"{table}.yaml: {value!r} stands twice; remove one")
+        seen.add(value)
+    return seen
+
+
+def read_vocabulary(folder: Path) -> Vocabulary:
+    """Read `anatomies.yaml`, `findings.yaml` and `presets.yaml` of a folder.
+
+    Raises VocabularyError naming the file, the key and the cure.
+    """
+    tables: dict[str, Any] = {}
+    for table in ("anatomies", "findings", "presets"):
+        path = folder / f"{table}.yaml"
+        try:
+            tables[table] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise VocabularyError(f"{path}: cannot be read: {error}") from error
+    try:
+        return Vocabulary.model_validate(tables)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            file = folder / f"{problem['loc'][0]}.yaml" if problem["loc"] else folder
+            lines.append(f"{file}: {where}: {problem['msg']}")
+        raise VocabularyError("\n".join(lines)) from error
+
+
+@cache
+def load_vocabulary() -> Vocabulary:
+    """The vocabulary that ships with the project."""
+    return read_vocabulary(_HERE)

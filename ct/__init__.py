@@ -1,0 +1,1 @@
+"""CT: series of DICOM instances -> Volume, Volume -> AnatomyMap, and synthetic patients."""

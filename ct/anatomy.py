@@ -1,0 +1,69 @@
+"""`AnatomyMap`: which voxel belongs to which anatomy, and the interface of what segments a `Volume`."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from config import Reason
+from ct.volume import Grid, Volume
+
+UInt8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class AlgorithmIdentity:
+    """A versioned algorithm with its weights, as it is named in every object written (DICOM TID 4019)."""
+
+    name: str
+    version: str
+    digest: str
+    """SHA-256 of the weights, hex."""
+    manufacturer: str = "fVLM Node project"
+    test_only: bool = False
+    """True: every object it contributes to is marked TEST MODEL - NOT FOR CLINICAL USE."""
+
+
+@dataclass(frozen=True)
+class AnatomyMeasure:
+    """What the mask of one anatomy measures on the scan."""
+
+    voxels: int
+    volume_ml: float
+    mean_hu: float
+    doubt: Reason | None = None
+    """Why it should not be read (absent, cut off, implausible); None if it may be."""
+
+
+@dataclass(frozen=True)
+class AnatomyMap:
+    """Labels uint8 [z, y, x] on the grid of the volume; label i + 1 is `names[i]`, 0 is background."""
+
+    labels: UInt8Array
+    grid: Grid
+    names: tuple[str, ...]
+    algorithm: AlgorithmIdentity
+    measures: dict[str, AnatomyMeasure] = field(default_factory=dict)
+    """One entry a name, filled by `measure`."""
+
+    def __post_init__(self) -> None:
+        if self.labels.dtype != np.uint8 or self.labels.shape != self.grid.shape:
+            raise ValueError(f"labels must be uint8 of shape {self.grid.shape}, is {self.labels.dtype} {self.labels.shape}")
+
+    def label(self, name: str) -> int:
+        """The label of an anatomy; ValueError if the map does not have it."""
+        return self.names.index(name) + 1
+
+
+class Segmenter(Protocol):
+    """Finds anatomies in a CT."""
+
+    @property
+    def identity(self) -> AlgorithmIdentity:
+        """Name, version and weights of the algorithm."""
+        ...
+
+    def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
+        """Label `anatomies` (vocabulary names, in label order) on the volume's own grid, with their measures."""
+        ...

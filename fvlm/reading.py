@@ -1,0 +1,84 @@
+"""`Reading`: what the model says about one series. Plain data, no torch."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from config import Reason
+from ct.anatomy import AlgorithmIdentity
+
+
+class Verdict(StrEnum):
+    """What a probability means at the operating points of the release."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNDETERMINED = "undetermined"
+    NO_OPERATING_POINT = "no operating point"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding asked of one anatomy."""
+
+    key: str
+    """`anatomy.finding` of the vocabulary."""
+    probability: float
+    """0..1, softmax over the negative and the positive prompt (paper section 3.4), calibrated if `calibrated`."""
+    verdict: Verdict
+    threshold: float | None = None
+    """Operating point, probability; None where the release has none."""
+    calibrated: bool = False
+
+    @property
+    def anatomy(self) -> str:
+        return self.key.split(".")[0]
+
+
+@dataclass(frozen=True)
+class AnatomyReading:
+    """Everything said about one assessed anatomy; findings by falling probability."""
+
+    anatomy: str
+    volume_ml: float
+    mean_hu: float
+    findings: tuple[Finding, ...]
+    embedding: npt.NDArray[np.float16] | None = None
+    """[E] unit length: the anatomy feature, for later re-scoring."""
+
+
+@dataclass(frozen=True)
+class NotAssessed:
+    """An anatomy about which nothing is said, and why."""
+
+    anatomy: str
+    reason: Reason
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The result for one series."""
+
+    model: AlgorithmIdentity
+    segmenter: AlgorithmIdentity
+    anatomies: tuple[AnatomyReading, ...]
+    not_assessed: tuple[NotAssessed, ...]
+    analysed_at: datetime
+    """Start of the analysis, with time zone."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds per stage."""
+
+    @property
+    def positives(self) -> tuple[Finding, ...]:
+        """Findings with verdict PRESENT, by falling probability."""
+        present = [f for a in self.anatomies for f in a.findings if f.verdict is Verdict.PRESENT]
+        return tuple(sorted(present, key=lambda f: -f.probability))
+
+    @property
+    def test_only(self) -> bool:
+        """True if any algorithm involved is a test model."""
+        return self.model.test_only or self.segmenter.test_only
