@@ -1,1 +1,1 @@
-
+"""A Reading as DICOM objects, and back."""

@@ -1,1 +1,1 @@
-
+"""Training: pairs of CT and report -> pretraining -> evaluation -> released model."""

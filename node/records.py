@@ -1,0 +1,251 @@
+"""What the node remembers, in SQL: instances, series, jobs, results, deliveries, and the one state machine.
+
+Images themselves live in the spool (`node.spool`); instance rows are an index over it and can be rebuilt from it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Engine,
+    ForeignKey,
+    Index,
+    String,
+    UniqueConstraint,
+    create_engine,
+    event,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
+from sqlalchemy.types import TypeDecorator
+
+from config import Reason
+
+
+class State(StrEnum):
+    """States of a series (up to VETTED or REJECTED) and of its job (from QUEUED on)."""
+
+    RECEIVING = "RECEIVING"
+    """Instances are coming in."""
+    COMPLETE = "COMPLETE"
+    """The completion rule says that nothing more is expected."""
+    VETTED = "VETTED"
+    """Geometry and modality are fit to be read."""
+    REJECTED = "REJECTED"
+    """Not fit, or no rule wants it; the reason says why. End."""
+    QUEUED = "QUEUED"
+    """A job waits for a worker."""
+    RUNNING = "RUNNING"
+    """A worker holds the lease."""
+    ENCODED = "ENCODED"
+    """The DICOM objects are written and validated; deliveries are due."""
+    SENT = "SENT"
+    """Every destination has accepted every object."""
+    COMMITTED = "COMMITTED"
+    """Every destination has committed to keep them. End."""
+    FAILED = "FAILED"
+    """Ended without result for a reason that a repeat does not mend. End."""
+    QUARANTINED = "QUARANTINED"
+    """Every attempt failed; a person has to look. End until run again."""
+    SUPERSEDED = "SUPERSEDED"
+    """A newer generation of the series took its place. End."""
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.RECEIVING: frozenset({State.COMPLETE}),
+    State.COMPLETE: frozenset({State.VETTED, State.REJECTED, State.SUPERSEDED}),
+    State.VETTED: frozenset({State.QUEUED, State.REJECTED, State.SUPERSEDED}),
+    State.REJECTED: frozenset({State.SUPERSEDED}),
+    State.QUEUED: frozenset({State.RUNNING, State.SUPERSEDED}),
+    State.RUNNING: frozenset({State.ENCODED, State.QUEUED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}),
+    State.ENCODED: frozenset({State.SENT, State.FAILED, State.SUPERSEDED}),
+    State.SENT: frozenset({State.COMMITTED, State.SUPERSEDED}),
+    State.COMMITTED: frozenset({State.SUPERSEDED}),
+    State.FAILED: frozenset({State.QUEUED, State.SUPERSEDED}),
+    State.QUARANTINED: frozenset({State.QUEUED, State.SUPERSEDED}),
+    State.SUPERSEDED: frozenset(),
+}
+"""Every change of state that is allowed. RUNNING -> QUEUED: a retry or an expired lease."""
+
+
+class ForbiddenTransition(RuntimeError):
+    """A change of state that the state machine does not have."""
+
+
+class _UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC, also on SQLite, which forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: _UtcDateTime, State: String(16), Reason: String(40)}  # noqa: RUF012
+
+
+def now() -> datetime:
+    """The time, UTC, aware."""
+    return datetime.now(UTC)
+
+
+class _Stateful:
+    """A row with a state that only moves along TRANSITIONS."""
+
+    state: Mapped[State]
+    reason: Mapped[Reason | None]
+    detail: Mapped[str]
+    changed_at: Mapped[datetime]
+
+    def move(self, to: State, reason: Reason | None = None, detail: str = "") -> None:
+        """Change the state. Raises ForbiddenTransition if the state machine does not allow it."""
+        if to not in TRANSITIONS[State(self.state)]:
+            raise ForbiddenTransition(f"{type(self).__name__}: {self.state} -> {to}")
+        self.state, self.reason, self.detail, self.changed_at = to, reason, detail, now()
+
+
+class Series(_Stateful, Base):
+    """One generation of one series: a late instance after completion opens the next generation."""
+
+    __tablename__ = "series"
+    __table_args__ = (UniqueConstraint("series_instance_uid", "generation"), Index("ix_series_state", "state"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    generation: Mapped[int] = mapped_column(default=1)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    modality: Mapped[str] = mapped_column(String(16))
+    source_ae: Mapped[str] = mapped_column(String(16))
+    state: Mapped[State] = mapped_column(String(16), default=State.RECEIVING)
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+    changed_at: Mapped[datetime] = mapped_column(default=now)
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
+    instances: Mapped[list["Instance"]] = relationship(back_populates="series")
+    jobs: Mapped[list["Job"]] = relationship(back_populates="series")
+
+
+class Instance(Base):
+    """One received SOP instance: where the spool holds it."""
+
+    __tablename__ = "instance"
+    __table_args__ = (UniqueConstraint("segment", "offset"), Index("ix_instance_sop", "sop_instance_uid"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    segment: Mapped[str] = mapped_column(String(80))
+    """File name of the spool segment."""
+    offset: Mapped[int] = mapped_column(BigInteger)
+    """Start of the Part 10 stream in the segment, bytes."""
+    length: Mapped[int] = mapped_column(BigInteger)
+    """Length of the Part 10 stream, bytes."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    """Of the data set as sent, hex."""
+    received_at: Mapped[datetime]
+    conflict: Mapped[bool] = mapped_column(default=False)
+    """The same SOP Instance UID came before with other bytes; kept, never used instead of the first."""
+    series: Mapped[Series] = relationship(back_populates="instances")
+
+
+class Job(_Stateful, Base):
+    """One reading of one generation of a series by one release."""
+
+    __tablename__ = "job"
+    __table_args__ = (UniqueConstraint("series_id", "release_digest"), Index("ix_job_state", "state"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    release_digest: Mapped[str] = mapped_column(String(64))
+    state: Mapped[State] = mapped_column(String(16), default=State.QUEUED)
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+    changed_at: Mapped[datetime] = mapped_column(default=now)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_owner: Mapped[str] = mapped_column(String(80), default="")
+    lease_expires: Mapped[datetime | None] = mapped_column(default=None)
+    seconds: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
+    """Wall seconds per stage of the last attempt."""
+    series: Mapped[Series] = relationship(back_populates="jobs")
+    results: Mapped[list["Result"]] = relationship(back_populates="job")
+
+
+class Result(Base):
+    """One DICOM object written for a job."""
+
+    __tablename__ = "result"
+    __table_args__ = (UniqueConstraint("job_id", "sop_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(8))
+    """SR or SEG."""
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    path: Mapped[str] = mapped_column(String(200))
+    """Relative to the results folder."""
+    job: Mapped[Job] = relationship(back_populates="results")
+    deliveries: Mapped[list["Delivery"]] = relationship(back_populates="result")
+
+
+class Delivery(Base):
+    """The outbox: one object that one destination has to receive."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (UniqueConstraint("result_id", "destination"), Index("ix_delivery_due", "sent_at", "due_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    """Name in `settings.destinations`."""
+    due_at: Mapped[datetime] = mapped_column(default=now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    sent_at: Mapped[datetime | None] = mapped_column(default=None)
+    refused: Mapped[bool] = mapped_column(default=False)
+    """True: refused for good, a repeat does not mend it."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+    result: Mapped[Result] = relationship(back_populates="deliveries")
+
+
+def open_database(url: str) -> Engine:
+    """An engine for the node's database; SQLite gets WAL, full sync, foreign keys and a busy time-out."""
+    engine = create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: object, _: object) -> None:
+            cursor = connection.cursor()  # type: ignore[attr-defined]
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    return engine
+
+
+class Records:
+    """Sessions on the node's database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session that commits at the end, or rolls back on an exception."""
+        with self._sessions.begin() as session:
+            yield session
