@@ -154,8 +154,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file named by `yaml_file`."""
         return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
@@ -180,6 +180,6 @@ class Settings(BaseSettings):
         unknown = [name for name in loaded.routing.destinations if name not in loaded.destinations]
         if unknown:
             raise SettingsError(
-                f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under destinations; add it there"
+                f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under `destinations`; add it"
             )
-        return loaded  # type: ignore[no-any-return]
+        return loaded

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 _HERE = Path(__file__).parent
+_Entry = TypeVar("_Entry")
 
 
 class VocabularyError(ValueError):
@@ -109,22 +110,21 @@ class Vocabulary(_Frozen):
 
     def anatomy(self, name: str) -> Anatomy:
         """The anatomy of that name; KeyError if there is none."""
-        return self._by("anatomies", "name", name)
+        return _lookup("anatomy", {a.name: a for a in self.anatomies}, name)
 
     def finding(self, key: str) -> FindingType:
         """The finding of that key; KeyError if there is none."""
-        return self._by("findings", "key", key)
+        return _lookup("finding", {f.key: f for f in self.findings}, key)
 
     def preset(self, name: str) -> Preset:
         """The preset of that name; KeyError if there is none."""
-        return self._by("presets", "name", name)
+        return _lookup("preset", {p.name: p for p in self.presets}, name)
 
-    def _by(self, table: str, attribute: str, value: str) -> Any:
-        for entry in getattr(self, table):
-            if getattr(entry, attribute) == value:
-                return entry
-        known = ", ".join(getattr(entry, attribute) for entry in getattr(self, table))
-        raise KeyError(f"no {attribute} {value!r} in {table}; there are: {known}")
+
+def _lookup(kind: str, table: dict[str, _Entry], name: str) -> _Entry:
+    if name not in table:
+        raise KeyError(f"no {kind} {name!r}; there are: {', '.join(table)}")
+    return table[name]
 
 
 def _unique(table: str, values: Iterable[str]) -> set[str]:

@@ -49,7 +49,7 @@ class AnatomyMap:
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.shape != self.grid.shape:
-            raise ValueError(f"labels must be uint8 of shape {self.grid.shape}, is {self.labels.dtype} {self.labels.shape}")
+            raise ValueError(f"labels must be uint8 {self.grid.shape}, is {self.labels.dtype} {self.labels.shape}")
 
     def label(self, name: str) -> int:
         """The label of an anatomy; ValueError if the map does not have it."""
