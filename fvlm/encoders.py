@@ -1,0 +1,167 @@
+"""The two encoders: a 3-D vision transformer with multi-level tokens and a BERT without token types."""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from fvlm.config import ModelConfig, TextConfig, Triple
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, one biased Linear for q|k|v, each head-major."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, W] -> [B, L, W]."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        out = self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return F.dropout(out, self.dropout, self.training)
+
+
+class Mlp(nn.Module):
+    """Two Linear with an exact GELU between."""
+
+    def __init__(self, width: int, ratio: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.linear1 = nn.Linear(width, ratio * width)
+        self.linear2 = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., W] -> [..., W]."""
+        hidden = F.dropout(F.gelu(self.linear1(x)), self.dropout, self.training)
+        return F.dropout(self.linear2(hidden), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attn = SelfAttention(config.width, config.heads, config.dropout)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.mlp = Mlp(config.width, config.mlp_ratio, config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, W] -> [B, L, W]."""
+        x = x + self.attn(self.norm1(x))
+        return cast(Tensor, x + self.mlp(self.norm2(x)))
+
+
+class PatchEmbedding(nn.Module):
+    """Image -> tokens with learned positions; token order z slowest, then y, then x."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch = config.patch
+        self.grid = config.grid
+        self.dropout = config.dropout
+        stages: list[nn.Module] = []
+        channels = 1
+        for out, stride in config.stages:
+            groups = next(n for n in (8, 4, 2, 1) if out % n == 0)
+            stages += [nn.Conv3d(channels, out, 3, stride, 1), nn.GroupNorm(groups, out), nn.GELU()]
+            channels = out
+        self.stem = nn.Sequential(*stages)
+        z, y, x = (patch // stride for patch, stride in zip(config.patch, config.stem_stride, strict=True))
+        self.patch_embeddings = nn.Conv3d(channels, config.width, (z, y, x), (z, y, x))
+        tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        self.position_embeddings = nn.Parameter(torch.zeros(1, tokens, config.width))
+        nn.init.trunc_normal_(self.position_embeddings, std=0.02)
+
+    def token_grid(self, shape: torch.Size) -> Triple:
+        """Tokens z, y, x of an image [..., D, H, W]; ValueError if it is not a multiple of the patch."""
+        if any(size % patch or not size for size, patch in zip(shape[-3:], self.patch, strict=True)):
+            raise ValueError(f"image {tuple(shape[-3:])} is not a multiple of the patch {self.patch}")
+        z, y, x = (size // patch for size, patch in zip(shape[-3:], self.patch, strict=True))
+        return z, y, x
+
+    def positions(self, grid: Triple) -> Tensor:
+        """[1, L, W] for a token grid: the learned table, resized trilinearly where the grid is another one."""
+        table = self.position_embeddings
+        if grid == self.grid:
+            return table
+        volume = table.transpose(1, 2).reshape(1, -1, *self.grid)
+        resized = F.interpolate(volume, size=grid, mode="trilinear", align_corners=False)
+        return resized.flatten(2).transpose(1, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 1, D, H, W] in [0, 1] -> [B, L, W]."""
+        grid = self.token_grid(image.shape)
+        x = self.patch_embeddings(self.stem(image)).flatten(2).transpose(1, 2)
+        return F.dropout(x + self.positions(grid), self.dropout, self.training)
+
+
+class VisionEncoder(nn.Module):
+    """ViT without class token that also returns the raw tokens of inner blocks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.levels = frozenset(config.levels)
+        self.patch_embedding = PatchEmbedding(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """[B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, raw, then the last block's, normed."""
+        x = self.patch_embedding(image)
+        tokens = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.levels:
+                tokens.append(x)
+        tokens.append(self.norm(x))
+        return tokens
+
+
+class _NoTokenTypes(nn.Module):
+    """The authors' BERT has no token types: stands for their table and adds zero."""
+
+    def forward(self, token_type_ids: Tensor) -> Tensor:
+        return torch.zeros((), device=token_type_ids.device)
+
+
+class TextEncoder(BertModel):  # type: ignore[misc]
+    """BERT without pooler and without token types; its state dict has the names of the authors' text encoder."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__(
+            BertConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.width,
+                num_hidden_layers=config.depth,
+                num_attention_heads=config.heads,
+                intermediate_size=config.mlp_ratio * config.width,
+                max_position_embeddings=config.max_positions,
+                attn_implementation="sdpa",
+            ),
+            add_pooling_layer=False,
+        )
+        self.embeddings.token_type_embeddings = _NoTokenTypes()
+
+    def make_buffers(self, device: torch.device) -> None:
+        """Fill the buffers that no checkpoint carries; needed after building on the meta device."""
+        ids = torch.arange(self.config.max_position_embeddings, device=device)[None]
+        self.embeddings.position_ids = ids
+        self.embeddings.token_type_ids = torch.zeros_like(ids)
+
+    def first_token(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Ids and mask [N, T], padded at the end -> last state [N, W] of the first token ([CLS]).
+
+        Columns that are padding in every row are cut off first: the same result (|difference| < 1e-5), faster.
+        """
+        used = int(attention_mask.sum(1).max())
+        states = self(input_ids=input_ids[:, :used], attention_mask=attention_mask[:, :used])
+        return cast(Tensor, states.last_hidden_state[:, 0])
