@@ -1,0 +1,32 @@
+# Every target does its own set-up in .venv. `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench clean
+
+BIN := .venv/bin
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG out (ARGS="--input DIR" takes your CT)
+	@deploy/install.sh
+	@$(BIN)/fvlm-node demo $(ARGS)
+
+test: ## Lint, types and all tests; installs Debian packages for the real peers (sudo if not root)
+	@deploy/install.sh test
+	@$(MAKE) --no-print-directory lint types
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: ## ruff: style and format errors
+	@deploy/install.sh test
+	@$(BIN)/ruff check .
+
+types: ## mypy, strict, on our packages
+	@deploy/install.sh test
+	@$(BIN)/mypy
+
+bench: ## Benchmarks against the real peers; NAME=… runs one
+	@deploy/install.sh test
+	@for file in $(or $(NAME:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+
+clean: ## Removes what the targets above made, and .venv
+	rm -rf .venv demo-output .test-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,65 @@
+"""The commented default configuration, written from the settings model itself so that it cannot drift from it."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from config.settings import Destination, Settings
+from node.errors import CommandError
+
+_HEAD = """\
+Configuration of fVLM Node. Every value below is the default: change what you need, delete what you like.
+Start the node with it:  fvlm-node serve --config THIS_FILE
+The environment wins over this file: FVLM_DICOM__PORT=11113 sets dicom.port."""
+_EXAMPLE = {"pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104)}
+_WIDTH = 110
+
+
+def default_configuration() -> str:
+    """The YAML text: each setting with its docstring above it, and its default."""
+    lines = list(_comment(_HEAD, ""))
+    for name, info in Settings.model_fields.items():
+        lines.append("")
+        lines += _setting(name, info, "")
+        if info.annotation == dict[str, Destination]:
+            example = {key: value.model_dump() for key, value in _EXAMPLE.items()}
+            lines.append("# Example:")
+            lines += [f"#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def write_default(file: Path) -> None:
+    """Write the default configuration. Raises CommandError if the file exists or cannot be written."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(default_configuration())
+    except FileExistsError as error:
+        raise CommandError(f"{file} exists already and is not overwritten.", "Name another file, or remove it.") from error
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}.", "Name a file in a folder of yours.") from error
+
+
+def _setting(name: str, info: FieldInfo, indent: str) -> Iterator[str]:
+    if isinstance(info.default, BaseModel):
+        section = type(info.default)
+        yield from _comment(section.__doc__ or "", indent)
+        yield f"{indent}{name}:"
+        for child, child_info in section.model_fields.items():
+            yield from _setting(child, child_info, indent + "  ")
+        return
+    yield from _comment(info.description or "", indent)
+    # A tuple stands as list, a path as text, nothing as null.
+    yield f"{indent}{name}: {json.dumps(info.default, default=str)}"
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    for paragraph in textwrap.dedent(text).strip().splitlines():
+        yield from textwrap.wrap(
+            paragraph, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_on_hyphens=False
+        )
