@@ -6,6 +6,7 @@ The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
 from pathlib import Path
 from typing import Annotated, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
@@ -20,6 +21,18 @@ class SettingsError(ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _check_file(file: Path) -> None:
+    """SettingsError unless the file is YAML with settings by name, or empty."""
+    if not file.is_file():
+        raise SettingsError(f"{file}: no such file; write one with: fvlm-node init {file}")
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict | None):
+        raise SettingsError(f"{file}: holds no settings by name (`key: value`); see: fvlm-node init example.yaml")
 
 
 class DicomSettings(_Section):
@@ -166,8 +179,8 @@ class Settings(BaseSettings):
 
         Raises SettingsError naming file, key and cure.
         """
-        if file is not None and not file.is_file():
-            raise SettingsError(f"{file}: no such file; write one with: fvlm-node init {file}")
+        if file is not None:
+            _check_file(file)
 
         class FromFile(cls):  # type: ignore[valid-type, misc]
             model_config = SettingsConfigDict(yaml_file=file)

@@ -94,7 +94,7 @@ class Vocabulary(_Frozen):
         _unique("presets", (p.name for p in self.presets))
         for finding in self.findings:
             if finding.anatomy not in names:
-                raise ValueError(f"findings.yaml: {finding.key}: no anatomy named {finding.anatomy!r} in anatomies.yaml")
+                raise ValueError(f"findings.yaml: {finding.key}: no anatomy {finding.anatomy!r} in anatomies.yaml")
         for preset in self.presets:
             for name in preset.anatomies:
                 if name not in names:

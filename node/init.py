@@ -40,9 +40,9 @@ def write_default(file: Path) -> None:
         with file.open("x", encoding="utf-8") as out:
             out.write(default_configuration())
     except FileExistsError as error:
-        raise CommandError(f"{file} exists already and is not overwritten.", "Name another file, or remove it.") from error
+        raise CommandError(f"{file} exists already; it is not overwritten.", "Name another, or remove it.") from error
     except OSError as error:
-        raise CommandError(f"{file} cannot be written: {error.strerror}.", "Name a file in a folder of yours.") from error
+        raise CommandError(f"{file} cannot be written: {error.strerror}.", "Name one in a folder of yours.") from error
 
 
 def _setting(name: str, info: FieldInfo, indent: str) -> Iterator[str]:

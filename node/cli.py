@@ -1,0 +1,241 @@
+"""`fvlm-node`: every command a person types. Heavy imports stay inside the commands that need them."""
+
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+from typer.main import get_command as click_command
+
+from config.settings import Settings, SettingsError
+from config.vocabulary import VocabularyError
+from node.errors import CommandError
+
+_PLUGINS = "fvlm_node.commands"
+"""Entry point group of Typer apps that stand beside the commands here (pyproject.toml)."""
+_BAD_END = 2
+"""Exit status of anything that did not do what was asked."""
+
+
+class _Commands(TyperGroup):
+    """Commands of this file and of installed entry points; known errors end as one line and status 2."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(entry_points(group=_PLUGINS).names)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for found in entry_points(group=_PLUGINS, name=cmd_name):
+            command: click.Command = click_command(found.load())
+            command.name = cmd_name
+            return command
+        return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommandError as error:
+            _complain(error.cause, error.cure)
+        except (SettingsError, VocabularyError) as error:
+            _complain(str(error), "Mend the file and try again.")
+        raise typer.Exit(_BAD_END)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="A clinical AI node beside the PACS: CT series in, fVLM readings out as DICOM SR and SEG.",
+    epilog="First steps: fvlm-node demo. Then: fvlm-node init node.yaml, fvlm-node serve --config node.yaml",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,  # locals may hold patient data
+)
+model_app = typer.Typer(help="Look at model releases.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
+
+
+@app.command(epilog="Example: fvlm-node demo --input ~/my-ct --out my-output")
+def demo(
+    input: Annotated[Path | None, typer.Option(help="Folder with your own CT instead of phantoms.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("demo-output"),
+    seed: Annotated[int, typer.Option(help="Which phantom patients: the same seed, the same patients.", min=0)] = 1,
+) -> None:
+    """Run the whole node on this machine: CT in by C-STORE, SR and SEG back from an archive."""
+    from node.demo import run_demo
+
+    raise typer.Exit(run_demo(input, out, seed, Console()))
+
+
+@app.command(epilog="Example: fvlm-node init node.yaml")
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")] = Path("fvlm-node.yaml"),
+) -> None:
+    """Write the default configuration, every setting with its explanation."""
+    from node.init import write_default
+
+    write_default(file)
+    _say(f"{file} written. Name your senders (dicom.accept_from) and receivers (destinations) in it, then:")
+    _say(f"  fvlm-node doctor --config {file}")
+    _say(f"  fvlm-node serve --config {file}")
+
+
+@app.command(epilog="Example: fvlm-node serve --config fvlm-node.yaml")
+def serve(config: ConfigFile = None) -> None:
+    """Run the node: receiver, worker, reconciler, until Ctrl-C."""
+    from node.serve import serve as run
+
+    run(Settings.load(config), config)
+
+
+@app.command(epilog="Example: fvlm-node analyze ~/my-ct --out results")
+def analyze(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with DICOM files, searched with subfolders.")],
+    out: Annotated[Path, typer.Option(help="Where the results go: one folder a series.")],
+    config: ConfigFile = None,
+) -> None:
+    """Read every CT series of a folder, without network: SR, SEG, report and picture a series.
+
+    Exit status 2 if anything in the folder could not be read; good series are analysed all the same.
+    """
+    from node.analyze import analyze_folder
+
+    raise typer.Exit(analyze_folder(folder, out, Settings.load(config), Console()))
+
+
+@app.command(epilog="Example: fvlm-node phantom --seed 7 --disease lung.nodule --disease kidney.cyst --out phantom-7")
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder for the DICOM series and the report.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.", min=0)] = 1,
+    disease: Annotated[
+        list[str] | None, typer.Option(help="anatomy.finding; repeat for more; `none` for a healthy patient.")
+    ] = None,
+    nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI (image and labels) instead of DICOM.")] = False,
+) -> None:
+    """Make a synthetic patient: chest-abdomen CT, radiology report, ground-truth masks."""
+    from node.phantom_command import make_phantom
+
+    for line in make_phantom(out, seed, disease, nifti):
+        _say(line)
+
+
+@app.command(epilog="Example: fvlm-node send ~/my-ct --to 127.0.0.1:11112 --called FVLM --calling STORESCU")
+def send(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with DICOM files, searched with subfolders.")],
+    to: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the receiver listens.")],
+    called: Annotated[str, typer.Option(help="AE title of the receiver.")] = "FVLM",
+    calling: Annotated[str, typer.Option(help="AE title to call oneself.")] = "STORESCU",
+) -> None:
+    """Send a folder of DICOM files by C-STORE."""
+    from rich.progress import Progress
+
+    from node.send import Peer, send_folder
+
+    host, _, port = to.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise CommandError(f"--to {to} is not HOST:PORT.", "For example --to 127.0.0.1:11112")
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is no folder.", "Name a folder with DICOM files.")
+    with Progress(console=Console()) as progress:
+        bar = progress.add_task("C-STORE", total=None)
+        sent = send_folder(
+            folder,
+            Peer(host, int(port), called, calling),
+            lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    _say(f"{sent.accepted} instances accepted by {called}")
+    if sent.not_dicom:
+        _say(f"{len(sent.not_dicom)} files are not DICOM and were left out")
+    for why, count in sent.refused.items():
+        _say(f"{count} instances not accepted: {why}")
+    if sent.refused:
+        raise typer.Exit(_BAD_END)
+
+
+@app.command("check-sr", epilog="Example: fvlm-node check-sr results/1/SR.dcm")
+def check_sr(file: Annotated[Path, typer.Argument(help="A DICOM SR.")]) -> None:
+    """Show a Structured Report as text and validate it with dciodvfy."""
+    from node.check_sr import checked_report
+
+    text, errors = checked_report(file)
+    Console().print(text, markup=False, highlight=False)
+    for line in errors:
+        _say(f"dciodvfy: {line}")
+    if errors:
+        raise typer.Exit(_BAD_END)
+    _say("dciodvfy: no errors")
+
+
+@app.command(epilog="Example: fvlm-node doctor --config fvlm-node.yaml")
+def doctor(config: ConfigFile = None) -> None:
+    """Check everything the node needs, and say how to mend what is missing."""
+    from node.doctor import examine
+
+    console = Console()
+    checks = examine(Settings.load(config))
+    healthy = True
+    for check in checks:
+        healthy &= check.ok
+        mark = "[green]ok     [/green]" if check.ok else "[red]problem[/red]"
+        console.print(f"{mark}  [bold]{check.name:<20}[/bold]{escape(check.found)}", soft_wrap=True, highlight=False)
+        if not check.ok:
+            console.print(f"         {'':<20}→ {escape(check.cure)}", soft_wrap=True, highlight=False)
+    if not healthy:
+        raise typer.Exit(_BAD_END)
+
+
+@app.command(epilog="Example: fvlm-node status --config fvlm-node.yaml")
+def status(
+    config: ConfigFile = None,
+    limit: Annotated[int, typer.Option(help="Newest series shown.", min=1)] = 30,
+) -> None:
+    """Show the series the node knows, their jobs and deliveries."""
+    from node.status import status_table
+
+    Console().print(status_table(Settings.load(config), limit))
+
+
+@model_app.command("show", epilog="Example: fvlm-node model show")
+def model_show(
+    release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",
+) -> None:
+    """Show what a release is: identity, anatomies, findings with operating points, and its card."""
+    from node.model_command import describe
+
+    console = Console()
+    for part in describe(release):
+        console.print(part)
+
+
+@model_app.command("verify", epilog="Example: fvlm-node model verify /srv/releases/site-7")
+def model_verify(
+    release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",
+) -> None:
+    """Check every file of a release against its checksums, and load it."""
+    from node.model_command import verify
+
+    _say(verify(release))
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if show_version:
+        _say(f"fvlm-node {version('fvlm-node')}")
+        raise typer.Exit
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _complain(cause: str, cure: str) -> None:
+    console = Console(stderr=True)
+    console.print(f"[red]Problem:[/red] {escape(cause)} → {escape(cure)}", soft_wrap=True, highlight=False)

@@ -1,0 +1,74 @@
+"""Settings: file, environment, defaults; and what a wrong file is told."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config.settings import Settings, SettingsError
+from node.init import default_configuration, write_default
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "node.yaml"
+
+
+def test_the_written_default_is_the_default(file: Path) -> None:
+    write_default(file)
+    assert Settings.load(file).model_dump() == Settings().model_dump()
+
+
+def test_every_setting_is_explained_in_the_written_default() -> None:
+    lines = default_configuration().splitlines()
+    settings = [i for i, line in enumerate(lines) if line and not line.lstrip().startswith("#")]
+    assert len(settings) > 25
+    assert [lines[i] for i in settings if not lines[i - 1].lstrip().startswith("# ")] == []
+
+
+def test_the_commented_example_of_a_destination_is_valid(file: Path) -> None:
+    lines = default_configuration().splitlines()
+    start = lines.index("# Example:") + 1
+    example = [line.removeprefix("# ") for line in lines[start : lines.index("", start)]]
+    file.write_text("destinations:\n" + "\n".join(example) + "\nrouting: {destinations: [pacs]}\n")
+    assert Settings.load(file).destinations["pacs"].port == 104
+
+
+def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("dicom: {port: 104, ae_title: FROMFILE}\n")
+    monkeypatch.setenv("FVLM_DICOM__PORT", "11999")
+    settings = Settings.load(file)
+    assert (settings.dicom.port, settings.dicom.ae_title) == (11999, "FROMFILE")
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ({"dicom": {"port": 70000}}, "dicom.port"),
+        ({"dicom": {"ae_title": "MORE THAN SIXTEEN"}}, "dicom.ae_title"),
+        ({"dicom": {"ae_title": r"BACK\SLASH"}}, "dicom.ae_title"),
+        ({"dicom": {"prot": 104}}, "dicom.prot"),
+        ({"completion": {"quiet_s": 0}}, "completion.quiet_s"),
+        ({"routing": {"destinations": ["pacs"]}}, "routing.destinations"),
+        ({"model": {"segmenter": "magic"}}, "model.segmenter"),
+    ],
+)
+def test_a_wrong_value_is_told_with_file_and_key(file: Path, written: dict[str, object], key: str) -> None:
+    file.write_text(yaml.safe_dump(written))
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(file)
+    assert str(file) in str(caught.value)
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["dicom: [", "- a list", "just text", "\x00"])
+def test_a_file_that_is_no_configuration_is_refused(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_missing_file_is_told_how_to_make_one(file: Path) -> None:
+    with pytest.raises(SettingsError, match="fvlm-node init"):
+        Settings.load(file)
