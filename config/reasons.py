@@ -40,7 +40,10 @@ class Reason(StrEnum):
     # the node
     NO_ROUTE = "NO_ROUTE"
     UNKNOWN_AE = "UNKNOWN_AE"
+    WRONG_CALLED_AE = "WRONG_CALLED_AE"
+    TOO_MANY_ASSOCIATIONS = "TOO_MANY_ASSOCIATIONS"
     DISK_FULL = "DISK_FULL"
+    SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
@@ -113,6 +116,15 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NO_ROUTE: _Text("No routing rule wants the series.", "Add a rule, or nothing."),
     Reason.UNKNOWN_AE: _Text(
         "The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."
+    ),
+    Reason.WRONG_CALLED_AE: _Text(
+        "The caller used another called AE title than the node's.", "Correct it at the sender, or set dicom.ae_title."
+    ),
+    Reason.TOO_MANY_ASSOCIATIONS: _Text(
+        "More associations at once than the node takes.", "Let the sender try again, or raise dicom.max_associations."
+    ),
+    Reason.SPOOL_FAILED: _Text(
+        "The spool's disk reported an error.", "Check the disk; the kernel's log says more. Then send again."
     ),
     Reason.DISK_FULL: _Text("The spool's disk is below its low-water mark.", "Free space on the spool's disk."),
     Reason.MODEL_UNAVAILABLE: _Text(

@@ -3,6 +3,7 @@
 Images themselves live in the spool (`node.spool`); instance rows are an index over it and can be rebuilt from it.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from enum import StrEnum
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Connection,
     DateTime,
     Dialect,
     Engine,
@@ -73,7 +75,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 """Every change of state that is allowed. RUNNING -> QUEUED: a retry or an expired lease."""
 
 
-class ForbiddenTransition(RuntimeError):
+class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
     """A change of state that the state machine does not have."""
 
 
@@ -161,6 +163,44 @@ class Instance(Base):
     series: Mapped[Series] = relationship(back_populates="instances")
 
 
+class Unreadable(Base):
+    """Something in the spool that is no readable DICOM instance: kept, shown, never read."""
+
+    __tablename__ = "unreadable"
+    __table_args__ = (UniqueConstraint("segment", "offset"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    segment: Mapped[str] = mapped_column(String(80))
+    """File name of the spool segment."""
+    offset: Mapped[int] = mapped_column(BigInteger)
+    """Start of the Part 10 stream in the segment, or of the damaged record, bytes."""
+    length: Mapped[int] = mapped_column(BigInteger)
+    """Bytes."""
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    """As the sender named it; empty if the record itself is damaged."""
+    source_ae: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[Reason] = mapped_column(String(40))
+    detail: Mapped[str] = mapped_column(String(1000))
+    received_at: Mapped[datetime]
+
+
+class SpoolSegment(Base):
+    """How far a spool segment is indexed."""
+
+    __tablename__ = "spool_segment"
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    """File name."""
+    indexed_to: Mapped[int] = mapped_column(BigInteger)
+    """Every record before this byte is in the index."""
+    row_count: Mapped[int]
+    """Instance and Unreadable rows written for it. Fewer in the tables: the index has lost some, it is read again."""
+    sealed: Mapped[bool] = mapped_column(default=False)
+    """Read to its end, and nobody writes to it any more."""
+    released_at: Mapped[datetime | None] = mapped_column(default=None)
+    """Since when its images are not needed; the file is deleted, the row stays so that it is never read again."""
+
+
 class Job(_Stateful, Base):
     """One reading of one generation of a series by one release."""
 
@@ -223,18 +263,29 @@ class Delivery(Base):
 
 
 def open_database(url: str) -> Engine:
-    """An engine for the node's database; SQLite gets WAL, full sync, foreign keys and a busy time-out."""
+    """An engine for the node's database; SQLite gets WAL, full sync, foreign keys and a busy time-out.
+
+    A transaction on SQLite takes the write lock at its start and waits for it: one that reads first and writes later
+    would fail at once when another process has written in between.
+    """
     engine = create_engine(url, pool_pre_ping=True)
     if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine, "connect")
-        def _pragmas(connection: object, _: object) -> None:
-            cursor = connection.cursor()  # type: ignore[attr-defined]
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=20000"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # BEGIN comes from _begin_sqlite, not from the driver
+    for pragma in ("busy_timeout=20000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get(_SQLITE_BEGIN, 'IMMEDIATE')}")
+
+
+_SQLITE_BEGIN = "sqlite_begin"
 
 
 class Records:
@@ -243,9 +294,16 @@ class Records:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self._readers = sessionmaker(engine.execution_options(**{_SQLITE_BEGIN: "DEFERRED"}), expire_on_commit=False)
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A session that commits at the end, or rolls back on an exception."""
         with self._sessions.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that only reads: it does not wait for writers. Writing in it is an error of the caller."""
+        with self._readers() as session:
             yield session

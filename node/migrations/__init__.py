@@ -1,0 +1,24 @@
+"""The schema of the node's database, in numbered steps (Alembic). `upgrade` runs at the start of every process."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, text
+
+_ADVISORY_LOCK = 0x66564C4D
+"""Key of the PostgreSQL advisory lock that lets one process migrate at a time."""
+
+
+def upgrade(engine: Engine) -> None:
+    """Bring the database to the newest schema, in one transaction; other processes that start meanwhile wait.
+
+    Raises sqlalchemy.exc.DBAPIError if the database cannot be reached.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with engine.begin() as connection:  # on SQLite this takes the write lock (node.records.open_database)
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

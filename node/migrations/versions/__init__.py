@@ -1,0 +1,1 @@
+"""One file a step of the schema, in order of `down_revision`."""
