@@ -1,0 +1,225 @@
+"""Who speaks and under which name: deterministic UIDs, series, devices, the marks of a test model."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from importlib.metadata import version
+from typing import Literal
+from uuid import UUID, uuid5
+
+from highdicom import ContributingEquipment
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from config import Reason
+from ct.anatomy import AlgorithmIdentity
+from dicom_sr import codes
+from dicom_sr.errors import WriteError
+from fvlm.reading import Reading
+
+MANUFACTURER = "fVLM Node project"
+PRODUCT = "fVLM Node"
+TEST_MARKER = "TEST MODEL - NOT FOR CLINICAL USE"
+NOT_VERIFIED = "AI result, not verified by a radiologist."
+
+_NAMESPACE = UUID("5f0b3c1e-6a5d-5f0e-9d6b-3a1f3f0c7a51")
+_LAYOUT = "1"
+"""Version of how objects are laid out; a change of layout must change it, so that no UID gets new content."""
+_LONG_STRING = 64
+"""Characters in a value of VR LO."""
+
+
+def derive_uid(*parts: str) -> str:
+    """`2.25.` and the name-based UUID (RFC 9562, version 5) of the parts: same parts, same UID (PS3.5 annex B.2)."""
+    return f"2.25.{uuid5(_NAMESPACE, json.dumps(parts)).int}"
+
+
+def device_uid(algorithm: AlgorithmIdentity) -> str:
+    """Device UID of an algorithm; other weights are another device (IHE AI Results, section 6.5.3.1)."""
+    return derive_uid("device", algorithm.name, algorithm.version, algorithm.digest)
+
+
+def installation_uid() -> str:
+    """Device UID of this installation, derived from the name of the machine."""
+    return derive_uid("node", platform.node())
+
+
+def long_string(text: str) -> str:
+    """`text` as one value of VR LO: no backslash, no control characters, at most 64 characters."""
+    printable = "".join(" " if c in "\\\r\n\t\f" else c for c in text if c.isprintable() or c.isspace())
+    return printable.strip()[:_LONG_STRING].strip()
+
+
+@dataclass(frozen=True)
+class WriteContext:
+    """What the node knows about a run besides the reading."""
+
+    generation: int = 1
+    """1 for the first result of a series; late instances make the next generation."""
+    device_uid: str = field(default_factory=installation_uid)
+    """Device UID of the node installation: the observer of the SR."""
+    node_version: str = field(default_factory=lambda: version("fvlm-node"))
+    institution: str = ""
+    """Institution name of the results; empty copies the source's."""
+    profile: Literal["air"] = "air"
+    """What is written: `air` is SEG and SR as in IHE AI Results."""
+
+    def __post_init__(self) -> None:
+        if self.generation < 1:
+            raise ValueError(f"generation must be 1 or more, is {self.generation}")
+        if not UID(self.device_uid).is_valid:
+            raise ValueError(f"device_uid is not a valid UID: {self.device_uid!r}")
+
+
+class Kind(Enum):
+    """The kinds of objects written: series number, and series description without and with a test model."""
+
+    SEG = (9001, "AI anatomy segmentation (not verified)", f"{TEST_MARKER}: AI anatomy SEG")
+    SR = (9002, "AI fVLM findings (not verified)", f"{TEST_MARKER}: AI findings SR")
+
+    @property
+    def series_number(self) -> int:
+        return self.value[0]
+
+    def series_description(self, test_only: bool) -> str:
+        """Series Description (0008,103E), at most 64 characters."""
+        return self.value[2] if test_only else self.value[1]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The UIDs of everything written for one reading of one series.
+
+    Series and instances depend on the series, the generation, both sets of weights and the source instances.
+    Tracking UIDs depend on the series and the thing tracked only, so that the same finding keeps its identity over
+    reprocessing (IHE AI Results: tracking identifiers).
+    """
+
+    series_uid: str
+    sources_digest: str
+    generation: int
+    model_digest: str
+    segmenter_digest: str
+
+    @classmethod
+    def of(cls, reading: Reading, sop_instance_uids: Iterable[str], series_uid: str, generation: int) -> "Names":
+        joined = "\n".join(sorted(sop_instance_uids))
+        return cls(
+            series_uid=series_uid,
+            sources_digest=hashlib.sha256(joined.encode()).hexdigest(),
+            generation=generation,
+            model_digest=reading.model.digest,
+            segmenter_digest=reading.segmenter.digest,
+        )
+
+    def _derive(self, what: str, kind: Kind) -> str:
+        return derive_uid(
+            what,
+            _LAYOUT,
+            self.series_uid,
+            self.sources_digest,
+            str(self.generation),
+            self.model_digest,
+            self.segmenter_digest,
+            kind.name,
+            "1",
+        )
+
+    def series(self, kind: Kind) -> str:
+        """Series Instance UID."""
+        return self._derive("series", kind)
+
+    def instance(self, kind: Kind) -> str:
+        """SOP Instance UID of the one instance in that series."""
+        return self._derive("instance", kind)
+
+    def dimensions(self, kind: Kind) -> str:
+        """Dimension Organization UID."""
+        return self._derive("dimensions", kind)
+
+    def tracking(self, thing: str) -> str:
+        """Tracking UID of an anatomy (`liver`) or a finding (`liver.cyst`) on this series."""
+        return derive_uid("tracking", self.series_uid, thing)
+
+
+def in_zone_of(source: Dataset, moment: datetime) -> datetime:
+    """`moment` in the time zone of the source's dates: its Timezone Offset From UTC, else the moment's own zone.
+
+    Raises WriteError for a moment without time zone.
+    """
+    offset = moment.utcoffset()
+    if offset is None:
+        raise WriteError(Reason.INTERNAL, "the time of analysis has no time zone")
+    text = str(source.get("TimezoneOffsetFromUTC") or "")
+    if len(text) == 5 and text[0] in "+-" and text[1:].isascii() and text[1:].isdigit():
+        minutes = int(text[1:3]) * 60 + int(text[3:])
+        if minutes <= 14 * 60:
+            return moment.astimezone(timezone(timedelta(minutes=-minutes if text[0] == "-" else minutes)))
+    return moment.astimezone(timezone(timedelta(minutes=offset // timedelta(minutes=1))))
+
+
+def algorithm_equipment(algorithm: AlgorithmIdentity, role: str, moment: datetime) -> ContributingEquipment:
+    """Contributing Equipment item of an algorithm (IHE AI Results 6.5.3.1; PS3.3 C.12.1).
+
+    Purpose: (109102, DCM, "Processing Equipment") of CID 7005. The serial number is the SHA-256 of the weights.
+    """
+    description = f"{role}. {TEST_MARKER}" if algorithm.test_only else role
+    item = ContributingEquipment(
+        manufacturer=long_string(algorithm.manufacturer),
+        purpose_of_reference=codes.PROCESSING_EQUIPMENT,
+        manufacturer_model_name=long_string(algorithm.name),
+        software_versions=long_string(algorithm.version),
+        device_serial_number=long_string(algorithm.digest),
+        contribution_datetime=moment,
+        contribution_description=description,
+    )
+    item.DeviceUID = device_uid(algorithm)
+    return item
+
+
+READS = "Reads findings"
+SEGMENTS = "Segments anatomies"
+
+
+def contributing_equipment(reading: Reading, moment: datetime) -> list[ContributingEquipment]:
+    """One item an algorithm: the segmenter and the model."""
+    return [
+        algorithm_equipment(reading.segmenter, SEGMENTS, moment),
+        algorithm_equipment(reading.model, READS, moment),
+    ]
+
+
+def software_versions(reading: Reading, context: WriteContext) -> list[str]:
+    """Software Versions (0018,1020): the node, the model, the segmenter."""
+    return [
+        long_string(f"{PRODUCT} {context.node_version}"),
+        long_string(f"{reading.model.name} {reading.model.version}"),
+        long_string(f"{reading.segmenter.name} {reading.segmenter.version}"),
+    ]
+
+
+def algorithm_parameters(algorithm: AlgorithmIdentity) -> dict[str, str]:
+    """Algorithm Parameters common to SR (TID 4019) and SEG: the weights, and the mark of a test model."""
+    parameters = {"weights_sha256": algorithm.digest}
+    if algorithm.test_only:
+        parameters["use"] = TEST_MARKER
+    return parameters
+
+
+def stamp(dataset: Dataset, moment: datetime, context: WriteContext, source: Dataset) -> None:
+    """Fill what both kinds of objects share and the encoders leave open or take from the clock."""
+    for item in dataset.ContributingEquipmentSequence:
+        if item.get("ManufacturerModelName") == "highdicom":
+            item.ContributionDateTime = moment
+    dataset.InstanceCreationDate = dataset.ContentDate = dataset.SeriesDate = moment.strftime("%Y%m%d")
+    dataset.InstanceCreationTime = dataset.ContentTime = dataset.SeriesTime = moment.strftime("%H%M%S.%f")
+    dataset.TimezoneOffsetFromUTC = moment.strftime("%z")[:5]
+    dataset.DeviceUID = context.device_uid
+    dataset.ContentQualification = "RESEARCH"
+    institution = context.institution or str(source.get("InstitutionName") or "")
+    if institution:
+        dataset.InstitutionName = long_string(institution)

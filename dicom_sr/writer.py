@@ -1,0 +1,44 @@
+"""A reading becomes DICOM objects."""
+
+from collections.abc import Sequence
+
+from pydicom import Dataset
+
+from config import Reason, load_vocabulary
+from ct.anatomy import AnatomyMap
+from dicom_sr import report, segmentation
+from dicom_sr.errors import WriteError
+from dicom_sr.identity import Names, WriteContext, in_zone_of
+from dicom_sr.sources import working_copies
+from fvlm.reading import Reading
+
+
+def write(
+    reading: Reading, anatomy_map: AnatomyMap, sources: Sequence[Dataset], context: WriteContext | None = None
+) -> list[Dataset]:
+    """Encode a reading as [SEG, SR], or [SR] if nothing was segmented. Send them in this order.
+
+    `sources` are the headers of the CT instances in the order of `Volume.sources`; they are not changed. The same
+    arguments give the same bytes. Raises WriteError, which names a reason code.
+    """
+    context = context or WriteContext()
+    if not sources:
+        raise WriteError(Reason.INTERNAL, "no source headers")
+    headers = working_copies(sources, anatomy_map)
+    moment = in_zone_of(headers[0], reading.analysed_at)
+    names = Names.of(
+        reading,
+        sop_instance_uids=[str(header.SOPInstanceUID) for header in headers],
+        series_uid=str(headers[0].SeriesInstanceUID),
+        generation=context.generation,
+    )
+    vocabulary = load_vocabulary()
+    try:
+        segments = segmentation.build(reading, anatomy_map, headers, names, context, moment, vocabulary)
+        document = report.build(reading, segments, headers, names, context, moment, vocabulary)
+    except WriteError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        # what highdicom raises for headers it cannot encode; its texts may quote values, so only the type is told
+        raise WriteError(Reason.INVALID_OBJECT, f"{type(error).__name__} while encoding") from error
+    return [document] if segments is None else [segments.dataset, document]
