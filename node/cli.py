@@ -1,15 +1,13 @@
 """`fvlm-node`: every command a person types. Heavy imports stay inside the commands that need them."""
 
+import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
-from typer.core import TyperGroup
-from typer.main import get_command as click_command
 
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
@@ -21,34 +19,7 @@ _BAD_END = 2
 """Exit status of anything that did not do what was asked."""
 
 
-class _Commands(TyperGroup):
-    """Commands of this file and of installed entry points; known errors end as one line and status 2."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(entry_points(group=_PLUGINS).names)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        for found in entry_points(group=_PLUGINS, name=cmd_name):
-            command: click.Command = click_command(found.load())
-            command.name = cmd_name
-            return command
-        return None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CommandError as error:
-            _complain(error.cause, error.cure)
-        except (SettingsError, VocabularyError) as error:
-            _complain(str(error), "Mend the file and try again.")
-        raise typer.Exit(_BAD_END)
-
-
 app = typer.Typer(
-    cls=_Commands,
     help="A clinical AI node beside the PACS: CT series in, fVLM readings out as DICOM SR and SEG.",
     epilog="First steps: fvlm-node demo. Then: fvlm-node init node.yaml, fvlm-node serve --config node.yaml",
     no_args_is_help=True,
@@ -119,7 +90,7 @@ def phantom(
     nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI (image and labels) instead of DICOM.")] = False,
 ) -> None:
     """Make a synthetic patient: chest-abdomen CT, radiology report, ground-truth masks."""
-    from node.phantom_command import make_phantom
+    from node.phantom_files import make_phantom
 
     for line in make_phantom(out, seed, disease, nifti):
         _say(line)
@@ -161,15 +132,13 @@ def send(
 @app.command("check-sr", epilog="Example: fvlm-node check-sr results/1/SR.dcm")
 def check_sr(file: Annotated[Path, typer.Argument(help="A DICOM SR.")]) -> None:
     """Show a Structured Report as text and validate it with dciodvfy."""
-    from node.check_sr import checked_report
+    from node.check_sr import check
 
-    text, errors = checked_report(file)
-    Console().print(text, markup=False, highlight=False)
-    for line in errors:
-        _say(f"dciodvfy: {line}")
-    if errors:
+    text, verdict, ok = check(file)
+    _say(text)
+    _say(verdict)
+    if not ok:
         raise typer.Exit(_BAD_END)
-    _say("dciodvfy: no errors")
 
 
 @app.command(epilog="Example: fvlm-node doctor --config fvlm-node.yaml")
@@ -206,7 +175,7 @@ def model_show(
     release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",
 ) -> None:
     """Show what a release is: identity, anatomies, findings with operating points, and its card."""
-    from node.model_command import describe
+    from node.release_info import describe
 
     console = Console()
     for part in describe(release):
@@ -218,7 +187,7 @@ def model_verify(
     release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",
 ) -> None:
     """Check every file of a release against its checksums, and load it."""
-    from node.model_command import verify
+    from node.release_info import verify
 
     _say(verify(release))
 
@@ -230,6 +199,21 @@ def _main(
     if show_version:
         _say(f"fvlm-node {version('fvlm-node')}")
         raise typer.Exit
+
+
+def main() -> None:
+    """The console script: known errors end as one line with cause and cure, and status 2."""
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    for plugin in entry_points(group=_PLUGINS):
+        if first in (plugin.name, "--help"):  # not imported for any other command
+            app.add_typer(plugin.load(), name=plugin.name)
+    try:
+        app(prog_name="fvlm-node")
+    except CommandError as error:
+        _complain(error.cause, error.cure)
+    except (SettingsError, VocabularyError) as error:
+        _complain(str(error), "Mend the file and try again.")
+    raise SystemExit(_BAD_END)
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,137 @@
+"""`fvlm-node analyze`: every CT series of a folder through the pipeline, without network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from config import Reason, Settings
+from ct.part10 import Unfit
+from ct.series import FolderScan, Series, scan_folder
+from ct.vetting import Vetted, vet
+from node.errors import CommandError
+from node.logs import configure_logs
+from node.results import write_results
+from node.show import reading_table, seconds_table
+
+_COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A series of the folder under the name that its results get."""
+
+    name: str
+    series: Series
+    where: str
+    """For the person: how many images, beside which file."""
+
+
+class _Problems:
+    """Prints one line a problem, as it is met, and counts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.count = 0
+
+    def report(self, what: str, reason: Reason, detail: str) -> None:
+        self.count += 1
+        text = f"[red]{reason}[/red]  {escape(what)}: {escape(detail or reason.meaning)} → {escape(reason.cure)}"
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console) -> int:
+    """Analyse every good series below `folder`; results go to `out/series-N`. 0, or 2 if there was any problem.
+
+    Raises CommandError if the folder or the output cannot be used, or the model cannot be loaded.
+    """
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is no folder.", "Name a folder with DICOM files.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"{out} cannot be made: {error.strerror}.", "Name a folder of yours with --out.") from error
+    problems = _Problems(console)
+    with (out / "analyze.log").open("a", encoding="utf-8") as log:
+        configure_logs("json", log)
+        candidates = _candidates(folder, _scan(folder, console, problems))
+        vetted = _vet(candidates, settings, problems)
+        read = _run(vetted, out, settings, console, problems) if vetted else 0
+    console.print(f"{read} of {len(candidates)} series read, {problems.count} problems", highlight=False)
+    return 2 if problems.count else 0
+
+
+def _scan(folder: Path, console: Console, problems: _Problems) -> FolderScan:
+    files = 0
+    with Progress(*_COLUMNS, console=console, transient=True) as progress:
+        bar = progress.add_task("looking through the folder", total=None)
+
+        def looked(done: int, total: int) -> None:
+            nonlocal files
+            files = total
+            progress.update(bar, completed=done, total=total)
+
+        scan = scan_folder(folder, looked)
+    for problem in scan.problems:
+        problems.report(str(problem.path.relative_to(folder)), problem.reason, problem.detail)
+    if not scan.series and not scan.problems:
+        problems.report(str(folder), Reason.NOT_DICOM, f"none of its {files} files is DICOM")
+    other = files - len(scan.problems) - sum(len(series.headers) for series in scan.series)
+    if other and scan.series:
+        console.print(f"{other} files are not DICOM images and were passed over", highlight=False)
+    return scan
+
+
+def _candidates(folder: Path, scan: FolderScan) -> list[_Candidate]:
+    candidates = []
+    for number, series in enumerate(scan.series, 1):
+        first = series.headers[0].source.path.relative_to(folder)
+        where = f"{len(series.headers)} images, the first {first}"
+        candidates.append(_Candidate(f"series-{number}", series, where))
+    return candidates
+
+
+def _vet(candidates: list[_Candidate], settings: Settings, problems: _Problems) -> dict[str, Vetted]:
+    vetted = {}
+    for candidate in candidates:
+        try:
+            vetted[candidate.name] = vet(candidate.series, settings.routing.min_slices, settings.routing.max_slices)
+        except Unfit as unfit:
+            problems.report(f"{candidate.name} ({candidate.where})", unfit.reason, unfit.detail)
+    return vetted
+
+
+def _run(vetted: dict[str, Vetted], out: Path, settings: Settings, console: Console, problems: _Problems) -> int:
+    """Read each series, write and show its results; how many were read."""
+    with console.status("loading the model"):
+        from node.pipeline import STAGES, Pipeline, PipelineError  # torch: only when there is something to read
+
+        try:
+            pipeline = Pipeline.from_settings(settings)
+        except PipelineError as error:
+            raise CommandError(f"{error.reason}: {error.detail}", error.reason.cure) from error
+    seconds = {}
+    for name, series in vetted.items():
+        with Progress(*_COLUMNS, console=console, transient=True) as progress:
+            bar = progress.add_task(name, total=len(STAGES) + 1)
+
+            def stage(now: str, bar: TaskID = bar, name: str = name, progress: Progress = progress) -> None:
+                progress.update(bar, description=f"{name}: {now}", completed=STAGES.index(now))
+
+            try:
+                analysis = pipeline.run(series, 1, stage)
+            except PipelineError as error:
+                problems.report(name, error.reason, error.detail)
+                continue
+            progress.update(bar, description=f"{name}: pictures", completed=len(STAGES))
+            files = write_results(out / name, analysis.objects, analysis.volume, analysis.anatomy_map, name)
+        seconds[name] = analysis.seconds
+        console.print(reading_table(f"{name} ({len(series.headers)} slices)", analysis.reading))
+        for note in series.notes:
+            console.print(f"{name}: {escape(note)}", highlight=False)
+        console.print(f"{name}: {', '.join(file.name for file in files)} in {out / name}\n", highlight=False)
+    if seconds:
+        console.print(seconds_table(seconds))
+    return len(seconds)

@@ -1,0 +1,231 @@
+"""`fvlm-node demo`: the real node on this machine, from C-STORE to the objects in an archive, with nothing but pip.
+
+Real processes on free loopback ports in a temporary folder: `fvlm-node serve`, the built-in archive, one process that
+makes each phantom patient and one that sends it. What is shown comes from the archive.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from config import Reason, Settings
+from ct.series import scan_folder
+from node.board import Board
+from node.children import Child, Children, free_port, wait_for_port
+from node.demo_report import Outcome, show_outcomes
+from node.errors import CommandError
+from node.logs import configure_logs
+from node.records import State
+from node.watch import ENDED, QUEUED, ArchiveView, NodeView, SeriesState
+
+DISEASES = ("lung.nodule", "lung.pleural_effusion", "heart.cardiomegaly", "kidney.cyst")
+"""What the first phantom patient has; the second is healthy."""
+_SLICES = 124
+_QUIET_S = 1.5
+_PATIENCE_S = 600.0
+"""Longest wait for one step without any change."""
+
+
+@dataclass
+class _Sender:
+    """One folder of CT on its way into the node."""
+
+    name: str
+    folder: Path
+    expected: int
+    """Files to be made or found."""
+    healthy: bool = False
+    maker: Child | None = None
+    sender: Child | None = None
+    series: tuple[str, ...] = ()
+    """Series Instance UIDs in the folder."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def made(self) -> int:
+        return sum(1 for _ in self.folder.rglob("*.dcm")) if self.sender is None else self.expected
+
+    @property
+    def sent(self) -> bool:
+        return self.sender is not None and not self.sender.running
+
+
+def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
+    """Run it with phantoms drawn from `seed`, or with the CT in the folder `own`.
+
+    0 if everything came back and is valid, else 2. Raises CommandError naming the step, the cause and where the logs
+    are. No process is left running.
+    """
+    if own is not None and not own.is_dir():
+        raise CommandError(f"{own} is no folder.", "Name a folder with DICOM files with --input.")
+    work = Path(tempfile.mkdtemp(prefix="fvlm-demo-"))
+    logs = out / "logs"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(logs, ignore_errors=True)
+        with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
+            configure_logs("json", log)
+            with Board(console) as board:
+                demo = _Demo(work, own, seed, children, board)
+                outcomes = demo.run()
+        return show_outcomes(outcomes, ArchiveView(work / "archive"), out, console)
+    except OSError as error:
+        raise CommandError(f"{out} or {work}: {error.strerror}.", "Name another folder with --out.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class _Demo:
+    def __init__(self, work: Path, own: Path | None, seed: int, children: Children, board: Board) -> None:
+        self._work, self._children, self._board = work, children, board
+        self._archive_port, node_port = free_port(), free_port()
+        self._config = work / "node.yaml"
+        self._config.write_text(yaml.safe_dump(_configuration(work, node_port, self._archive_port)))
+        self._settings = Settings.load(self._config)
+        self._senders = _phantoms(work) if own is None else [_Sender("Own CT", own, 0)]
+        self._phantoms = own is None
+        self._seed = seed
+        self._changed_s = 0.0
+        self._last_seen: object = None
+
+    def run(self) -> list[Outcome]:
+        """The steps, until every series has come to an end in the node. Raises CommandError."""
+        archive_folder = self._work / "archive"
+        self._board.tell("archive and node start", 0, 2)
+        archive = self._children.start(
+            "archive", "node.archive_scp", archive_folder, "--ae-title", "ARCHIVE", "--port", self._archive_port
+        )
+        node = self._children.start("node", "node", "serve", "--config", self._config)
+        self._make_phantoms()
+        for number, (child, port) in enumerate(((archive, self._archive_port), (node, self._settings.dicom.port)), 1):
+            if not wait_for_port(port, child):
+                self._stop(child, "does not listen")
+            self._board.tell("archive and node start", number, 2)
+        view = NodeView(self._settings)
+        while True:
+            states = view.series()
+            self._push()
+            self._report(states)
+            if all(sender.sent for sender in self._senders) and self._ended(states):
+                return self._outcomes(states)
+            for child in (archive, node):
+                if not child.running:
+                    self._stop(child, "ended early")
+            self._check_patience(states)
+            time.sleep(0.2)
+
+    def _make_phantoms(self) -> None:
+        if not self._phantoms:
+            return
+        for number, sender in enumerate(self._senders):
+            chosen = ("none",) if sender.healthy else DISEASES
+            diseases = [part for key in chosen for part in ("--disease", key)]
+            name = f"phantom-{number + 1}"
+            sender.maker = self._children.start(
+                name, "node", "phantom", "--seed", self._seed + number, *diseases, "--out", sender.folder
+            )
+
+    def _push(self) -> None:
+        """Send each folder once it is whole. Raises CommandError if making or sending failed."""
+        for number, sender in enumerate(self._senders, 1):
+            if sender.maker is not None and sender.sender is None and sender.maker.running:
+                continue
+            if sender.maker is not None and sender.maker.status:
+                self._stop(sender.maker, f"ended with status {sender.maker.status}")
+            if sender.sender is None:
+                self._send(sender, number)
+            elif sender.sender.status and self._phantoms:
+                self._stop(sender.sender, f"ended with status {sender.sender.status}")
+
+    def _send(self, sender: _Sender, number: int) -> None:
+        scan = scan_folder(sender.folder)
+        sender.series = tuple(series.series_instance_uid for series in scan.series)
+        sender.expected = sum(len(series.headers) for series in scan.series)
+        if not sender.series:
+            raise CommandError(f"{sender.folder} holds no DICOM images.", "Name a folder with a CT with --input.")
+        if sender.maker is not None:
+            sender.seconds["make the phantom"] = self._board.elapsed_s
+        sender.sender = self._children.start(
+            f"send-{number}", "node", "send", sender.folder, "--to", f"127.0.0.1:{self._settings.dicom.port}",
+            "--called", "FVLM", "--calling", "DEMO",
+        )  # fmt: skip
+
+    def _report(self, states: Mapping[str, SeriesState]) -> None:
+        known = [states[uid] for sender in self._senders for uid in sender.series if uid in states]
+        images = sum(sender.expected for sender in self._senders)
+        series = sum(len(sender.series) or 1 for sender in self._senders)
+        if self._phantoms:
+            self._board.tell("phantom patients: slices", sum(sender.made for sender in self._senders), images)
+        self._board.tell("C-STORE: images in the node", sum(state.images for state in known), images)
+        ended = sum(state.state in ENDED for state in known)
+        note = ", ".join(sorted({state.state.lower() for state in known}))
+        for title, stage in (("vetted and queued: series", QUEUED), ("analysed, encoded: series", "encode")):
+            passed = sum(stage in state.seconds or state.state in ENDED for state in known)
+            self._board.tell(title, passed, series, note)
+        self._board.tell("results in the archive: series", ended, series)
+
+    def _ended(self, states: Mapping[str, SeriesState]) -> bool:
+        expected = [uid for sender in self._senders for uid in sender.series]
+        if not self._phantoms:
+            # Kinds of object that the node does not take are not its to end.
+            expected = [uid for uid in expected if uid in states]
+            if not expected:
+                sender = self._senders[0].sender
+                if sender is not None:
+                    self._stop(sender, "brought nothing into the node")
+        return all(uid in states and states[uid].state in ENDED for uid in expected)
+
+    def _outcomes(self, states: Mapping[str, SeriesState]) -> list[Outcome]:
+        outcomes = []
+        for sender in self._senders:
+            for number, uid in enumerate(sender.series, 1):
+                name = sender.name if self._phantoms else f"Series {number}"
+                state = states.get(uid)
+                if state is None:
+                    state = SeriesState(0, State.REJECTED, Reason.NOT_CT, "the node took none of its images", {})
+                drawn = None if not self._phantoms else () if sender.healthy else DISEASES
+                seconds = {**sender.seconds, **state.seconds}
+                outcomes.append(Outcome(name, uid, sender.folder, drawn, state, seconds))
+        return outcomes
+
+    def _check_patience(self, states: Mapping[str, SeriesState]) -> None:
+        now = [(state.images, state.state) for state in states.values()], [sender.made for sender in self._senders]
+        if now != self._last_seen:
+            self._changed_s, self._last_seen = self._board.elapsed_s, now
+        elif self._board.elapsed_s - self._changed_s > _PATIENCE_S:
+            raise CommandError(
+                f"Step '{self._board.current}': nothing has happened for {_PATIENCE_S:.0f} s.",
+                f"Look into {self._children.logs}",
+            )
+
+    def _stop(self, child: Child, what: str) -> None:
+        last = child.last_line()
+        raise CommandError(
+            f"Step '{self._board.current}': the process '{child.name}' {what}" + (f": {last}" if last else "."),
+            f"Whole log: {child.log}",
+        )
+
+
+def _configuration(work: Path, port: int, archive_port: int) -> dict[str, object]:
+    """The node's configuration file: a short quiet time, one sender, the archive as destination."""
+    return {
+        "data_dir": str(work / "node"),
+        "dicom": {"ae_title": "FVLM", "port": port, "accept_from": ["DEMO"], "min_free_mb": 256},
+        "completion": {"quiet_s": _QUIET_S},
+        "routing": {"destinations": ["archive"]},
+        "destinations": {"archive": {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": archive_port}},
+        "work": {"reconcile_s": 0.5},
+    }
+
+
+def _phantoms(work: Path) -> list[_Sender]:
+    return [
+        _Sender("Patient 1", work / "patient-1", _SLICES),
+        _Sender("Patient 2", work / "patient-2", _SLICES, healthy=True),
+    ]

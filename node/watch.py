@@ -1,0 +1,103 @@
+"""What the demo sees while it waits: states from the node's database, objects from the archive's folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import selectinload
+
+from config import Reason, Settings
+from node.records import Instance, Job, Records, Result, Series, State, open_database
+
+QUEUED = "complete, vet, route"
+"""The stage that ends with a job in the queue."""
+ENDED = frozenset({State.SENT, State.COMMITTED, State.REJECTED, State.FAILED, State.QUARANTINED})
+"""States after which the demo waits no longer."""
+
+
+@dataclass(frozen=True)
+class SeriesState:
+    """One series as the node knows it."""
+
+    images: int
+    state: State
+    reason: Reason | None
+    detail: str
+    seconds: Mapping[str, float]
+    """Wall seconds per stage, receiving to delivery."""
+
+    @property
+    def sent(self) -> bool:
+        return self.state in (State.SENT, State.COMMITTED)
+
+
+class NodeView:
+    """Reads the node's database, which the node alone writes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._file = Path(settings.database.removeprefix("sqlite:///"))
+        self._records = Records(open_database(settings.database))
+
+    def series(self) -> dict[str, SeriesState]:
+        """State of every series by its UID; empty while the node has not made its database yet."""
+        if not self._file.is_file():
+            return {}
+        try:
+            with self._records.session() as session:
+                by_series = select(Instance.series_id, func.count()).group_by(Instance.series_id)
+                counts = dict(session.execute(by_series).tuples().all())
+                loaded = select(Series).options(
+                    selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries)
+                )
+                return {s.series_instance_uid: _state(s, counts.get(s.id, 0)) for s in session.scalars(loaded)}
+        except OperationalError:  # the tables are being made
+            return {}
+
+
+def _state(series: Series, images: int) -> SeriesState:
+    job = max(series.jobs, key=lambda job: job.id, default=None)
+    row = series if job is None else job
+    seconds = {"receive": (series.last_at - series.first_at).total_seconds()}
+    if job is not None:
+        seconds[QUEUED] = (job.created_at - series.last_at).total_seconds()
+        seconds |= job.seconds
+        sent = [d.sent_at for result in job.results for d in result.deliveries if d.sent_at is not None]
+        if sent and job.seconds:
+            seconds["queue and deliver"] = _left(job.created_at, max(sent), job.seconds)
+    reason = None if row.reason is None else Reason(row.reason)
+    return SeriesState(images, State(row.state), reason, row.detail, seconds)
+
+
+def _left(queued: datetime, sent: datetime, stages: Mapping[str, float]) -> float:
+    """Seconds from queueing to the last delivery that no stage accounts for."""
+    return max(0.0, (sent - queued).total_seconds() - sum(stages.values()))
+
+
+@dataclass
+class ArchiveView:
+    """Reads the archive's folder: each file once."""
+
+    folder: Path
+    _known: dict[Path, Dataset] = field(default_factory=dict)
+
+    def results_of(self, series_uid: str) -> list[Dataset]:
+        """The SEG and SR that refer to a CT series, in that order."""
+        if self.folder.is_dir():
+            for path in sorted(set(self.folder.glob("*.dcm")) - self._known.keys()):
+                self._known[path] = dcmread(path)
+        found = [dataset for dataset in self._known.values() if series_uid in _referred_series(dataset)]
+        return sorted(found, key=lambda dataset: str(dataset.Modality) == "SR")
+
+
+def _referred_series(dataset: Dataset) -> set[str]:
+    """Series that an SR names as evidence (PS3.3 C.17.2), or a SEG as its source (C.12.1.3)."""
+    evidence = [
+        item
+        for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or []
+        for item in study.ReferencedSeriesSequence
+    ]
+    return {str(item.SeriesInstanceUID) for item in [*evidence, *(dataset.get("ReferencedSeriesSequence") or [])]}
