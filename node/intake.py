@@ -15,7 +15,7 @@ from typing import Self
 import structlog
 
 from config import Reason
-from node.file_meta import Origin
+from node.file_meta import Origin, is_uid
 from node.spool import Buffer, Record, SegmentWriter, SpoolError, free_bytes
 
 _log = structlog.get_logger(__name__)
@@ -27,7 +27,6 @@ DATA_SET_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 """C-STORE status: cannot understand."""
 
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")
 
 
@@ -47,11 +46,6 @@ class Refused:
     reason: Reason
     comment: str
     """For the sender: Error Comment (0000,0902), at most 64 characters, no patient data."""
-
-
-def is_uid(text: str) -> bool:
-    """Digits and dots, 1 to 64 characters. Leading zeros of a component are let pass: they exist in archives."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 class Intake:
@@ -85,13 +79,15 @@ class IntakeSession:
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, *data_set: Buffer
     ) -> Stored | Refused:
         """Put one encoded data set (as sent, in one or more buffers) into the spool and wait for the disk."""
-        uids = tuple(uid.rstrip("\0 ") for uid in (sop_class_uid, sop_instance_uid, transfer_syntax_uid))
-        if not all(is_uid(uid) for uid in uids):
+        sop_class, instance, syntax = (
+            uid.rstrip("\0 ") for uid in (sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        )
+        if not (is_uid(sop_class) and is_uid(instance) and is_uid(syntax)):
             return self._refused(CANNOT_UNDERSTAND, Reason.BAD_UID, "SOP class, instance or transfer syntax is no UID")
         size = sum(memoryview(buffer).nbytes for buffer in data_set)
         if size == 0:
             return self._refused(CANNOT_UNDERSTAND, Reason.NOT_DICOM, "no data set")
-        origin = Origin(*uids, self._calling_ae, self._called_ae)
+        origin = Origin(sop_class, instance, syntax, self._calling_ae, self._called_ae)
         with self._lock:
             if self._closed:
                 return self._refused(CANNOT_UNDERSTAND, Reason.TRUNCATED, "the association has ended")

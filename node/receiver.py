@@ -1,0 +1,70 @@
+"""The receiver process: the storage SCP and the indexer, without torch. SIGTERM or SIGINT ends it cleanly."""
+
+import signal
+import threading
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from config import Settings
+from node.indexer import Indexer
+from node.intake import Intake
+from node.migrations import SchemaError, upgrade
+from node.records import Records, open_database
+from node.store_scp import StoreScp
+
+_log = structlog.get_logger(__name__)
+
+_ENDING_S = 10.0
+"""Seconds that associations get to end, and the index to catch up, when the process is told to stop."""
+_RETRY_S = 2.0
+"""Wait before the index is tried again, seconds."""
+
+
+def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None) -> int:
+    """Receive until SIGTERM or SIGINT; the exit status, 0. Runs in the main thread.
+
+    `ready` hears the port once it is listening. The database may be away, at the start as well: images go into the
+    spool and are indexed when it is back. Raises OSError if the spool or the port cannot be used.
+    """
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    dicom = settings.dicom
+    records = Records(open_database(settings.database))
+    intake = Intake(settings.spool_dir, dicom.min_free_mb * 2**20)
+    indexer = Indexer(records, settings.spool_dir)
+    intake.on_stored = indexer.notify
+    scp = StoreScp(dicom, intake)
+    port = scp.start()
+    follower = threading.Thread(target=_index, args=(records, indexer, ended), name="indexer", daemon=True)
+    follower.start()
+    _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
+    if ready is not None:
+        ready(port)
+    ended.wait()
+    scp.stop(_ENDING_S)
+    indexer.stop()
+    follower.join(_ENDING_S)
+    records.engine.dispose()
+    _log.info("receiver_ended")
+    return 0
+
+
+def _index(records: Records, indexer: Indexer, ended: threading.Event) -> None:
+    """Bring the schema up to date as soon as the database is there, then follow the spool."""
+    while True:
+        try:
+            upgrade(records.engine)
+            indexer.run()
+            return
+        except DBAPIError as error:
+            _log.warning("database_away", error=type(error.orig).__name__)
+        except SchemaError as error:
+            _log.error("database_schema_unknown", detail=str(error))
+        # A boundary: whatever goes wrong in the index, images are still taken into the spool, and it is tried again.
+        except Exception:
+            _log.exception("indexer_failed")
+        if ended.wait(_RETRY_S):
+            return
