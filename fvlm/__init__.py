@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fvlm.checkpoint import Release, ReleaseError, load_release, save_release
     from fvlm.model import FVLM
+    from fvlm.official import import_official
+    from fvlm.reader import Reader
 
-__all__ = ["FVLM", "Release", "ReleaseError", "load_release", "save_release"]
+__all__ = ["FVLM", "Reader", "Release", "ReleaseError", "import_official", "load_release", "save_release"]
 
 _HOMES = {
     "FVLM": "fvlm.model",
+    "Reader": "fvlm.reader",
     "Release": "fvlm.checkpoint",
     "ReleaseError": "fvlm.checkpoint",
+    "import_official": "fvlm.official",
     "load_release": "fvlm.checkpoint",
     "save_release": "fvlm.checkpoint",
 }

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from config import Prompt
+
 Triple = tuple[int, int, int]
 Positive = Annotated[int, Field(ge=1)]
 PositiveTriple = tuple[Positive, Positive, Positive]
@@ -105,7 +107,7 @@ class ModelConfig(_Frozen):
 
 
 class PreprocessConfig(_Frozen):
-    """From Hounsfield units on the scanner's grid to the model's input; defaults are the public CT-RATE chain."""
+    """From Hounsfield units on the scanner's grid to the model's input; grid and window of the public CT-RATE chain."""
 
     spacing: tuple[PositiveMm, PositiveMm, PositiveMm] = (3.0, 1.0, 1.0)
     """mm z, y, x of the model's grid."""
@@ -115,6 +117,8 @@ class PreprocessConfig(_Frozen):
     """Voxels z, y, x of the model's grid: exact for `whole`, least for `organ`."""
     windows: Literal["organ", "whole"] = "organ"
     """`organ`: one window an anatomy, centred on it, grown to hold it. `whole`: one window for all of them."""
+    margin: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    """Voxels z, y, x kept around the box of all anatomies, everything beyond is blanked; None keeps the whole scan."""
     antialias: bool = False
     """Average when down-sampling. The public model was trained without."""
 
@@ -151,6 +155,11 @@ class FindingConfig(_Frozen):
         if self.absent_below is not None and (self.threshold is None or self.absent_below > self.threshold):
             raise ValueError("absent_below needs a threshold that is not lower")
         return self
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Self:
+        """The finding of a preset, without operating point."""
+        return cls(finding=prompt.finding, negative=prompt.negative, positive=prompt.positive)
 
     @property
     def anatomy(self) -> str:

@@ -1,0 +1,134 @@
+"""`Reader`: a scan and its anatomy map in, a `Reading` out (arXiv 2501.14548, section 3.4, zero-shot)."""
+
+import math
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import Reason
+from ct.anatomy import AnatomyMap
+from ct.volume import Volume
+from fvlm.checkpoint import ReleaseError
+from fvlm.config import Calibration, FindingConfig
+from fvlm.model import FVLM
+from fvlm.preprocess import prepare
+from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
+
+_DETAIL = {
+    Reason.ANATOMY_TOO_SMALL: "no voxel is left at the model's resolution",
+    Reason.ANATOMY_CUT_OFF: "more than a tenth lies outside the model's window",
+}
+
+
+class Reader:
+    """Reads scans with one release. The prompts are encoded once, when it is made."""
+
+    def __init__(self, release: FVLM) -> None:
+        """`release` is what `load_release` returned; raises ReleaseError for any other model."""
+        if release.release is None:
+            raise ReleaseError("the model belongs to no release; load it with fvlm.load_release")
+        self.model = release.eval()
+        self.release = release.release
+        findings = self.release.findings
+        texts = [f.negative for f in findings] + [f.positive for f in findings]
+        self._negative: dict[str, Tensor] = {}
+        self._positive: dict[str, Tensor] = {}
+        if texts:
+            ids, mask = self.release.tokenize(texts)
+            with torch.inference_mode():
+                features = self.model.text_features(ids.to(self._device), mask.to(self._device))
+            for row, finding in enumerate(findings):
+                self._negative[finding.finding] = features[row]
+                self._positive[finding.finding] = features[row + len(findings)]
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.temp.device
+
+    def read(self, volume: Volume, anatomy_map: AnatomyMap) -> Reading:
+        """What the release says about each of its anatomies, or why it says nothing.
+
+        An anatomy in doubt (`anatomy_map.measures`) is never read. Raises ValueError if the map lies on another
+        grid than the volume or was not measured.
+        """
+        analysed_at, started = datetime.now(UTC), time.perf_counter()
+        refused = self._refused(anatomy_map)
+        names = self.release.config.model.anatomies
+        prepared = prepare(volume, anatomy_map, self.release.config, [name for name in names if name not in refused])
+        for name, reason in prepared.lost.items():
+            refused[name] = NotAssessed(name, reason, _DETAIL[reason])
+        prepared_at = time.perf_counter()
+        readings: dict[str, AnatomyReading] = {}
+        with torch.inference_mode():
+            for window in prepared.windows:
+                if not window.anatomies:
+                    continue
+                image, labels = prepared.tensors(window)
+                features, _ = self.model.anatomy_features(image.to(self._device), labels.to(self._device))
+                for name in window.anatomies:
+                    readings[name] = self._describe(name, features[0, names.index(name)], anatomy_map)
+        return Reading(
+            model=self.release.identity,
+            segmenter=anatomy_map.algorithm,
+            anatomies=tuple(readings[name] for name in names if name in readings),
+            not_assessed=tuple(refused[name] for name in names if name in refused),
+            analysed_at=analysed_at,
+            seconds={"preprocess": prepared_at - started, "model": time.perf_counter() - prepared_at},
+        )
+
+    def _refused(self, anatomy_map: AnatomyMap) -> dict[str, NotAssessed]:
+        """The physiologic guard: anatomies that must not be read, before the model sees anything."""
+        refused = {}
+        for name in self.release.config.model.anatomies:
+            if name not in anatomy_map.names:
+                refused[name] = NotAssessed(name, Reason.ANATOMY_NOT_SEGMENTED)
+            elif (measure := anatomy_map.measures.get(name)) is None:
+                raise ValueError(f"the anatomy map has no measure of {name}; measure it first")
+            elif measure.doubt is not None:
+                detail = f"{measure.volume_ml:.0f} ml, mean {measure.mean_hu:.0f} HU" if measure.voxels else ""
+                refused[name] = NotAssessed(name, measure.doubt, detail)
+            elif not measure.voxels:
+                refused[name] = NotAssessed(name, Reason.ANATOMY_ABSENT)
+        return refused
+
+    def _describe(self, name: str, feature: Tensor, anatomy_map: AnatomyMap) -> AnatomyReading:
+        """All findings of one anatomy from its feature [E]."""
+        measure = anatomy_map.measures[name]
+        findings = [
+            judge(
+                finding,
+                float(
+                    self.model.probabilities(feature, self._negative[finding.finding], self._positive[finding.finding])
+                ),
+            )
+            for finding in self.release.findings
+            if finding.anatomy == name
+        ]
+        findings.sort(key=lambda finding: -finding.probability)
+        embedding = feature.cpu().numpy().astype(np.float16)
+        return AnatomyReading(name, measure.volume_ml, measure.mean_hu, tuple(findings), embedding)
+
+
+def judge(config: FindingConfig, probability: float) -> Finding:
+    """Zero-shot probability -> calibrated probability and verdict at the release's operating points."""
+    if config.calibration is not None:
+        probability = calibrate(config.calibration, probability)
+    if config.threshold is None:
+        verdict = Verdict.NO_OPERATING_POINT
+    elif probability >= config.threshold:
+        verdict = Verdict.PRESENT
+    elif config.absent_below is not None and probability >= config.absent_below:
+        verdict = Verdict.UNDETERMINED
+    else:
+        verdict = Verdict.ABSENT
+    return Finding(config.finding, probability, verdict, config.threshold, config.calibration is not None)
+
+
+def calibrate(calibration: Calibration, probability: float) -> float:
+    """Platt scaling; 0 and 1 are taken as 1e-6 and 1 - 1e-6."""
+    clipped = min(max(probability, 1e-6), 1 - 1e-6)
+    score = calibration.slope * math.log(clipped / (1 - clipped)) + calibration.intercept
+    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
