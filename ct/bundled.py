@@ -1,0 +1,162 @@
+"""The bundled segmenter: a small MONAI U-Net trained on phantoms. For tests and demonstrations only."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.networks.nets import UNet
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.measure import measure
+from ct.resample import resample_hu
+from ct.volume import Volume
+
+WEIGHTS = Path(__file__).parent / "weights" / "phantom_segmenter.safetensors"
+SPACING = (5.0, 4.0, 4.0)
+"""mm z, y, x of the network's grid."""
+HU_WINDOW = (-1000.0, 500.0)
+_MULTIPLE = 16
+_CONFIDENT = 0.02
+
+
+class SegmenterWeightsError(RuntimeError):
+    """The weights are missing or not those of this network. The text names the cure."""
+
+
+def build_network(classes: int) -> nn.Module:
+    """The U-Net: HU window [B, 1, D, H, W] in [0, 1], D, H, W multiples of 16 -> logits [B, classes, D, H, W]."""
+    network: nn.Module = UNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=classes,
+        channels=(16, 32, 64, 128, 128),
+        strides=(2, 2, 2, 2),
+        num_res_units=0,
+        norm=("group", {"num_groups": 4}),
+    )
+    return network
+
+
+def to_network_input(hu: npt.NDArray[np.floating]) -> Tensor:
+    """HU [z, y, x] on the network's grid -> [1, 1, D, H, W] in [0, 1], padded at the end with air."""
+    low, high = HU_WINDOW
+    scaled = torch.from_numpy(np.clip((hu - low) / (high - low), 0.0, 1.0).astype(np.float32))
+    padding = [p for size in reversed(scaled.shape) for p in (0, -size % _MULTIPLE)]
+    return nn.functional.pad(scaled, padding)[None, None]
+
+
+class BundledSegmenter:
+    """`Segmenter` with the shipped weights. Its identity says that it is a test model."""
+
+    def __init__(self, weights: Path = WEIGHTS, device: str = "cpu") -> None:
+        if not weights.is_file():
+            raise SegmenterWeightsError(
+                f"{weights}: missing; install the project again or run: fvlm-node train phantom"
+            )
+        data = weights.read_bytes()
+        tensors = load_file(weights)
+        self.anatomies: tuple[str, ...] = tuple(json.loads(weights.with_suffix(".json").read_text())["anatomies"])
+        self.network = build_network(len(self.anatomies) + 1)
+        try:
+            self.network.load_state_dict({key: value.float() for key, value in tensors.items()})
+        except RuntimeError as error:
+            raise SegmenterWeightsError(f"{weights}: not weights of the bundled network: {error}") from error
+        self.device = device
+        self.network.eval().to(device)
+        self._digest = hashlib.sha256(data).hexdigest()
+
+    @property
+    def identity(self) -> AlgorithmIdentity:
+        return AlgorithmIdentity("fVLM Node phantom segmenter", "1", self._digest, test_only=True)
+
+    def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
+        """Label `anatomies` on the volume's grid; what the network does not know stays absent."""
+        coarse = resample_hu(volume.hu, volume.spacing, SPACING, antialias=True)
+        probabilities = self.probabilities(coarse)
+        wanted = [self.anatomies.index(name) + 1 if name in self.anatomies else None for name in anatomies]
+        labels = upsample_labels(probabilities, SPACING, wanted, volume.grid.shape, volume.spacing)
+        return AnatomyMap(labels, volume.grid, anatomies, self.identity, measure(volume, labels, anatomies))
+
+    def probabilities(self, hu: npt.NDArray[np.floating]) -> Tensor:
+        """HU [z, y, x] on the network's grid -> float32 [classes, z, y, x], class 0 is background."""
+        with torch.inference_mode():
+            logits = self.network(to_network_input(hu).to(self.device))[0]
+        z, y, x = hu.shape
+        probabilities: Tensor = logits[:, :z, :y, :x].softmax(0).float().cpu()
+        return probabilities
+
+
+def upsample_labels(
+    probabilities: Tensor,
+    spacing: tuple[float, float, float],
+    wanted: list[int | None],
+    shape: tuple[int, int, int],
+    target_spacing: tuple[float, float, float],
+) -> npt.NDArray[np.uint8]:
+    """Most probable class on a finer grid: trilinear probabilities, each class only where it can win.
+
+    `probabilities` float [C, z, y, x] on `spacing`; `wanted[i]` is the class that becomes label i + 1 (None: never).
+    Both grids share the centre of their first voxel. Returns uint8 of `shape`.
+    """
+    axes = [
+        _interpolation(n, step, size, fine)
+        for n, step, size, fine in zip(probabilities.shape[1:], spacing, shape, target_spacing, strict=True)
+    ]
+    best = torch.from_numpy(np.empty(shape, dtype=np.float32))
+    _paste(probabilities[0], axes, (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), best, None, 0)
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    for label, index in enumerate(wanted, start=1):
+        if index is None:
+            continue
+        box = _box(probabilities[index] > _CONFIDENT, axes)
+        if box is not None:
+            _paste(probabilities[index], axes, box, best, labels, label)
+    return labels.numpy()
+
+
+_Axis = tuple[Tensor, Tensor, Tensor]
+_Box = tuple[slice, slice, slice]
+
+
+def _interpolation(coarse: int, step: float, size: int, fine: float) -> _Axis:
+    """Lower index, upper index and upper weight of each fine voxel along one axis."""
+    position = torch.arange(size, dtype=torch.float64) * (fine / step)
+    lower = position.floor().long().clamp(0, coarse - 1)
+    upper = (lower + 1).clamp(0, coarse - 1)
+    return lower, upper, (position - lower).clamp(0.0, 1.0).float()
+
+
+def _box(mask: Tensor, axes: list[_Axis]) -> _Box | None:
+    """Fine voxels that touch a true coarse voxel."""
+    slices = []
+    for axis in range(3):
+        others = [a for a in range(3) if a != axis]
+        coarse = mask.any(dim=others[1]).any(dim=others[0])
+        lower, upper, _ = axes[axis]
+        touched = torch.nonzero(coarse[lower] | coarse[upper]).flatten()
+        if not len(touched):
+            return None
+        slices.append(slice(int(touched[0]), int(touched[-1]) + 1))
+    return slices[0], slices[1], slices[2]
+
+
+def _paste(channel: Tensor, axes: list[_Axis], box: _Box, best: Tensor, labels: Tensor | None, label: int) -> None:
+    """Interpolate one class inside the box, slice by slice; where it beats `best`, take over."""
+    (z0, z1, wz), (y0, y1, wy), (x0, x1, wx) = axes
+    zs, ys, xs = box
+    plane = channel[:, :, x0[xs]] * (1 - wx[xs]) + channel[:, :, x1[xs]] * wx[xs]
+    plane = plane[:, y0[ys]] * (1 - wy[ys])[:, None] + plane[:, y1[ys]] * wy[ys][:, None]
+    for z in range(zs.start, zs.stop):
+        fine = torch.lerp(plane[int(z0[z])], plane[int(z1[z])], float(wz[z]))
+        current = best[z, ys, xs]
+        if labels is None:
+            current.copy_(fine)
+            continue
+        wins = fine > current
+        current[wins] = fine[wins]
+        labels[z, ys, xs][wins] = label

@@ -1,0 +1,126 @@
+"""Zero-shot evaluation: AUC per finding with bootstrap intervals, operating points chosen on other patients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+from transformers import BertTokenizer
+
+from fvlm.config import FindingConfig
+from fvlm.model import FVLM
+from fvlm.tokenizer import tokenize
+from training.phantom_data import PhantomSet
+from training.pretrain import Clip, core
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+RESAMPLES = 500
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class FindingMetrics:
+    """How one finding is told on one set of patients."""
+
+    finding: str
+    positives: int
+    patients: int
+    """Assessed: the anatomy was in the window."""
+    auc: float
+    auc_low: float
+    """95 % bootstrap interval over patients."""
+    auc_high: float
+    sensitivity: float
+    """At the operating point, if there is one; else NaN."""
+    specificity: float
+
+
+def truth(data: PhantomSet, findings: Sequence[FindingConfig]) -> Bools:
+    """[N, F]: the finding was drawn into the patient."""
+    return np.array([[f.finding in patient.diseases for f in findings] for patient in data.patients])
+
+
+@torch.inference_mode()
+def probabilities(
+    model: FVLM | Clip, data: PhantomSet, findings: Sequence[FindingConfig], tokenizer: BertTokenizer
+) -> Floats:
+    """Zero-shot probabilities [N, F] of every patient; NaN where the anatomy is not present."""
+    encoders = core(model)
+    limit = encoders.config.text.max_tokens
+    negative = encoders.text_features(*tokenize(tokenizer, [f.negative for f in findings], limit))
+    positive = encoders.text_features(*tokenize(tokenizer, [f.positive for f in findings], limit))
+    rows = []
+    for first in range(0, len(data.patients), BATCH):
+        windows = [data.window(i) for i in range(first, min(first + BATCH, len(data.patients)))]
+        image = torch.stack([window for window, _ in windows])
+        if isinstance(model, Clip):
+            features = model.image_features(image)[:, None].expand(-1, len(findings), -1)
+            present = torch.ones(len(image), len(findings), dtype=torch.bool)
+        else:
+            index = torch.tensor([encoders.config.anatomies.index(f.finding.split(".")[0]) for f in findings])
+            features, present = encoders.anatomy_features(image, torch.stack([labels for _, labels in windows]))
+            features, present = features[:, index], present[:, index]
+        scores = encoders.probabilities(features, negative, positive)
+        rows.append(scores.masked_fill(~present, float("nan")).double().numpy())
+    return np.concatenate(rows)
+
+
+def operating_point(positive: Bools, probability: Floats) -> float | None:
+    """The threshold nearest to perfect sensitivity and specificity; None without both classes."""
+    seen = ~np.isnan(probability)
+    if len(set(positive[seen].tolist())) < 2:
+        return None
+    false_rate, true_rate, thresholds = roc_curve(positive[seen], probability[seen])
+    best = int(np.argmin((1 - true_rate[1:]) ** 2 + false_rate[1:] ** 2)) + 1
+    return float(np.clip(thresholds[best], 0.0, 1.0))
+
+
+def evaluate(
+    positive: Bools, probability: Floats, findings: Sequence[FindingConfig], thresholds: Sequence[float | None]
+) -> list[FindingMetrics]:
+    """Metrics of each finding; AUC is NaN where only one class was seen."""
+    rows = []
+    for column, (finding, threshold) in enumerate(zip(findings, thresholds, strict=True)):
+        seen = ~np.isnan(probability[:, column])
+        labels, scores = positive[seen, column], probability[seen, column]
+        auc, low, high = _auc_with_interval(labels, scores)
+        called = scores >= threshold if threshold is not None else np.zeros(len(scores), dtype=bool)
+        known = threshold is not None
+        rows.append(
+            FindingMetrics(
+                finding.finding,
+                int(labels.sum()),
+                int(seen.sum()),
+                auc,
+                low,
+                high,
+                _share(called[labels]) if known else float("nan"),
+                _share(~called[~labels]) if known else float("nan"),
+            )
+        )
+    return rows
+
+
+def macro_auc(rows: Sequence[FindingMetrics]) -> float:
+    """Mean AUC over the findings that have one."""
+    return float(np.nanmean([row.auc for row in rows]))
+
+
+def _share(values: Bools) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _auc_with_interval(labels: Bools, scores: Floats) -> tuple[float, float, float]:
+    if len(set(labels.tolist())) < 2:
+        return float("nan"), float("nan"), float("nan")
+    generator = np.random.default_rng(0)
+    resampled = []
+    for _ in range(RESAMPLES):
+        chosen = generator.integers(0, len(labels), len(labels))
+        if len(set(labels[chosen].tolist())) == 2:
+            resampled.append(roc_auc_score(labels[chosen], scores[chosen]))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(roc_auc_score(labels, scores)), float(low), float(high)

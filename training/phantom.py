@@ -1,0 +1,153 @@
+"""The recipe of the two bundled networks: phantoms -> segmenter -> fVLM and its CLIP baseline -> metrics -> release."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from transformers import BertTokenizer
+
+from config import load_vocabulary
+from ct.bundled import BundledSegmenter
+from ct.phantom import PhantomPatient
+from fvlm.checkpoint import save_release
+from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
+from fvlm.model import FVLM
+from training.card import Size, write_card
+from training.evaluate import FindingMetrics, evaluate, operating_point, probabilities, truth
+from training.phantom_data import PhantomSet, describe, prepare_set, scan
+from training.pretrain import Clip, Method, Recipe, core, pretrain
+from training.segmenter import dice, save_segmenter, train_segmenter
+from training.vocabulary_text import build_tokenizer
+
+NAME, VERSION = "fVLM phantom", "1"
+VALIDATION_SEED, TEST_SEED = 2_000_000, 3_000_000
+"""First seeds of the patients for operating points and for the metrics; training starts at 0."""
+
+
+class Stages(Protocol):
+    """Shows one stage of the work with its progress."""
+
+    def __call__(self, title: str) -> AbstractContextManager[Callable[[int, int, float | None], None]]:
+        """A context that gives `update(done, total, loss)`."""
+        ...
+
+
+def release_config(vocabulary_size: int) -> ReleaseConfig:
+    """The architecture and preprocessing of the bundled release."""
+    preset = load_vocabulary().preset("phantom")
+    return ReleaseConfig(
+        name=NAME,
+        version=VERSION,
+        test_only=True,
+        model=ModelConfig(
+            anatomies=preset.anatomies,
+            image_shape=(104, 48, 64),
+            patch=(8, 8, 8),
+            width=128,
+            depth=4,
+            heads=4,
+            levels=(0, 1, 2),
+            embedding=128,
+            dropout=0.0,
+            stem="conv",
+            stem_channels=(24, 48, 64),
+            stem_strides=((2, 2, 2), (2, 2, 2), (1, 1, 1)),
+            text=TextConfig(vocab_size=vocabulary_size, width=128, depth=3, heads=4, max_positions=384, max_tokens=384),
+        ),
+        preprocess=PreprocessConfig(
+            spacing=(6.0, 6.0, 6.0), hu_window=(-1000.0, 300.0), window=(104, 48, 64), windows="whole", antialias=True
+        ),
+    )
+
+
+def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
+    """Train everything into `out`, going on where an earlier call stopped; returns the release folder.
+
+    `out/segmenter/` holds the segmenter's weights, `out/release/` the release, `out/metrics.json` the figures.
+    """
+    weights = _segmenter(out, size, stages)
+    anatomies = load_vocabulary().preset("phantom").anatomies
+    texts = [describe(PhantomPatient.draw(seed), anatomies) for seed in range(size.patients)]
+    tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
+    config = release_config(len(tokenizer))
+    train_set = _set(out, "train", range(size.patients), config, stages, size, None)
+    models = {method: _pretrain(out, method, train_set, tokenizer, config, size, stages) for method in ("fvlm", "clip")}
+    validation = _set(
+        out, "validation", range(VALIDATION_SEED, VALIDATION_SEED + size.validation), config, stages, size, weights
+    )
+    test = _set(out, "test", range(TEST_SEED, TEST_SEED + size.test), config, stages, size, weights)
+    findings = [FindingConfig.of(prompt) for prompt in load_vocabulary().preset("phantom").prompts]
+    metrics: dict[str, list[FindingMetrics]] = {}
+    operating: list[FindingConfig] = []
+    for method, model in models.items():
+        chosen = probabilities(model, validation, findings, tokenizer)
+        known = truth(validation, findings)
+        thresholds = [operating_point(known[:, i], chosen[:, i]) for i in range(len(findings))]
+        metrics[method] = evaluate(
+            truth(test, findings), probabilities(model, test, findings, tokenizer), findings, thresholds
+        )
+        if method == "fvlm":
+            operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
+    dices = _segmenter_dice(weights, size, stages)
+    figures = {method: [asdict(row) for row in rows] for method, rows in metrics.items()}
+    (out / "metrics.json").write_text(json.dumps({"size": asdict(size), "dice": dices, **figures}, indent=1))
+    card = write_card(config, size, metrics, dices)
+    save_release(out / "release", core(models["fvlm"]), config, operating, tokenizer, card, half=True)
+    return out / "release"
+
+
+def _segmenter(out: Path, size: Size, stages: Stages) -> Path:
+    weights = out / "segmenter" / "phantom_segmenter.safetensors"
+    with stages("segmenter: training") as update:
+        network = train_segmenter(
+            out / "segmenter", size.segmenter_steps, lambda step, loss: update(step, size.segmenter_steps, loss)
+        )
+    save_segmenter(network, weights)
+    return weights
+
+
+def _set(
+    out: Path, name: str, seeds: range, config: ReleaseConfig, stages: Stages, size: Size, segmenter: Path | None
+) -> PhantomSet:
+    with stages(f"{name} patients") as update:
+        return prepare_set(
+            out / name, seeds, config, lambda done, total: update(done, total, None), segmenter, size.processes
+        )
+
+
+def _pretrain(
+    out: Path,
+    method: Method,
+    data: PhantomSet,
+    tokenizer: BertTokenizer,
+    config: ReleaseConfig,
+    size: Size,
+    stages: Stages,
+) -> FVLM | Clip:
+    with stages(f"{method}: training") as update:
+        return pretrain(
+            data,
+            tokenizer,
+            config.model,
+            Recipe(method, size.steps),
+            out / method,
+            lambda step, loss: update(step, size.steps, loss),
+        )
+
+
+def _segmenter_dice(weights: Path, size: Size, stages: Stages) -> dict[str, float]:
+    """Mean Dice of each anatomy over 20 held-out phantoms, on the rendered grid."""
+    segmenter, scores = BundledSegmenter(weights), []
+    with stages("segmenter: Dice") as update:
+        count = min(20, size.test)
+        for index in range(count):
+            _, volume, labels = scan(TEST_SEED + index)
+            predicted = segmenter.segment(volume, segmenter.anatomies)
+            scores.append(dice(predicted.labels, labels, len(segmenter.anatomies)))
+            update(index + 1, count, None)
+    means = np.nanmean(np.array(scores), axis=0)
+    return {name: round(float(score), 4) for name, score in zip(segmenter.anatomies, means, strict=True)}

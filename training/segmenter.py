@@ -1,0 +1,108 @@
+"""Training of the bundled phantom segmenter."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812
+from monai.losses import DiceCELoss
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ct.bundled import SPACING, build_network, to_network_input
+from ct.phantom import ANATOMIES
+from ct.resample import resample_hu, resample_labels
+from training.phantom_data import scan
+
+PATCH = (64, 96, 96)
+"""Voxels z, y, x of one training sample; the whole scan in the plane."""
+KEEP = 24
+"""Rendered patients kept in memory; one is replaced each step."""
+
+
+def train_segmenter(
+    folder: Path, steps: int, progress: Callable[[int, float], None], first_seed: int = 1_000_000, batch: int = 1
+) -> nn.Module:
+    """Train on fresh phantoms, or go on from the checkpoint in `folder`; calls `progress(step, loss)`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    network = build_network(len(ANATOMIES) + 1)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+    file, start = folder / "checkpoint.pt", 0
+    if file.is_file():
+        state = torch.load(file, weights_only=True)
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        start = int(state["step"])
+    pool: list[tuple[Tensor, Tensor]] = []
+    for step in range(start, steps):
+        generator = np.random.default_rng((1, step))
+        fresh = sample(first_seed + step)
+        if len(pool) >= KEEP:
+            pool[int(generator.integers(KEEP))] = fresh
+        else:
+            pool.append(fresh)
+        chosen = [fresh, *(pool[int(generator.integers(len(pool)))] for _ in range(batch - 1))]
+        image, label = (torch.stack(parts) for parts in zip(*(_crop(*one, generator) for one in chosen), strict=True))
+        loss = loss_of(network(image), label)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        progress(step + 1, loss.item())
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            state = {
+                "model": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+            }
+            torch.save(state, file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
+    return network.eval()
+
+
+def sample(seed: int) -> tuple[Tensor, Tensor]:
+    """One phantom on the network's grid: image [1, D, H, W] and labels uint8 [1, D, H, W], padded alike."""
+    _, volume, labels = scan(seed)
+    image = to_network_input(resample_hu(volume.hu, volume.spacing, SPACING))[0]
+    coarse = resample_labels(labels, volume.spacing, SPACING)
+    padding = [
+        p for have, want in zip(reversed(coarse.shape), reversed(image.shape), strict=False) for p in (0, want - have)
+    ]
+    return image, F.pad(torch.from_numpy(coarse.astype(np.uint8))[None], padding)
+
+
+def _crop(image: Tensor, label: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A random window with a random HU scale and shift."""
+    start = [
+        int(generator.integers(0, max(have - want, 0) + 1)) for have, want in zip(image.shape[1:], PATCH, strict=True)
+    ]
+    window = (slice(None), *(slice(at, at + want) for at, want in zip(start, PATCH, strict=True)))
+    scale, shift = generator.uniform(0.95, 1.05), generator.uniform(-0.02, 0.02)
+    return (image[window] * scale + shift).clamp(0.0, 1.0), label[window]
+
+
+def save_segmenter(network: nn.Module, weights: Path) -> None:
+    """Weights as float16 safetensors and, beside them, the anatomies in label order."""
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.half().contiguous() for key, value in network.state_dict().items()}, weights)
+    weights.with_suffix(".json").write_text(json.dumps({"anatomies": list(ANATOMIES)}, indent=1) + "\n")
+
+
+def dice(predicted: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8], labels: int) -> npt.NDArray[np.float64]:
+    """Dice of labels 1..`labels`, NaN where both are empty."""
+    scores = np.full(labels, np.nan)
+    for label in range(1, labels + 1):
+        a, b = predicted == label, truth == label
+        total = int(a.sum()) + int(b.sum())
+        if total:
+            scores[label - 1] = 2.0 * int((a & b).sum()) / total
+    return scores
