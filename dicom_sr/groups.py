@@ -62,13 +62,13 @@ class GroupWriter:
         measurements = [
             Measurement(
                 name=codes.VOLUME,
-                value=_finite(round(anatomy.volume_ml * 1000.0), anatomy.anatomy, "volume"),
+                value=round(_finite(anatomy.volume_ml, anatomy.anatomy, "volume") * 1000.0),
                 unit=codes.CUBIC_MM,
                 algorithm_id=algorithm,
             ),
             Measurement(
                 name=codes.ATTENUATION,
-                value=_finite(round(anatomy.mean_hu, 1), anatomy.anatomy, "mean attenuation"),
+                value=round(_finite(anatomy.mean_hu, anatomy.anatomy, "mean attenuation"), 1),
                 unit=codes.HOUNSFIELD,
                 derivation=codes.MEAN,
                 algorithm_id=algorithm,

@@ -50,7 +50,7 @@ def installation_uid() -> str:
 
 def long_string(text: str) -> str:
     """`text` as one value of VR LO: no backslash, no control characters, at most 64 characters."""
-    printable = "".join(" " if c in "\\\r\n\t\f" else c for c in text if c.isprintable() or c.isspace())
+    printable = "".join(" " if c.isspace() or c == "\\" else c for c in text if c.isprintable() or c.isspace())
     return printable.strip()[:_LONG_STRING].strip()
 
 

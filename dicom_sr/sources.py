@@ -43,6 +43,8 @@ _TYPE_1 = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+_OLD_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
+"""A date as before DICOM 3.0 (PS3.5 section 6.2, DA, note): the same date without the full stops."""
 _AGE = re.compile(r"\d{3}[DWMY]")
 _CODE_STRING = re.compile(r"[A-Z0-9_ ]{1,16}")
 
@@ -115,31 +117,33 @@ def _copy(source: Dataset, with_sequences: bool) -> Dataset:
     for tag in source.keys():  # noqa: SIM118 - iterating the data set itself converts every element, bulk data too
         if tag.is_private or tag.group >= 0x6000 or tag.group == 0x0002:
             continue
-        element = _readable(source, tag)
-        if element is None or element.VR in _BULK or (element.VR == "SQ" and not with_sequences):
-            continue
-        if element.VR == "SQ":
-            value: Any = [_copy(item, with_sequences=True) for item in element.value]
-        elif isinstance(element.value, MultiValue | list):
-            value = [_plain(element.VR, one) for one in element.value]
-        else:
-            value = _plain(element.VR, element.value)
-        if not _acceptable(tag, element.VR, value):
-            value = None
-        copy.add(DataElement(tag, element.VR, value, validation_mode=IGNORE))
+        try:
+            element = _copied(source[tag], with_sequences)
+        except (ValueError, TypeError, ArithmeticError, NotImplementedError):
+            continue  # a value that its VR cannot hold, such as a weight of "70,5": as good as absent
+        if element is not None:
+            copy.add(element)
     if "SpecificCharacterSet" in copy:
         del copy.SpecificCharacterSet
     return copy
 
 
-def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:
-    try:
-        return source[tag]
-    except (ValueError, TypeError, OverflowError, ArithmeticError, NotImplementedError):
-        return None  # a value its VR cannot hold, such as a weight of "70,5": as good as absent
+def _copied(element: DataElement, with_sequences: bool) -> DataElement | None:
+    if element.VR in _BULK or (element.VR == "SQ" and not with_sequences):
+        return None
+    if element.VR == "SQ":
+        value: Any = [_copy(item, with_sequences=True) for item in element.value]
+    elif isinstance(element.value, MultiValue | list):
+        value = [_plain(element.VR, one) for one in element.value]
+    else:
+        value = _plain(element.VR, element.value)
+    usable = value if _acceptable(element.tag, element.VR, value) else None
+    return DataElement(element.tag, element.VR, usable, validation_mode=IGNORE)
 
 
 def _plain(vr: str, value: Any) -> Any:
+    if vr == "DA" and isinstance(value, str):
+        return _OLD_DATE.sub(r"\1\2\3", value)
     return str(value) if vr == "PN" and isinstance(value, PersonName) else value
 
 

@@ -44,6 +44,10 @@ ALLOWED_WARNINGS = (
         "follows from the Device UID above",
     ),
     Allowed(
+        r"Missing attribute or value that would be needed to build DICOMDIR",
+        "what the source images do not have (such as a patient ID) cannot be made up; only media need it",
+    ),
+    Allowed(
         r"Different information entities for attribute - Element=<AccessionNumber> IE <Series> versus <Study>",
         "dcentvfy's own model, for every set of files",
     ),
@@ -132,4 +136,6 @@ def _judge(printed: str) -> Validation:
 def _without_values(line: str) -> str:
     """A line of a validator without the attribute values it quotes: they may identify the patient."""
     line = re.sub(r"( Value \d+) <.*> versus <.*>", r"\1", line)
-    return re.sub(r"= <.*>", "= <...>", line)
+    line = re.sub(r"\b(?!Element|IE)(\w+)=<.*?>(?= |$)", r"\1=<...>", line)
+    line, told = re.subn(r"= <.*> - ", "= <...> - ", line)
+    return line if told else re.sub(r"= <.*", "= <...>", line)

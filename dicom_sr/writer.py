@@ -1,6 +1,7 @@
 """A reading becomes DICOM objects."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 from pydicom import Dataset
 
@@ -35,7 +36,8 @@ def write(
     vocabulary = load_vocabulary()
     try:
         segments = segmentation.build(reading, anatomy_map, headers, names, context, moment, vocabulary)
-        document = report.build(reading, segments, headers, names, context, moment, vocabulary)
+        evidence = [deepcopy(headers[0]), *headers[1:]]  # the encoders put the first header's own elements in
+        document = report.build(reading, segments, evidence, names, context, moment, vocabulary)
     except WriteError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError) as error:

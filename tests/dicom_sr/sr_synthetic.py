@@ -1,5 +1,6 @@
 """Tiny CT series headers, anatomy maps with asymmetric masks, and readings over them."""
 
+import math
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -56,6 +57,31 @@ def ct_headers(count: int = SHAPE[0], rows: int = SHAPE[1], columns: int = SHAPE
                 setattr(header, keyword, value)
         headers.append(header)
     return headers
+
+
+def oblique_headers(degrees: float = 20.0) -> list[Dataset]:
+    """The same stack turned about the x axis."""
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    headers = ct_headers()
+    for index, header in enumerate(headers):
+        header.ImageOrientationPatient = [1, 0, 0, 0, round(cosine, 10), round(sine, 10)]
+        along = index * SPACING[0]
+        header.ImagePositionPatient = [-20.0, round(-25.0 - along * sine, 6), round(-100.0 + along * cosine, 6)]
+    return headers
+
+
+def feet_first_headers() -> list[Dataset]:
+    """The same patient space stored feet first: columns run to the patient's right, slices from head to feet."""
+    headers = ct_headers()
+    for index, header in enumerate(headers):
+        header.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+        left_most = round(-20.0 + (SHAPE[2] - 1) * SPACING[2], 3)
+        top = -100.0 + (SHAPE[0] - 1) * SPACING[0]
+        header.ImagePositionPatient = [left_most, -25.0, round(top - index * SPACING[0], 3)]
+    return headers
+
+
+FEET_FIRST = SourceAxes(flipped=(True, False, True))
 
 
 def grid(source_axes: SourceAxes | None = None) -> Grid:
