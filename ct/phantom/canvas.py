@@ -1,6 +1,7 @@
 """A slab of voxels that shapes are painted on: Hounsfield units with soft edges, and labels."""
 
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 import numpy.typing as npt
@@ -32,19 +33,22 @@ class Canvas:
         self.hu: Float32Array = np.full(self.shape, -1000.0, dtype=np.float32)
         self.labels: UInt8Array = np.zeros(self.shape, dtype=np.uint8)
         self.wave = waves.on(z, y, x)
+        self._axes = tuple((float(ticks[0]), _step(ticks), ticks.size) for ticks in (x, y, z))
         self._low = np.array([x[0], y[0], z[0]], dtype=np.float64)
         self._step = np.array([_step(x), _step(y), _step(z)], dtype=np.float64)
         self._size = np.array([x.size, y.size, z.size])
 
     def box(self, shape: Shape, margin: float = 0.0) -> Box | None:
         """The part of the canvas that a shape, grown by `margin` mm, can touch; None if it touches nothing."""
-        low, high = shape.bounds
-        first = np.maximum(np.ceil((low - margin - self._low) / self._step), 0)
-        last = np.minimum(np.floor((high + margin - self._low) / self._step) + 1, self._size)
-        if (last <= first).any():
-            return None
-        (x0, y0, z0), (x1, y1, z1) = first.astype(int).tolist(), last.astype(int).tolist()
-        return slice(z0, z1), slice(y0, y1), slice(x0, x1)
+        parts = []
+        for low, high, (start, step, size) in zip(*shape.bounds, self._axes, strict=True):
+            first = max(ceil((low - margin - start) / step), 0)
+            last = min(floor((high + margin - start) / step) + 1, size)
+            if last <= first:
+                return None
+            parts.append(slice(first, last))
+        x, y, z = parts
+        return z, y, x
 
     def patch(self, shape: Shape, *, grow: float = 0.0, wave: float = 0.0, cut: Shape | None = None) -> Patch | None:
         """Evaluate a shape for painting up to `grow` mm outside of it, its surface waving by `wave` mm.
@@ -96,7 +100,8 @@ class Canvas:
         field = patch.field + np.float32(inset) if inset else patch.field
         alpha = field * np.float32(-1.0 / (edge or self.edge))
         alpha += np.float32(0.5)
-        np.clip(alpha, 0, 1, out=alpha)
+        np.maximum(alpha, 0, out=alpha)
+        np.minimum(alpha, 1, out=alpha)
         if gain != 1.0:
             alpha *= np.float32(gain)
         labels = self.labels[patch.box]
@@ -135,9 +140,9 @@ class Canvas:
     def splat(self, points: FloatArray, radii: FloatArray, hu: float, within: int) -> None:
         """Dots thinner than a voxel: raise the nearest voxel of each point (x, y, z) by its share of `hu`."""
         index = np.round((points - self._low) / self._step).astype(np.intp)
-        inside = ((index >= 0) & (index < self._size)).all(axis=1)
+        inside = np.flatnonzero(((index >= 0) & (index < self._size)).all(axis=1))
         x, y, z = index[inside].T
-        inside[inside] &= self.labels[z, y, x] == within
+        inside = inside[self.labels[z, y, x] == within]
         x, y, z = index[inside].T
         cell = float(np.cbrt(self._step.prod()))
         share = np.minimum(np.pi * radii[inside] ** 2 / cell**2, 1).astype(np.float32)

@@ -148,7 +148,7 @@ def _measured(lesion: Lesion, body: Body, organs: Organs) -> Lesion:
         return replace(lesion, size_mm=float(round((high[0] - low[0]) * body.frame)))
     if lesion.key == "spleen.splenomegaly":
         low, high = organs.spleen.bounds
-        return replace(lesion, size_mm=float(round(max(high[1:] - low[1:]) * body.stature)))
+        return replace(lesion, size_mm=float(round((high[2] - low[2]) * body.stature)))
     return lesion
 
 

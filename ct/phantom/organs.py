@@ -5,7 +5,8 @@ the pelvic floor near z = -300. Diseases that change the size of an organ act he
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -89,7 +90,16 @@ def find(lesions: Iterable[Lesion], key: str, side: str | None = None) -> Lesion
 
 
 def build(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Organs:
-    """Lay out one patient's organs."""
+    """Lay out one patient's organs (cached for the last few)."""
+    return _build(seed, body, tuple(replace(le, size_mm=0.0) if le.key in _MEASURED else le for le in lesions if not le.balls))
+
+
+_MEASURED = frozenset({"heart.cardiomegaly", "spleen.splenomegaly"})
+"""Their size in mm follows from the organ that is drawn, not the other way round."""
+
+
+@lru_cache(maxsize=8)
+def _build(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Organs:
     lift = 5.0 * -body.inspiration
     rng = dice(seed, "organs")
     heart, ventricle = _heart(seed, lesions)
@@ -310,7 +320,7 @@ def _stomach(seed: int, lesions: tuple[Lesion, ...]) -> Loop:
     lumen[:, 3] = np.maximum(curve[:, 3] - thickness, 2.0)
     content = float(rng.choice([8.0, 18.0, 30.0, 45.0]))
     level = float((curve[:, 1] - curve[:, 3]).min() + rng.uniform(5, 42))
-    return Loop(string(curve, 0.35), string(lumen, 0.35), content, level)
+    return Loop(string(curve, 0.4), string(lumen, 0.5), content, level)
 
 
 def _portal_vein(seed: int, lesions: tuple[Lesion, ...]) -> Union:
@@ -351,7 +361,7 @@ def _pieces(
         piece = curve[start:stop]
         top = float((piece[:, 1] - piece[:, 3]).min())
         level = top + gas[i % gas.size] * 2 * float(piece[:, 3].mean())
-        loops.append(Loop(string(piece, 0.5), string(lumen, 0.5), float(contents[i % contents.size]), level))
+        loops.append(Loop(string(piece, 0.65), string(lumen, 0.75), float(contents[i % contents.size]), level))
     return tuple(loops)
 
 

@@ -130,7 +130,7 @@ def _coronary(rng: np.random.Generator, body: Body, organs: Organs, lesions: lis
     severity = float(rng.random())
     main = organs.heart.parts[0]
     low, high = main.bounds
-    centre, half = (low + high) / 2, (high - low) / 2
+    centre, half = (np.array(low) + np.array(high)) / 2, (np.array(high) - np.array(low)) / 2
     arteries = {
         "left anterior descending artery": [(0.05, -0.55, 0.62), (0.35, -0.72, 0.3), (0.62, -0.62, -0.1)],
         "circumflex artery": [(0.1, -0.1, 0.85), (0.5, 0.15, 0.62), (0.72, 0.3, 0.2)],

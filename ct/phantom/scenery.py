@@ -301,22 +301,25 @@ def _pelvis(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
 def _twigs(rng: np.random.Generator, sign: int) -> tuple[FloatArray, FloatArray]:
     """A vessel tree from the hilum to the periphery of one lung."""
     hilum = np.array([sign * 46.0, 8.0, 134.0])
-    points, radii = [], []
-    for _ in range(15):
-        height = rng.uniform(-10, 225)
-        angle = rng.uniform(-1.35, 1.35)
-        end = np.array([sign * (30 + 88 * np.cos(angle)), 78 * np.sin(angle), height])
-        end[:2] *= np.interp(height, [-20, 100, 180, 240], [1.0, 1.0, 0.85, 0.5])
-        bend = hilum + 0.45 * (end - hilum) + rng.normal(0, 9, 3)
-        branch = path(np.array([[*hilum, 4.6], [*bend, 2.9], [*end, 1.0]]), 24)
-        points.append(branch[::2, :3])
-        radii.append(branch[::2, 3])
-        for at in rng.integers(len(branch) // 3, len(branch) - 8, 3):
-            stop = branch[at, :3] + (end - hilum) * rng.uniform(0.2, 0.45) + rng.normal(0, 24, 3)
-            twig = path(np.array([[*branch[at, :3], branch[at, 3] * 0.75], [*stop, 0.8]]), 3)
-            points.append(twig[::2, :3])
-            radii.append(twig[::2, 3])
-    return np.concatenate(points), np.concatenate(radii)
+    count = 16
+    height = rng.uniform(-10, 225, count)
+    angle = rng.uniform(-1.35, 1.35, count)
+    wide = np.interp(height, [-20, 100, 180, 240], [1.0, 1.0, 0.85, 0.5])
+    ends = np.stack([sign * (30 + 88 * np.cos(angle)) * wide, 78 * np.sin(angle) * wide, height], axis=1)
+    bends = hilum + 0.5 * (ends - hilum) + rng.normal(0, 14, (count, 3))
+    t = np.linspace(0, 1, 40)[None, :, None]
+    stems = (1 - t) ** 2 * hilum + 2 * t * (1 - t) * bends[:, None] + t**2 * ends[:, None]
+    widths = np.broadcast_to(np.interp(t[0, :, 0], [0, 0.45, 1], [4.6, 2.9, 1.0]), (count, 40))
+    which, at = np.repeat(np.arange(count), 3), rng.integers(12, 36, 3 * count)
+    roots = stems[which, at]
+    stops = (
+        roots + (ends - hilum)[which] * rng.uniform(0.2, 0.45, (3 * count, 1)) + rng.normal(0, 24, (3 * count, 3))
+    )
+    u = np.linspace(0, 1, 18)[None, :, None]
+    twigs = roots[:, None] * (1 - u) + stops[:, None] * u
+    thin = widths[which, at][:, None] * 0.75 * (1 - u[:, :, 0]) + 0.8 * u[:, :, 0]
+    points = np.concatenate([stems.reshape(-1, 3), twigs.reshape(-1, 3)])
+    return points, np.concatenate([widths.ravel(), thin.ravel()])
 
 
 def _liver_vessels(rng: np.random.Generator) -> Union:

@@ -6,7 +6,7 @@ in mm near it. It is evaluated on the axes of a box only, so that a voxel grid o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -15,10 +15,13 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 Point = tuple[float, float, float]
-Bounds = tuple[FloatArray, FloatArray]
+Bounds = tuple[Point, Point]
 
 FAR = np.float32(1e3)
 """What a field holds far outside of a shape, mm."""
+
+_ALL_AT_ONCE = 60_000
+"""Beads times voxels up to which all beads are evaluated everywhere instead of each in its own box."""
 
 
 class Shape(Protocol):
@@ -26,7 +29,7 @@ class Shape(Protocol):
 
     @property
     def bounds(self) -> Bounds:
-        """Lowest and highest (x, y, z) of the shape, mm."""
+        """Lowest and highest corner (x, y, z) of the shape, mm."""
         ...
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
@@ -35,6 +38,27 @@ class Shape(Protocol):
         `reach` (mm): how far outside the value must be right; farther out it may be `FAR`.
         """
         ...
+
+
+def _corner(values: FloatArray) -> Point:
+    x, y, z = values.tolist()
+    return x, y, z
+
+
+@cache
+def _window(width: int) -> FloatArray:
+    """A smoothing window of odd width whose sum is 1."""
+    window = np.hanning(width + 2)[1:-1]
+    normed: FloatArray = window / window.sum()
+    return normed
+
+
+def _smoothed(rows: FloatArray, width: int) -> FloatArray:
+    """Each column of [n, k] smoothed over an odd `width` of rows; the ends are held."""
+    count, half = len(rows), width // 2
+    padded = rows[np.clip(np.arange(-half, count + half), 0, count - 1)]
+    window = _window(width)
+    return np.stack([np.convolve(padded[:, k], window, mode="valid") for k in range(rows.shape[1])], axis=1)
 
 
 def value_at(shape: Shape, point: Point) -> float:
@@ -71,10 +95,10 @@ class Ellipsoid:
         extent = np.sqrt(((axes * radii) ** 2).sum(axis=1))
         return form, extent, mean
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         centre, extent = np.asarray(self.centre), self._forms[1]
-        return centre - extent, centre + extent
+        return _corner(centre - extent), _corner(centre + extent)
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
         form, _, mean = self._forms
@@ -102,30 +126,34 @@ class Beads:
     radii: FloatArray
     squeeze: Point = (1.0, 1.0, 1.0)
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         reach = self.radii[:, None] / np.asarray(self.squeeze)
-        return (self.points - reach).min(axis=0), (self.points + reach).max(axis=0)
+        return _corner((self.points - reach).min(axis=0)), _corner((self.points + reach).max(axis=0))
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
-        result = np.full((z.size, y.size, x.size), FAR, dtype=np.float32)
         half = 0.5 / self.radii
-        span = self.radii * np.sqrt(1 + 2 * reach / self.radii)
-        rows, first, last = [], [], []
+        rows = []
         for axis, ticks in ((2, z), (1, y), (0, x)):
-            centre = self.points[:, axis]
-            step = float(ticks[1] - ticks[0]) if ticks.size > 1 else 1.0
-            width = span / self.squeeze[axis]
-            low = np.ceil((centre - width - ticks[0]) / step)
-            high = np.floor((centre + width - ticks[0]) / step) + 1
-            first.append(np.clip(low, 0, ticks.size).astype(np.intp))
-            last.append(np.clip(high, 0, ticks.size).astype(np.intp))
-            rows.append(((ticks[None, :] - centre[:, None]) ** 2 * (half * self.squeeze[axis] ** 2)[:, None]))
+            weight = half * self.squeeze[axis] ** 2
+            rows.append(((ticks[None, :] - self.points[:, axis, None]) ** 2 * weight[:, None]))
         rows[0] -= (self.radii / 2)[:, None]
         zs, ys, xs = (row.astype(np.float32) for row in rows)
-        seen = np.flatnonzero((last[0] > first[0]) & (last[1] > first[1]) & (last[2] > first[2]))
-        limits = np.stack([first[0], last[0], first[1], last[1], first[2], last[2]], axis=1)[seen].tolist()
-        for i, (z0, z1, y0, y1, x0, x1) in zip(seen.tolist(), limits, strict=True):
+        if len(half) * z.size * y.size * x.size < _ALL_AT_ONCE:
+            planes = zs[:, :, None] + ys[:, None, :]
+            nearest: Float32Array = (planes[:, :, :, None] + xs[:, None, None, :]).min(axis=0)
+            return nearest
+        result = np.full((z.size, y.size, x.size), FAR, dtype=np.float32)
+        span = self.radii * np.sqrt(1 + 2 * reach / self.radii)
+        limits = []
+        for axis, ticks in ((2, z), (1, y), (0, x)):
+            step = float(ticks[1] - ticks[0]) if ticks.size > 1 else 1.0
+            width, centre = span / self.squeeze[axis], self.points[:, axis] - ticks[0]
+            limits.append(np.maximum(np.ceil((centre - width) / step), 0))
+            limits.append(np.minimum(np.floor((centre + width) / step) + 1, ticks.size))
+        table = np.array(limits).astype(np.intp)
+        seen = np.flatnonzero((table[1] > table[0]) & (table[3] > table[2]) & (table[5] > table[4]))
+        for i, (z0, z1, y0, y1, x0, x1) in zip(seen.tolist(), table.T[seen].tolist(), strict=True):
             ball = (zs[i, z0:z1, None] + ys[i, y0:y1])[:, :, None] + xs[i, x0:x1]
             view = result[z0:z1, y0:y1, x0:x1]
             np.minimum(view, ball, out=view)
@@ -148,13 +176,8 @@ class Column:
     def table(self) -> FloatArray:
         """The knots, rounded, every 2 mm: float [m, 5]."""
         z = np.arange(self.knots[0, 0], self.knots[-1, 0] + 1e-3, 2.0)
-        columns = [z]
-        window = np.hanning(max(3, int(self.smooth) | 1) + 2)[1:-1]
-        for axis in range(1, 5):
-            values = np.interp(z, self.knots[:, 0], self.knots[:, axis])
-            padded = np.pad(values, window.size // 2, mode="edge")
-            columns.append(np.convolve(padded, window / window.sum(), mode="valid"))
-        return np.stack(columns, axis=1)
+        rows = np.stack([np.interp(z, self.knots[:, 0], self.knots[:, k]) for k in range(1, 5)], axis=1)
+        return np.concatenate([z[:, None], _smoothed(rows, max(3, int(self.smooth) | 1))], axis=1)
 
     def section(self, z: float) -> tuple[float, float, float, float]:
         """Centre x, centre y, half width in x and in y (mm) at a height z (mm)."""
@@ -162,12 +185,11 @@ class Column:
         cx, cy, a, b = (float(np.interp(z, table[:, 0], table[:, k])) for k in range(1, 5))
         return cx, cy, a, b
 
-    @property
+    @cached_property
     def bounds(self) -> Bounds:
         z, cx, cy, a, b = self.knots.T
-        low = np.array([(cx - a).min(), (cy - b).min(), z[0]])
-        high = np.array([(cx + a).max(), (cy + b).max(), z[-1]])
-        return low, high
+        low = float((cx - a).min()), float((cy - b).min()), float(z[0])
+        return low, (float((cx + a).max()), float((cy + b).max()), float(z[-1]))
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
         table = self.table
@@ -201,7 +223,7 @@ class Union:
     @cached_property
     def bounds(self) -> Bounds:
         lows, highs = zip(*(part.bounds for part in self.parts), strict=True)
-        return np.min(lows, axis=0), np.max(highs, axis=0)
+        return _corner(np.min(lows, axis=0)), _corner(np.max(highs, axis=0))
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
         result = self.parts[0].field(z, y, x, reach)
@@ -229,7 +251,8 @@ class HalfSpace:
 
     @property
     def bounds(self) -> Bounds:
-        return np.full(3, -FAR, dtype=np.float64), np.full(3, FAR, dtype=np.float64)
+        far = float(FAR)
+        return (-far, -far, -far), (far, far, far)
 
     def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
         nx, ny, nz = (np.float32(n) for n in self.normal)
@@ -246,22 +269,18 @@ def column(*knots: Sequence[float], power: float = 2.0, smooth: float = 12.0) ->
 
 def path(knots: FloatArray, smooth: float = 14.0) -> FloatArray:
     """A rounded curve through (x, y, z, radius) rows: float [m, 4], one point about every mm."""
-    steps = np.linalg.norm(np.diff(knots[:, :3], axis=0), axis=1)
+    steps = np.sqrt(((knots[1:, :3] - knots[:-1, :3]) ** 2).sum(axis=1))
     along = np.concatenate([[0.0], np.cumsum(steps)])
     ticks = np.arange(0.0, along[-1] + 0.5, 1.0)
     dense = np.stack([np.interp(ticks, along, knots[:, k]) for k in range(4)], axis=1)
     width = min(int(smooth) | 1, max(1, ticks.size // 2) | 1)
-    if width < 3:
-        return dense
-    window = np.hanning(width + 2)[1:-1]
-    padded = np.pad(dense, ((width // 2, width // 2), (0, 0)), mode="edge")
-    rounded = np.stack([np.convolve(padded[:, k], window / window.sum(), mode="valid") for k in range(4)], axis=1)
-    return rounded
+    return dense if width < 3 else _smoothed(dense, width)
 
 
 def string(curve: FloatArray, step: float = 0.6) -> Beads:
     """Beads along a curve (x, y, z, radius), `step` radii apart."""
-    gaps = np.linalg.norm(np.diff(curve[:, :3], axis=0), axis=1) / (np.maximum(curve[1:, 3], 0.5) * step)
+    steps = np.sqrt(((curve[1:, :3] - curve[:-1, :3]) ** 2).sum(axis=1))
+    gaps = steps / (np.maximum(curve[1:, 3], 0.5) * step)
     along = np.concatenate([[0.0], np.cumsum(gaps)])
     count = max(2, int(np.ceil(along[-1])) + 1)
     picks = np.interp(np.linspace(0, along[-1], count), along, np.arange(along.size))
