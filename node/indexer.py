@@ -83,6 +83,7 @@ class Indexer:
     def run(self) -> None:
         """Follow the spool until `stop`; a database that is away is waited for."""
         wait = _RETRY_S[0]
+        self._marks = None
         with self._only_one() as alone:
             while alone:
                 ending = self._ended.is_set()

@@ -60,7 +60,8 @@ def _supersede_older(session: Session, series: Series) -> None:
     )
     for former in session.scalars(older.with_for_update()):
         jobs = session.scalars(select(Job).where(Job.series_id == former.id).with_for_update()).all()
-        moved = [_end(row, f"generation {series.generation} took its place") for row in (former, *jobs)]
+        rows: list[Series | Job] = [former, *jobs]
+        moved = [_end(row, f"generation {series.generation} took its place") for row in rows]
         if any(moved):
             _log.info("series_superseded", series=former.id, generation=former.generation)
 

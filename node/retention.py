@@ -1,0 +1,63 @@
+"""When a spool segment may go: nothing in it is needed by a series that is not done. Nothing calls this by itself."""
+
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
+
+from node.records import Instance, Job, Records, Series, SpoolSegment, State, Unreadable, now
+from node.spool import SegmentBusyError, remove
+
+_log = structlog.get_logger(__name__)
+
+DONE = (State.SENT, State.COMMITTED, State.SUPERSEDED)
+"""Jobs in these states need their images no more. FAILED and QUARANTINED ones may be run again."""
+
+
+def release_segments(records: Records, spool_dir: Path, before: datetime) -> list[str]:
+    """Delete the segments whose series were all done before a time; the names of the deleted ones.
+
+    First the row says so, then the file goes, then its instance rows: a crash in between is made good by the next
+    call, and a released segment is never read again. An instance that is sent again later counts as new. Raises
+    OSError, sqlalchemy.exc.DBAPIError.
+    """
+    with records.session() as session:
+        marked = update(SpoolSegment).where(_unneeded(before)).values(released_at=now())
+        session.execute(marked, execution_options={"synchronize_session": False})
+    with records.reading() as session:
+        indexed = exists().where(Instance.segment == SpoolSegment.name)
+        released = select(SpoolSegment.name, indexed).where(SpoolSegment.released_at.is_not(None))
+        rows = session.execute(released.order_by(SpoolSegment.name)).tuples().all()
+    deleted = []
+    for name, has_rows in rows:
+        if has_rows or (spool_dir / name).exists():
+            try:
+                remove(spool_dir / name)
+            except SegmentBusyError:
+                continue  # somebody looks at it; the next call deletes it
+            with records.session() as session:
+                session.execute(delete(Instance).where(Instance.segment == name))
+            _log.info("segment_released", segment=name)
+            deleted.append(name)
+    return deleted
+
+
+def _unneeded(before: datetime) -> ColumnElement[bool]:
+    """Sealed, and every series with an instance in it is done, in all its generations, and was so before the time."""
+    waiting = or_(
+        Series.state.in_((State.RECEIVING, State.COMPLETE)),
+        and_(Series.state == State.VETTED, Job.id.is_(None)),
+        Job.state.not_in(DONE),
+        Series.changed_at >= before,
+        Job.changed_at >= before,
+    )
+    needed_series = select(Series.series_instance_uid).outerjoin(Job).where(waiting)
+    needed = select(Instance.segment).join(Series).where(Series.series_instance_uid.in_(needed_series))
+    recent = select(Unreadable.segment).where(Unreadable.received_at >= before)
+    return and_(
+        SpoolSegment.sealed,
+        SpoolSegment.released_at.is_(None),
+        SpoolSegment.name.not_in(needed),
+        SpoolSegment.name.not_in(recent),
+    )
