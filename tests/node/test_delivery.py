@@ -130,7 +130,8 @@ def test_the_first_success_makes_due_what_only_waited_for_the_destination(tmp_pa
     port = free_port()
     settings = settings_for(tmp_path, ("pacs", port), delivery=QUICK.model_copy(update={"retry_first_s": 1000.0}))
     records = open_records(settings)
-    ids = [each for n in (1, 2) for each in add_results(records, settings, add_job(records, f"2.25.{n}", State.ENCODED))]
+    jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
+    ids = [each for job_id in jobs for each in add_results(records, settings, job_id)]
     courier = Courier(records, settings)
     courier.deliver(ids[0])
     with records.session() as session:  # one of them comes up again, as the reconciler would see it

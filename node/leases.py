@@ -1,0 +1,139 @@
+"""The lease of a job: who may work on it, until when. Every change is one SQL statement, so two workers never both win.
+
+A lease ends by `release` or by its expiry; a worker that dies is found by the expiry, or sooner by its own restart.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Event, Thread
+from typing import Any, cast
+
+import structlog
+from sqlalchemy import CursorResult, Update, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from config import Reason
+from node.records import Job, Records, State, now
+
+_log = structlog.get_logger(__name__)
+
+
+class LeaseLostError(RuntimeError):
+    """Somebody else owns the job now: nothing of this attempt may be written."""
+
+
+def take(session: Session, job_id: int, owner: str, seconds: float) -> bool:
+    """QUEUED -> RUNNING for `owner`; False if the job is not queued (any more)."""
+    return _changed(
+        session,
+        update(Job)
+        .where(Job.id == job_id, Job.state == State.QUEUED)
+        .values(
+            state=State.RUNNING,
+            reason=None,
+            detail="",
+            changed_at=now(),
+            attempts=Job.attempts + 1,
+            lease_owner=owner,
+            lease_expires=now() + timedelta(seconds=seconds),
+        ),
+    )
+
+
+def extend(session: Session, job_id: int, owner: str, seconds: float) -> bool:
+    """Hold the lease for `seconds` more; False if it is lost. Locks the job's row until the transaction ends."""
+    return _changed(
+        session,
+        update(Job)
+        .where(Job.id == job_id, Job.state == State.RUNNING, Job.lease_owner == owner)
+        .values(lease_expires=now() + timedelta(seconds=seconds)),
+    )
+
+
+def claim(session: Session, job_id: int, owner: str, seconds: float) -> Job:
+    """The job, its row locked for the rest of the transaction. Raises LeaseLostError if `owner` does not hold it."""
+    if not extend(session, job_id, owner, seconds):
+        raise LeaseLostError(f"job {job_id}: the lease is lost")
+    return session.get_one(Job, job_id, populate_existing=True)
+
+
+def release(job: Job) -> None:
+    """Forget owner and expiry; the caller moves the job on."""
+    job.lease_owner, job.lease_expires = "", None
+
+
+def expire_of(session: Session, worker: str) -> int:
+    """Expire what a former life of `worker` still holds (owners are `worker` or begin with `worker/`); how many."""
+    held = Job.lease_owner.startswith(f"{worker}/", autoescape=True)
+    return _count(
+        session, update(Job).where(Job.state == State.RUNNING, held).values(lease_expires=now())
+    )
+
+
+def requeue_expired(session: Session, max_attempts: int) -> int:
+    """RUNNING with an expired lease -> QUEUED, or QUARANTINED after `max_attempts`; how many."""
+    jobs = session.scalars(
+        select(Job).where(Job.state == State.RUNNING, Job.lease_expires <= now()).with_for_update(skip_locked=True)
+    ).all()
+    for job in jobs:
+        release(job)
+        back_to_queue(job, max_attempts, "the worker died or lost its connection")
+        _log.warning("lease_expired", job=job.id, attempts=job.attempts, state=job.state)
+    return len(jobs)
+
+
+def back_to_queue(job: Job, max_attempts: int, detail: str, reason: Reason | None = None) -> None:
+    """After a failed attempt: QUEUED again, or QUARANTINED when it was the last one."""
+    if job.attempts < max_attempts:
+        job.move(State.QUEUED, reason, detail[:1000])
+    else:
+        text = f"{reason}: {detail}" if reason else detail
+        job.move(State.QUARANTINED, Reason.ATTEMPTS_EXHAUSTED, text[:1000])
+
+
+class Heartbeat:
+    """Extends a lease from a thread of its own; `check` raises LeaseLostError as soon as it is known to be lost."""
+
+    def __init__(self, records: Records, job_id: int, owner: str, seconds: float) -> None:
+        self._records, self._job_id, self._owner, self._seconds = records, job_id, owner, seconds
+        self._ended = Event()
+        self._lost = Event()
+
+    @contextmanager
+    def beating(self) -> Iterator["Heartbeat"]:
+        """Beat as long as the block runs."""
+        thread = Thread(target=self._beat, name=f"lease-{self._job_id}", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def check(self) -> None:
+        """Raises LeaseLostError if somebody else owns the job."""
+        if self._lost.is_set():
+            raise LeaseLostError(f"job {self._job_id}: the lease is lost")
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._seconds / 3):
+            try:
+                with self._records.session() as session:
+                    held = extend(session, self._job_id, self._owner, self._seconds)
+            except DBAPIError as error:
+                _log.warning("heartbeat_failed", job=self._job_id, error=type(error.orig).__name__)
+                continue
+            if not held:
+                self._lost.set()
+                return
+
+
+def _changed(session: Session, statement: Update) -> bool:
+    return _count(session, statement) == 1
+
+
+def _count(session: Session, statement: Update) -> int:
+    done = session.execute(statement.execution_options(synchronize_session=False))
+    return cast("CursorResult[Any]", done).rowcount

@@ -1,0 +1,151 @@
+"""One series in, DICOM objects out: load, segment, read, encode, validate. Files only: no network, no database."""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from traceback import extract_tb
+from typing import BinaryIO, cast
+
+import structlog
+import torch
+from pydicom import Dataset, dcmread
+
+from config import Reason, Settings
+from ct.anatomy import Segmenter
+from ct.load import load_volume
+from ct.part10 import Unfit, Window
+from ct.segment import load_segmenter
+from ct.series import group, read_header
+from ct.vetting import Vetted, vet
+from ct.volume import SourceSlice
+from dicom_sr.errors import WriteError
+from dicom_sr.identity import WriteContext
+from dicom_sr.validate import ToolMissingError, validate
+from dicom_sr.writer import write
+from fvlm.checkpoint import load_release
+from fvlm.reader import Reader
+from node.analysis import STAGES, Analysis, PipelineError
+from node.release import release_folder
+
+_log = structlog.get_logger(__name__)
+
+__all__ = ["STAGES", "Analysis", "Pipeline", "PipelineError"]
+
+
+@dataclass
+class _Stages:
+    """Times the stages and turns whatever goes wrong in one into a PipelineError."""
+
+    announce: Callable[[str], None] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self.announce is not None:
+            self.announce(name)
+        started = time.perf_counter()
+        try:
+            yield
+        except PipelineError:
+            raise
+        except (Unfit, WriteError) as error:
+            raise PipelineError(error.reason, error.detail) from error
+        except ToolMissingError as error:
+            raise PipelineError(Reason.INTERNAL, str(error)) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
+        # The boundary of one series: networks, decoders and encoders raise nearly anything on odd input, and no
+        # series may take the worker down. The texts of such errors may quote the input: only the frames are logged.
+        except Exception as error:
+            if "allocate memory" in str(error) or "not enough memory" in str(error):
+                raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
+            where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
+            _log.error("stage_failed", detail=name, error=type(error).__name__, where=" > ".join(where))
+            raise PipelineError(Reason.INTERNAL, f"{type(error).__name__} in the stage `{name}`") from error
+        self.seconds[name] = time.perf_counter() - started
+
+
+class Pipeline:
+    """A model release and a segmenter, loaded once, ready for any number of series."""
+
+    def __init__(self, reader: Reader, segmenter: Segmenter, settings: Settings) -> None:
+        self.reader = reader
+        self.segmenter = segmenter
+        self._settings = settings
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Pipeline":
+        """Load release and segmenter. Raises PipelineError (MODEL_UNAVAILABLE) with the cause and the cure."""
+        torch.set_num_threads(settings.model.threads or len(os.sched_getaffinity(0)))
+        device = settings.model.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            reader = Reader(load_release(release_folder(settings.model.release), device))
+            segmenter = load_segmenter(settings.model, device)
+        # What is wrong with a folder of weights comes as many types (OS, safetensors, torch, nnU-Net).
+        except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+            raise PipelineError(Reason.MODEL_UNAVAILABLE, str(error)) from error
+        return cls(reader, segmenter, settings)
+
+    @property
+    def release_digest(self) -> str:
+        """SHA-256 that identifies the model release, hex."""
+        return self.reader.release.digest
+
+    def vet(self, slices: Sequence[SourceSlice]) -> Vetted:
+        """Vet the instances of one series by the limits of the settings. Raises PipelineError."""
+        limits = self._settings.routing
+        with _Stages(None).stage("vet"):
+            series = group(read_header(source) for source in slices)
+            if len(series) != 1:
+                raise PipelineError(Reason.BAD_UID, f"{len(slices)} instances of {len(series)} series, not of one")
+            return vet(series[0], limits.min_slices, limits.max_slices)
+
+    def run(self, series: Vetted, generation: int, on_stage: Callable[[str], None] | None = None) -> Analysis:
+        """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
+
+        Raises PipelineError, and whatever `on_stage` raises.
+        """
+        run = _Stages(on_stage)
+        with run.stage("load"):
+            volume = load_volume(series)
+            headers = [read_data_set(source) for source in volume.sources]
+        with run.stage("segment"):
+            anatomy_map = self.segmenter.segment(volume, self.reader.release.config.model.anatomies)
+        with run.stage("read"):
+            reading = self.reader.read(volume, anatomy_map)
+        with run.stage("encode"):
+            context = WriteContext(generation=generation, institution=self._settings.institution)
+            objects = tuple(write(reading, anatomy_map, headers, context))
+        with run.stage("validate"):
+            for dataset in objects:
+                _check(dataset)
+        return Analysis(volume, anatomy_map, reading, objects, run.seconds)
+
+
+def read_data_set(source: SourceSlice) -> Dataset:
+    """The data set of a stored instance up to its pixel data. Raises OSError or what pydicom raises on bad bytes."""
+    with source.path.open("rb") as file:
+        length = source.path.stat().st_size - source.offset if source.length is None else source.length
+        window = Window(file, source.offset, length)
+        return dcmread(cast(BinaryIO, window), stop_before_pixels=True, force=True)
+
+
+def _check(dataset: Dataset) -> None:
+    """Raises PipelineError (INVALID_OBJECT) if dciodvfy finds an error. Only tags are told: values may be personal."""
+    found = validate(dataset)
+    for warning in found.warnings:
+        _log.warning("object_warning", kind=dataset.Modality, detail=_tags(warning))
+    if not found.ok:
+        where = "; ".join(sorted({_tags(line) for line in found.errors}))
+        raise PipelineError(Reason.INVALID_OBJECT, f"{dataset.Modality}: {len(found.errors)} errors: {where}"[:1000])
+
+
+def _tags(line: str) -> str:
+    """The tags and module names of a validator's line, without values."""
+    return " ".join(re.findall(r"\(0x[0-9a-fA-F]{4},0x[0-9a-fA-F]{4}\)|Element=<\w+>|Module=<\w+>", line)) or "no tag"

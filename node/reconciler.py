@@ -1,0 +1,100 @@
+"""The reconciler: looks at the database again and again and issues what is due. Whatever the broker lost, it replaces.
+
+Each pass: close series, vet and route them, take back expired leases, end jobs that have nothing left to deliver, and
+send messages for queued jobs and due deliveries whenever a queue is empty. A message too many does no harm.
+"""
+
+from threading import Event
+
+import structlog
+from sqlalchemy import exists, select
+from sqlalchemy.exc import DBAPIError
+
+from config import Settings
+from node import leases, outbox
+from node.completion import complete_due
+from node.records import Delivery, Job, Records, Result, Series, State
+from node.release import release_digest
+from node.routing import route
+from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
+
+_log = structlog.get_logger(__name__)
+
+_AT_ONCE = 32
+"""Jobs sent to an empty queue in one pass."""
+_LIVELY_S = 1.0
+"""Longest pause between two passes while something is on its way."""
+
+
+class Reconciler:
+    """One is enough for a node; two do no harm."""
+
+    def __init__(self, records: Records, settings: Settings, dispatcher: Dispatcher) -> None:
+        self._records, self._settings, self._dispatcher = records, settings, dispatcher
+        self._away: set[str] = set()
+
+    def run(self, ended: Event) -> None:
+        """Pass after pass until `ended` is set; waits longer while nothing is on its way."""
+        pause = self._settings.work.reconcile_s
+        while not ended.wait(min(_LIVELY_S, pause) if self.once() else pause):
+            pass
+
+    def once(self) -> bool:
+        """One pass; True if something is on its way. An absent database or broker is waited for, and told once."""
+        try:
+            lively = self._database_pass()
+        except DBAPIError as error:
+            self._tell("database", type(error.orig).__name__)
+            return False
+        self._tell("database")
+        return lively
+
+    def _database_pass(self) -> bool:
+        complete_due(self._records, self._settings)
+        self._route()
+        with self._records.session() as session:
+            leases.requeue_expired(session, self._settings.work.max_attempts)
+            pending = select(Delivery.id).join(Result).where(Result.job_id == Job.id, Delivery.sent_at.is_(None))
+            undelivered = exists(pending.where(Delivery.refused.is_(False)))
+            for job_id in session.scalars(select(Job.id).where(Job.state == State.ENCODED, ~undelivered)).all():
+                outbox.settle(session, job_id)
+        with self._records.reading() as session:
+            queued = session.scalars(
+                select(Job.id).where(Job.state == State.QUEUED).order_by(Job.id).limit(_AT_ONCE)
+            ).all()
+            due = outbox.due_by_destination(session)
+            coming = session.scalar(
+                select(Series.id).where(Series.state.in_((State.RECEIVING, State.COMPLETE))).limit(1)
+            )
+        try:
+            self._issue(ANALYZE, list(queued))
+            self._issue(DELIVER, list(due.values()))
+            self._tell("broker")
+        except BrokerAwayError as error:
+            self._tell("broker", type(error.__cause__).__name__)
+        return bool(queued or due or coming)
+
+    def _route(self) -> None:
+        """Make jobs of vetted series; without a release they wait."""
+        try:
+            digest = release_digest(self._settings.model.release)
+        except OSError as error:
+            self._tell("release", type(error).__name__)
+        else:
+            self._tell("release")
+            route(self._records, digest)
+
+    def _issue(self, queue: str, row_ids: list[int]) -> None:
+        """Send messages if nobody waits in the queue: the messages of these rows are taken, lost or never were."""
+        if row_ids and self._dispatcher.waiting(queue) == 0:
+            for row_id in row_ids:
+                self._dispatcher.send(queue, row_id)
+
+    def _tell(self, what: str, error: str = "") -> None:
+        """Log that the database, the broker or the release went away or came back, once each."""
+        if error and what not in self._away:
+            self._away.add(what)
+            _log.error(f"{what}_away", error=error)
+        elif not error and what in self._away:
+            self._away.remove(what)
+            _log.info(f"{what}_back")

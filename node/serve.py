@@ -1,0 +1,236 @@
+"""`fvlm-node serve`: the whole node in one command: a supervisor that starts, restarts and ends every process.
+
+Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker. Their logs are in `data_dir/logs`.
+"""
+
+import errno
+import fcntl
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import structlog
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from config import Settings
+from node.broker import BrokerError, EmbeddedBroker
+from node.children import Child, listens
+from node.errors import CommandError
+from node.logs import configure_logs
+from node.migrations import upgrade
+from node.processes import name_process
+from node.records import open_database
+from node.worker import write_settings
+
+_log = structlog.get_logger(__name__)
+
+ROLES = ("receiver", "reconciler", "deliver", "analyze")
+"""In the order in which they are started and told to end."""
+_FIRST_RESTART_S, _LAST_RESTART_S = 0.5, 30.0
+_STABLE_S = 60.0
+"""A process that lived this long is restarted at once when it dies."""
+_RECEIVER_ENDS_S, _REST_ENDS_S = 12.0, 8.0
+"""How long processes may take to end. Whoever takes longer is killed, which loses nothing."""
+_READY_S = 60.0
+
+
+@dataclass
+class _Post:
+    """A role, who holds it, and when it is filled again."""
+
+    role: str
+    child: Child
+    started: float
+    wait_s: float = _FIRST_RESTART_S
+    restart_at: float | None = None
+
+
+def serve(settings: Settings, config_file: Path | None = None) -> None:
+    """Run the node until SIGTERM or Ctrl-C; must be called in the main thread.
+
+    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker.
+    """
+    name_process("serve")
+    configure_logs()
+    ended = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    console = Console()
+    with _data_folder(settings.data_dir):
+        settings = settings.model_copy(
+            update={"dicom": settings.dicom.model_copy(update={"port": _usable_port(settings)})}
+        )
+        _migrate(settings)
+        broker = None if settings.broker_url else EmbeddedBroker(settings.data_dir)
+        try:
+            if broker is not None:
+                broker.start()
+        except BrokerError as error:
+            raise CommandError(f"The broker cannot be started: {error}.", "Or set broker_url to your Redis.") from error
+        supervisor = _Supervisor(settings, broker)
+        try:
+            supervisor.start()
+            console.print(_summary(settings, config_file))
+            supervisor.watch(ended)
+        finally:
+            supervisor.stop()
+    console.print("fVLM Node ended; nothing received is lost.", highlight=False)
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, broker: EmbeddedBroker | None) -> None:
+        self._settings, self._broker = settings, broker
+        self._logs = settings.data_dir / "logs"
+        self._logs.mkdir(exist_ok=True)
+        self._file = settings.data_dir / "run" / "settings.json"
+        self._posts: list[_Post] = []
+
+    def start(self) -> None:
+        """Start every role and wait until the receiver listens."""
+        write_settings(self._settings, self._file)
+        self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in ROLES]
+        host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.port
+        deadline = time.monotonic() + _READY_S
+        while not listens(port, host) and time.monotonic() < deadline:
+            self._tend()
+            time.sleep(0.05)
+
+    def watch(self, ended: Event) -> None:
+        """Restart what dies, until `ended`."""
+        while not ended.wait(0.2):
+            self._tend()
+
+    def stop(self) -> None:
+        """End everything: first whoever takes images, last the broker."""
+        for post in self._posts[:1]:
+            post.child.stop(_RECEIVER_ENDS_S)
+        for post in self._posts[1:]:
+            if post.child.running:
+                post.child.process.terminate()
+        deadline = time.monotonic() + _REST_ENDS_S
+        for post in self._posts[1:]:
+            post.child.stop(max(0.0, deadline - time.monotonic()))
+        if self._broker is not None:
+            self._broker.stop()
+        self._file.unlink(missing_ok=True)
+
+    def _spawn(self, role: str) -> Child:
+        command = [sys.executable, "-m", "node.worker", role, str(self._file)]
+        return Child(role, command, self._logs / f"{role}.log", {})
+
+    def _tend(self) -> None:
+        if self._broker is not None and self._broker.process is not None and self._broker.process.poll() is not None:
+            _log.error("broker_died", status=self._broker.process.returncode)
+            try:
+                self._broker.start()
+            except BrokerError as error:
+                _log.error("broker_does_not_start", detail=str(error))
+        for post in self._posts:
+            if post.child.running:
+                continue
+            now = time.monotonic()
+            if post.restart_at is None:
+                if now - post.started > _STABLE_S:
+                    post.wait_s = _FIRST_RESTART_S
+                post.restart_at = now + post.wait_s
+                _log.error(
+                    "process_died",
+                    role=post.role,
+                    status=post.child.status,
+                    detail=post.child.last_line(),
+                    seconds=post.wait_s,
+                )
+            elif now >= post.restart_at:
+                post.child, post.started, post.restart_at = self._spawn(post.role), now, None
+                post.wait_s = min(_LAST_RESTART_S, 2 * post.wait_s)
+
+
+@contextmanager
+def _data_folder(folder: Path) -> Iterator[None]:
+    """The data folder, private to this user and to this node. Raises CommandError if it is not to be had."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for part in ("run", "results", "spool"):
+            (folder / part).mkdir(exist_ok=True)
+        lock = (folder / "run" / "lock").open("a")
+    except OSError as error:
+        raise CommandError(
+            f"The data folder {folder.resolve()} cannot be written: {error.strerror}.",
+            "Set data_dir to a folder of the user that runs the node.",
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(
+                f"Another node runs on the data folder {folder.resolve()}.", "End it first, or set another data_dir."
+            ) from error
+        yield
+
+
+def _usable_port(settings: Settings) -> int:
+    """The port to listen on (a free one for 0). Raises CommandError if it cannot be had."""
+    host, port = settings.dicom.host, settings.dicom.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        cures = {
+            errno.EADDRINUSE: "End what listens there, or set another dicom.port.",
+            errno.EACCES: "Ports below 1024 need a privilege; set dicom.port to 11112 for example.",
+        }
+        cure = cures.get(error.errno or 0, "Set dicom.host to an address of this machine, or to 0.0.0.0.")
+        raise CommandError(f"The node cannot listen on {host}:{port}: {error.strerror}.", cure) from error
+
+
+def _migrate(settings: Settings) -> None:
+    engine = open_database(settings.database)
+    try:
+        upgrade(engine)
+    except DBAPIError as error:
+        where, what = make_url(settings.database).render_as_string(), type(error.orig).__name__
+        raise CommandError(
+            f"The database {where} cannot be used: {what}.", "Check database_url, and that its server runs."
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def _probe_address(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _summary(settings: Settings, config_file: Path | None) -> Panel:
+    """What listens where, who may send, where results go."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    dicom = settings.dicom
+    table.add_row("Listens as", f"{dicom.ae_title} on {dicom.host}:{dicom.port} (C-STORE, C-ECHO)")
+    table.add_row("May send", ", ".join(dicom.accept_from) or "nobody: add AE titles to dicom.accept_from")
+    targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
+    places = [f"{peer.ae_title} at {peer.host}:{peer.port} ({name})" for name, peer in targets]
+    table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
+    table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
+    table.add_row("Data", str(settings.data_dir.resolve()))
+    table.add_row("Database", make_url(settings.database).render_as_string())
+    broker = make_url(settings.broker_url).render_as_string() if settings.broker_url else "embedded Valkey"
+    table.add_row("Broker", broker)
+    table.add_row("Logs", str((settings.data_dir / "logs").resolve()))
+    table.add_row("Configuration", str(config_file) if config_file else "defaults and environment")
+    table.add_row("Status", "fvlm-node status" + (f" --config {config_file}" if config_file else ""))
+    return Panel(table, title=Text("fVLM Node runs; Ctrl-C ends it"), title_align="left", expand=False)

@@ -1,0 +1,142 @@
+"""The node's processes: `python -m node.worker ROLE SETTINGS`, where SETTINGS is a file that `node.serve` wrote.
+
+Nothing is imported before its role is known: only `analyze` loads torch.
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from config import Settings
+from node.logs import configure_logs
+from node.processes import name_process
+from node.records import Records, open_database
+from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker
+
+_log = structlog.get_logger(__name__)
+
+_MODEL_MISSING = 3
+"""Exit status of an analyze worker that cannot load the model."""
+
+
+def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any] | None = None) -> int:
+    """Work on jobs until SIGTERM; the exit status. The model is loaded before the first job is taken.
+
+    `worker` names this worker, the same after a restart. `load` makes the pipeline (default: `Pipeline.from_settings`).
+    """
+    from node.analysis import PipelineError
+    from node.jobs import Analyst
+
+    try:
+        pipeline = (load or _load_pipeline)(settings)
+    except PipelineError as error:
+        _log.error("model_unavailable", reason=error.reason, detail=error.detail)
+        return _MODEL_MISSING
+    _log.info("model_loaded", digest=pipeline.release_digest)
+    analyst = Analyst(Records(open_database(settings.database)), settings, pipeline, worker)
+    analyst.recover()
+    app = make_app(settings)
+    dispatcher = Dispatcher(app)
+
+    def analyze(job_id: int) -> None:
+        try:
+            for delivery_id in analyst.analyze(job_id):
+                dispatcher.send(DELIVER, delivery_id)
+        except BrokerAwayError:
+            _log.warning("deliveries_left_to_the_reconciler", job=job_id)
+        except DBAPIError as error:
+            _log.warning("database_away", job=job_id, error=type(error.orig).__name__)
+
+    return run_worker(app, ANALYZE, analyze, worker)
+
+
+def _load_pipeline(settings: Settings) -> Any:
+    from node.pipeline import Pipeline
+
+    return Pipeline.from_settings(settings)
+
+
+def run_deliver(settings: Settings, worker: str) -> int:
+    """Deliver until SIGTERM; the exit status. A thread for each destination, so that none waits for another."""
+    from node.delivery import Courier
+
+    courier = Courier(Records(open_database(settings.database)), settings)
+
+    def deliver(delivery_id: int) -> None:
+        try:
+            courier.deliver(delivery_id)
+        except DBAPIError as error:
+            _log.warning("database_away", delivery=delivery_id, error=type(error.orig).__name__)
+
+    return run_worker(make_app(settings), DELIVER, deliver, worker, threads=len(settings.destinations) + 1)
+
+
+def run_reconciler(settings: Settings, _: str) -> int:
+    """Reconcile until SIGTERM; the exit status."""
+    from node.reconciler import Reconciler
+
+    ended = Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    records = Records(open_database(settings.database))
+    Reconciler(records, settings, Dispatcher(make_app(settings))).run(ended)
+    return 0
+
+
+def run_receive(settings: Settings, _: str) -> int:
+    """Receive images until SIGTERM; the exit status."""
+    from node.receiver import run_receiver
+
+    return run_receiver(settings)
+
+
+ROLES: dict[str, Callable[[Settings, str], int]] = {
+    "receiver": run_receive,
+    "reconciler": run_reconciler,
+    "analyze": run_analyze,
+    "deliver": run_deliver,
+}
+
+
+def write_settings(settings: Settings, file: Path) -> None:
+    """Hand the settings to processes in a file that only this user can read (URLs may hold passwords)."""
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(settings.model_dump_json())
+
+
+def read_settings(file: Path) -> Settings:
+    """The settings as they were written; the environment does not change them any more."""
+    return Settings(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def worker_name(role: str, data_dir: Path) -> str:
+    """The name of the one worker of a role that `serve` runs on a data folder: the same after a restart."""
+    return f"{platform.node()[:30]}:{data_dir.resolve().name[:20]}:{role}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run one role; the exit status."""
+    role, file = arguments
+    name_process(role)
+    configure_logs()
+    settings = read_settings(Path(file))
+    try:
+        return ROLES[role](settings, worker_name(role, settings.data_dir))
+    except DBAPIError as error:
+        _log.error("database_away", role=role, error=type(error.orig).__name__)
+    except OSError as error:
+        _log.error("cannot_start", role=role, error=type(error).__name__, detail=error.strerror)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,53 @@
+"""A pipeline that a test holds in its hands: it waits, fails and counts as files in its control folder say.
+
+Also a worker process around it: `python fake_pipeline.py SETTINGS WORKER`.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rows import DIGEST, small_object
+
+from config import Reason, Settings
+from ct.volume import SourceSlice
+from node.analysis import Analysis, PipelineError
+
+
+class FakePipeline:
+    """Makes a small SEG and SR. `hold` in the control folder makes it wait, `fail` (a reason code) makes it fail."""
+
+    release_digest = DIGEST
+
+    def __init__(self, settings: Settings) -> None:
+        self.control = settings.data_dir / "control"
+        self.control.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def runs(self) -> int:
+        """Runs begun, in all processes."""
+        return len(list(self.control.glob("run-*")))
+
+    def vet(self, slices: Sequence[SourceSlice]) -> Any:
+        return slices
+
+    def run(self, _: Any, generation: int, on_stage: Callable[[str], None] | None = None) -> Any:
+        (self.control / f"run-{time.monotonic_ns()}").touch()
+        while (self.control / "hold").exists():
+            time.sleep(0.02)
+        if on_stage is not None:
+            on_stage("read")
+        if (self.control / "fail").exists():
+            raise PipelineError(Reason((self.control / "fail").read_text()), "as the test wants it")
+        objects = (small_object("SEG", f"2.25.7{generation}"), small_object("SR", f"2.25.8{generation}"))
+        return Analysis(None, None, None, objects, {"read": 0.25})  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    from node.logs import configure_logs
+    from node.worker import read_settings, run_analyze
+
+    configure_logs()
+    sys.exit(run_analyze(read_settings(Path(sys.argv[1])), sys.argv[2], FakePipeline))
