@@ -15,6 +15,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    RLELossless,
 )
 
 from config import Reason
@@ -34,6 +35,8 @@ _NATIVE = (
 )
 _JPEG_SIZE_MARKERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """Start of frame of JPEG (ISO 10918-1 table B.1) and JPEG-LS (ISO 14495-1)."""
+_END_OF_CODE = b"\xff\xd9"
+"""Last marker of all of them; decoders fill up what is missing before it without a word."""
 _log = logging.getLogger(__name__)
 
 
@@ -164,7 +167,13 @@ def _native(data: bytes, header: Header) -> npt.NDArray[np.uint16]:
 
 
 def _decoded(data: bytes, header: Header) -> npt.NDArray[np.uint16]:
+    """Decode one frame with the plug-in that survives damaged data.
+
+    Of pydicom's plug-ins gdcm aborts the process, pyjpegls loops without end on a cut image and pylibjpeg's RLE
+    decoder panics past `except Exception`; those chosen here raised or decoded all of some thousand mutated images.
+    """
     syntax = UID(header.transfer_syntax_uid)
+    plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
     options: dict[str, Any] = {
         "rows": header.rows,
         "columns": header.columns,
@@ -177,13 +186,16 @@ def _decoded(data: bytes, header: Header) -> npt.NDArray[np.uint16]:
         "pixel_keyword": "PixelData",
     }
     try:
-        declared = _codestream_shape(get_frame(data, 0, number_of_frames=1))
+        code = get_frame(data, 0, number_of_frames=1)
+        declared = _codestream_shape(code)
+        if declared is not None and not code.rstrip(b"\0").endswith(_END_OF_CODE):
+            raise Unfit(Reason.UNDECODABLE, f"{syntax.name}: the compressed image is cut off")
         if declared not in (None, (header.rows, header.columns, 1)):
             raise Unfit(
                 Reason.UNDECODABLE,
                 f"compressed image of {declared} (rows, columns, samples), header of {header.rows} x {header.columns}",
             )
-        array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, **options)
+        array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
     except Unfit:
         raise
     # the decoding plug-ins raise nearly any exception type on damaged data; each means the same here

@@ -4,7 +4,7 @@ Convention: the centre of voxel [0, 0, 0] stays where it is. Output voxel i lies
 coordinate in mm from the first voxel centre means the same point on both grids (no half-voxel shift).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -88,47 +88,57 @@ def to_grid(labels: UInt8Array, low_spacing: Triple, shape: tuple[int, int, int]
 
     Each voxel gets the label (0 included) whose trilinearly interpolated indicator is largest; on a tie the smaller.
     """
-    steps = _steps(low_spacing, spacing)
-    present = [int(label) for label in np.unique(labels) if label]
-    boxes = {label: _box(labels == label) for label in present}
-    out = np.zeros(shape, np.uint8)
-    for planes in _slabs(shape[0]):
-        slab = out[planes]
-        # what the background, then every smaller label, reaches; outside all boxes nothing competes with it
-        best = np.ones(slab.shape, np.float32)
-        for label in present:
-            box = _fine_box(boxes[label], labels.shape, steps, shape, planes)
-            if box is not None:
-                best[box] -= _indicator(labels, label, steps, box, planes.start)
-        for label in present:
-            box = _fine_box(boxes[label], labels.shape, steps, shape, planes)
-            if box is not None:
-                share = _indicator(labels, label, steps, box, planes.start)
-                wins = share > best[box] + 1e-6
-                best[box][wins] = share[wins]
-                slab[box][wins] = label
-    return out
+    return _largest(labels, lambda label, window: labels[window] == label, _steps(low_spacing, spacing), shape)
 
 
 def scores_to_grid(
-    scores: npt.NDArray[np.generic], low_spacing: Triple, shape: tuple[int, int, int], spacing: Triple
+    scores: npt.NDArray[np.floating], low_spacing: Triple, shape: tuple[int, int, int], spacing: Triple
 ) -> UInt8Array:
     """Class with the largest trilinearly interpolated score, uint8 on `shape`; `scores` are [class, z, y, x].
 
-    On a tie the smaller class wins. Slab by slab: the scores never exist on the fine grid.
+    A class competes inside the box of the coarse voxels where it is the largest; on a tie the smaller class wins.
+    The scores never exist on the fine grid.
     """
-    steps = _steps(low_spacing, spacing)
+    coarse = scores.argmax(axis=0).astype(np.uint8)
+    return _largest(coarse, lambda label, window: scores[label][window], _steps(low_spacing, spacing), shape)
+
+
+def _largest(
+    coarse: UInt8Array,
+    score: Callable[[int, tuple[slice, ...]], npt.NDArray[np.generic]],
+    steps: npt.NDArray[np.float64],
+    shape: tuple[int, int, int],
+) -> UInt8Array:
+    """Label with the largest interpolated `score(label, window of the coarse grid)`, slab by slab."""
+    boxes = {int(label): _box(coarse == label) for label in np.unique(coarse)}
     out = np.zeros(shape, np.uint8)
     for planes in _slabs(shape[0]):
-        slab_shape = (planes.stop - planes.start, *shape[1:])
-        start = (planes.start * steps[0], 0.0, 0.0)
-        best = _resample(scores[0], start, steps, slab_shape, antialias=False)
-        for label in range(1, len(scores)):
-            score = _resample(scores[label], start, steps, slab_shape, antialias=False)
-            wins = score > best
-            best[wins] = score[wins]
-            out[planes][wins] = label
+        slab = out[planes]
+        best = np.full(slab.shape, -np.inf, np.float32)
+        for label, box in boxes.items():
+            inside = _fine_box(box, coarse.shape, steps, shape, planes)
+            if inside is None:
+                continue
+            begin = np.array([inside[0].start + planes.start, inside[1].start, inside[2].start])
+            size = tuple(span.stop - span.start for span in inside)
+            window = _window(begin, size, steps, coarse.shape)
+            start = begin * steps - np.array([span.start for span in window])
+            share = _resample(score(label, window), start, steps, size, antialias=False)
+            wins = share > best[inside] + 1e-6
+            best[inside][wins] = share[wins]
+            slab[inside][wins] = label
     return out
+
+
+def _window(
+    begin: npt.NDArray[np.int_], size: tuple[int, ...], steps: npt.NDArray[np.float64], coarse: tuple[int, ...]
+) -> tuple[slice, ...]:
+    """Coarse voxels that the fine voxels [begin, begin + size) are interpolated from."""
+    spans = []
+    for first, count, step, n in zip(begin, size, steps, coarse, strict=True):
+        low = min(int(first * step), n - 1)
+        spans.append(slice(low, max(low + 1, min(int((first + count - 1) * step) + 2, n))))
+    return tuple(spans)
 
 
 def _steps(spacing: Triple, new_spacing: Triple) -> npt.NDArray[np.float64]:
@@ -195,7 +205,7 @@ def _fine_box(
     shape: tuple[int, int, int],
     planes: slice,
 ) -> tuple[slice, slice, slice] | None:
-    """Where the indicator of a coarse box can be above zero in a slab of the fine grid; relative to the slab."""
+    """Where a fine voxel has a corner in a coarse box, in a slab of the fine grid; relative to the slab."""
     spans = []
     for axis, (first, last) in enumerate(box):
         low, high = (planes.start, planes.stop) if axis == 0 else (0, shape[axis])
@@ -208,22 +218,3 @@ def _fine_box(
         return None
     z, y, x = spans
     return z, y, x
-
-
-def _indicator(
-    labels: UInt8Array,
-    label: int,
-    steps: npt.NDArray[np.float64],
-    box: tuple[slice, slice, slice],
-    first_plane: int,
-) -> Float32Array:
-    """Trilinear share of `label` in a box of a slab that begins at `first_plane`."""
-    begin = np.array([box[0].start + first_plane, box[1].start, box[2].start])
-    shape = tuple(span.stop - span.start for span in box)
-    low = np.maximum(0, np.floor(begin * steps).astype(int))
-    high = np.ceil((begin + np.array(shape) - 1) * steps).astype(int) + 1
-    window = tuple(
-        slice(min(a, n - 1), max(min(b, n), min(a, n - 1) + 1)) for a, b, n in zip(low, high, labels.shape, strict=True)
-    )
-    start = begin * steps - np.array([span.start for span in window])
-    return _resample(labels[window] == label, start, steps, shape, antialias=False)
