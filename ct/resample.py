@@ -48,21 +48,23 @@ def resample(
 ) -> Volume:
     """The volume on a grid of `new_spacing` (z, y, x in mm), HU rounded to int16, with the affine that belongs to it.
 
-    Without `shape` it covers the volume. With `shape` the grid is laid around `centre` (z, y, x in voxels of the
-    volume; None: its middle), and what lies outside the volume is air. The result has no source slices.
+    Without `shape` it covers the volume (edges are repeated). With `shape` the grid is laid around `centre` (z, y, x
+    in voxels of the volume; None: its middle), and what lies outside the volume is air. The result has no source
+    slices.
     """
     old = volume.grid
     steps = _steps(old.spacing, new_spacing)
     if shape is None:
         shape, start = resampled_shape(old.shape, old.spacing, new_spacing), np.zeros(3)
+        hu = _resample(volume.hu, start, steps, shape, antialias)
     else:
         middle = np.array(centre) if centre is not None else (np.array(old.shape) - 1) / 2
         start = middle - (np.array(shape) - 1) / 2 * steps
-    hu = _resample(volume.hu, start, steps, shape, antialias)
-    for axis in range(3):
-        at = start[axis] + np.arange(shape[axis]) * steps[axis]
-        outside = (at < -0.5) | (at > old.shape[axis] - 0.5)
-        np.moveaxis(hu, axis, 0)[outside] = AIR_HU
+        hu = _resample(volume.hu, start, steps, shape, antialias)
+        for axis in range(3):
+            at = start[axis] + np.arange(shape[axis]) * steps[axis]
+            outside = (at < -0.5) | (at > old.shape[axis] - 0.5)
+            np.moveaxis(hu, axis, 0)[outside] = AIR_HU
     affine = old.affine.copy()
     affine[:3, :3] = old.affine[:3, :3] * steps
     affine[:3, 3] = old.affine[:3, :3] @ start + old.affine[:3, 3]

@@ -170,8 +170,8 @@ def _directions(headers: list[Header]) -> tuple[FloatArray, FloatArray, FloatArr
         )
     cosines = np.array([h.orientation for h in headers])
     rows, columns = cosines[:, :3], cosines[:, 3:]
-    lengths = np.linalg.norm(cosines.reshape(-1, 2, 3), axis=2)
-    skew = np.abs((rows * columns).sum(axis=1))
+    lengths = np.linalg.norm(cosines.clip(-2, 2).reshape(-1, 2, 3), axis=2)
+    skew = np.abs((rows.clip(-2, 2) * columns.clip(-2, 2)).sum(axis=1))
     if np.any(np.abs(lengths - 1) > SAME_COSINE) or np.any(skew > SAME_COSINE):
         raise Unfit(Reason.NO_GEOMETRY, "Image Orientation is not a pair of perpendicular unit vectors")
     odd = int(np.any(np.abs(cosines - np.median(cosines, axis=0)) > SAME_COSINE, axis=1).sum())

@@ -90,6 +90,14 @@ def test_a_resampled_volume_lies_where_it_says(antialias: bool) -> None:
     assert (out.series_instance_uid, out.sources) == ("1.2.3", ())
 
 
+def test_the_last_voxel_repeats_the_edge() -> None:
+    """10 voxels of 1 mm become 4 of 3.2 mm: the last centre lies 0.6 mm beyond the last one of the source."""
+    grid = Grid.axis_aligned((10, 3, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    out = resample(Volume(np.full((10, 3, 3), 50, np.int16), grid), (3.2, 1.0, 1.0))
+    assert out.hu.shape == (4, 3, 3)
+    assert np.all(out.hu == 50)
+
+
 def test_a_fixed_shape_around_a_centre() -> None:
     old = volume()
     out = resample(old, (2.5, 0.8, 0.7), shape=(9, 9, 9), centre=(10, 15, 20))

@@ -74,6 +74,7 @@ SPOILED = {
     "two numbers": (setting(one, ImagePositionPatient=[0, 0]), Reason.NO_GEOMETRY, "Image Position"),
     "far away": (setting(one, ImagePositionPatient=[0, 0, "1e300"]), Reason.NO_GEOMETRY, "1e.300 mm"),
     "not unit": (setting(ImageOrientationPatient=[2, 0, 0, 0, 1, 0]), Reason.NO_GEOMETRY, "unit vectors"),
+    "enormous": (setting(one, ImageOrientationPatient=["1e300", 0, 0, 0, 1, 0]), Reason.NO_GEOMETRY, "unit vectors"),
     "not perpendicular": (setting(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), Reason.NO_GEOMETRY, "perpendicular"),
     "all zero": (setting(ImageOrientationPatient=[0] * 6), Reason.NO_GEOMETRY, "unit vectors"),
     "no frame of reference": (setting(FrameOfReferenceUID=""), Reason.NO_GEOMETRY, "Frame of Reference"),
