@@ -7,16 +7,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode as encode_data_set
 
 from config import Settings
 from config.settings import CompletionSettings, DicomSettings
@@ -34,6 +35,8 @@ SECRET = ("PLANTED^NAME", "PLANTED-ID-4711", "19470811")
 def ct_slice(series: int = 1, number: int = 1, side: int = 32, study: int = 1, fill: int = 0) -> Dataset:
     """One axial CT slice of a regular stack, 2 mm apart."""
     dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID = CTImageStorage
     dataset.SOPInstanceUID = f"{ROOT}.{series}.{number}"
     dataset.StudyInstanceUID = f"{ROOT}.9{study}"
@@ -60,16 +63,13 @@ def ct_slice(series: int = 1, number: int = 1, side: int = 32, study: int = 1, f
 
 def encode(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
     """The data set alone, as a sender puts it on the wire."""
-    buffer = BytesIO()
-    implicit = syntax == "1.2.840.10008.1.2"
-    dcmwrite(buffer, dataset, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
-    return buffer.getvalue()
+    encoded = encode_data_set(dataset, syntax == ImplicitVRLittleEndian, True)
+    assert encoded is not None
+    return encoded
 
 
 def write_file(dataset: Dataset, path: Path) -> Path:
     """A Part 10 file, Explicit VR Little Endian."""
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dcmwrite(path, dataset, enforce_file_format=True)
     return path
 
@@ -141,11 +141,22 @@ class Receiver:
 
     process: subprocess.Popen[str]
     port: int
+    settings: Settings
     log: list[str] = field(default_factory=list)
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Log lines of one event."""
-        return [line for line in map(json.loads, self.log) if line["event"] == name]
+        return [line for line in map(json.loads, list(self.log)) if line["event"] == name]
+
+    def wait_for(self, name: str, **values: object) -> dict[str, object]:
+        """The first log line of an event with these values; AssertionError if it does not come."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for line in self.events(name):
+                if values.items() <= line.items():
+                    return line
+            time.sleep(0.02)
+        raise AssertionError(f"no {name} with {values} in the log:\n{''.join(self.log)}")
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal; the exit status and what was printed after the port."""
@@ -173,7 +184,7 @@ def receiver(settings: Settings) -> Iterator[Receiver]:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, "the receiver did not start:\n" + "".join(log)
-        yield Receiver(process, int(line), log)
+        yield Receiver(process, int(line), settings, log)
     finally:
         process.kill()
         process.wait()
