@@ -77,6 +77,7 @@ class Canvas:
         within: int | None = None,
         gain: float = 1.0,
         edge: float | None = None,
+        shade: float = 0.0,
     ) -> None:
         """Paint a patch.
 
@@ -94,12 +95,14 @@ class Canvas:
             Opacity 0..1.
         edge
             Width of the soft edge in mm instead of the canvas's.
+        shade
+            Where the soft edge lies: 0 astride the surface, 0.5 all inside, -0.5 all outside.
         """
         if patch is None:
             return
         field = patch.field + np.float32(inset) if inset else patch.field
         alpha = field * np.float32(-1.0 / (edge or self.edge))
-        alpha += np.float32(0.5)
+        alpha += np.float32(0.5 - shade)
         np.maximum(alpha, 0, out=alpha)
         np.minimum(alpha, 1, out=alpha)
         if gain != 1.0:

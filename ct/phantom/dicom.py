@@ -132,7 +132,7 @@ def _common(
     ds.InstitutionName = "Synthetic Hospital"
     ds.ReferringPhysicianName = ""
     ds.StudyDescription = "CT Chest Abdomen Pelvis"
-    ds.SeriesDescription = (description or _DESCRIPTIONS[patient.body.phase]) [:64]
+    ds.SeriesDescription = (description or _DESCRIPTIONS[patient.body.phase])[:64]
     ds.PatientName = f"Phantom^Seed{patient.seed}"
     ds.PatientID = f"PHANTOM-{patient.seed:04d}"
     ds.PatientBirthDate = born.strftime("%Y%m%d")

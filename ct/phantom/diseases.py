@@ -1,16 +1,17 @@
 """Which diseases a patient has, and how large and where each one is."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from config.vocabulary import load_vocabulary
 from ct.phantom import organs as organ_layout
-from ct.phantom import placing
 from ct.phantom.organs import Organs
 from ct.phantom.patient import Body, Lesion, Side, dice
+from ct.phantom.places import PLACERS
+from ct.phantom.placing import Case
 
 DISEASES = tuple(prompt.finding for prompt in load_vocabulary().preset("phantom").prompts)
 """The finding keys that a phantom can have, in the order of the vocabulary's preset `phantom`."""
@@ -81,7 +82,7 @@ def draw_diseases(seed: int, age: int, sex: Literal["M", "F"]) -> tuple[str, ...
     return tuple(key for key in DISEASES if key in drawn)
 
 
-def draw_lesions(seed: int, body: Body, sex: Literal["M", "F"], keys: Iterable[str]) -> tuple[Lesion, ...]:
+def draw_lesions(seed: int, body: Body, keys: Iterable[str]) -> tuple[Lesion, ...]:
     """Size, side and place of every disease named; those that change an organ's size first, then the focal ones.
 
     Raises ValueError for a key that no phantom can have.
@@ -93,17 +94,27 @@ def draw_lesions(seed: int, body: Body, sex: Literal["M", "F"], keys: Iterable[s
     lesions: list[Lesion] = []
     for key in DISEASES:
         if key in wanted and key in _DIFFUSE:
-            lesions += _DIFFUSE[key](dice(seed, key), body, lesions)
-    organs = organ_layout.build(seed, body, tuple(lesions))
-    lesions = [_measured(lesion, body, organs) for lesion in lesions]
-    for key in DISEASES:
-        if key in wanted and key not in _DIFFUSE:
-            lesions += placing.PLACERS[key](dice(seed, key), body, organs, lesions)
+            lesions += _DIFFUSE[key](Start(dice(seed, key), body, frozenset(wanted)))
+    if wanted - _DIFFUSE.keys() or wanted & organ_layout.MEASURED:
+        organs = organ_layout.build(seed, body, tuple(lesions))
+        lesions = [_measured(lesion, body, organs) for lesion in lesions]
+        for key in DISEASES:
+            if key in wanted and key not in _DIFFUSE:
+                lesions += PLACERS[key](Case(dice(seed, key), body, organs, tuple(lesions)))
     order = {key: index for index, key in enumerate(DISEASES)}
     return tuple(sorted(lesions, key=lambda lesion: order[lesion.key]))
 
 
-Draw = Callable[[np.random.Generator, Body, list[Lesion]], list[Lesion]]
+@dataclass(frozen=True)
+class Start:
+    """What a disease without a place is drawn from: dice, the body, and the keys of all of the patient's diseases."""
+
+    rng: np.random.Generator
+    body: Body
+    keys: frozenset[str]
+
+
+Draw = Callable[[Start], list[Lesion]]
 
 
 def _sides(rng: np.random.Generator, both: float) -> tuple[Side, ...]:
@@ -112,14 +123,12 @@ def _sides(rng: np.random.Generator, both: float) -> tuple[Side, ...]:
     return ("right",) if rng.random() < 0.5 else ("left",)
 
 
-def _one(key: str, low: float, high: float, *, hu: tuple[float, float] = (0.0, 0.0)) -> Draw:
+def _one(key: str, low: float, high: float) -> Draw:
     """A disease with one size between `low` and `high` mm."""
 
-    def draw(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-        del body, lesions
-        severity = float(rng.uniform(0, 1))
-        size = round(low + (high - low) * severity)
-        return [Lesion(key, size_mm=float(size), severity=severity, hu=float(rng.uniform(*hu)))]
+    def draw(start: Start) -> list[Lesion]:
+        severity = float(start.rng.uniform(0, 1))
+        return [Lesion(key, size_mm=float(round(low + (high - low) * severity)), severity=severity)]
 
     return draw
 
@@ -127,10 +136,10 @@ def _one(key: str, low: float, high: float, *, hu: tuple[float, float] = (0.0, 0
 def _by_side(key: str, low: float, high: float, both: float, location: str, hu: tuple[float, float]) -> Draw:
     """A disease of one or both sides."""
 
-    def draw(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-        found = []
+    def draw(start: Start) -> list[Lesion]:
+        rng, found = start.rng, []
         value = float(rng.uniform(*hu))
-        if key == "lung.atelectasis" and body.phase != "none":
+        if key == "lung.atelectasis" and start.body.phase != "none":
             value += 30
         for side in _sides(rng, both):
             severity = float(rng.uniform(0, 1))
@@ -152,32 +161,32 @@ def _measured(lesion: Lesion, body: Body, organs: Organs) -> Lesion:
     return lesion
 
 
-def _emphysema(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-    return [Lesion("lung.emphysema", "both", "upper lobes", 0.0, float(rng.uniform(0, 1)), hu=-990.0)]
+def _emphysema(start: Start) -> list[Lesion]:
+    return [Lesion("lung.emphysema", "both", "upper lobes", 0.0, float(start.rng.uniform(0, 1)), hu=-990.0)]
 
 
-def _pericardial(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-    severity = float(rng.uniform(0, 1))
-    large = any(lesion.key == "heart.cardiomegaly" for lesion in lesions)
+def _pericardial(start: Start) -> list[Lesion]:
+    severity = float(start.rng.uniform(0, 1))
+    large = "heart.cardiomegaly" in start.keys
     size = round(6 + (2 if large else 8) * severity)
-    return [Lesion("heart.pericardial_effusion", "", "", float(size), severity, hu=float(rng.uniform(2, 18)))]
+    return [Lesion("heart.pericardial_effusion", "", "", float(size), severity, hu=float(start.rng.uniform(2, 18)))]
 
 
-def _steatosis(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-    severity = float(rng.uniform(0, 1))
-    mild = {"none": 24.0, "arterial": 34.0, "portal": 58.0, "delayed": 46.0}[body.phase]
+def _steatosis(start: Start) -> list[Lesion]:
+    severity = float(start.rng.uniform(0, 1))
+    mild = {"none": 24.0, "arterial": 34.0, "portal": 58.0, "delayed": 46.0}[start.body.phase]
     return [Lesion("liver.steatosis", "", "", 0.0, severity, hu=mild - 26 * severity)]
 
 
-def _stomach(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-    severity = float(rng.uniform(0, 1))
-    where = str(rng.choice(["antrum", "body", "fundus", ""], p=[0.4, 0.2, 0.15, 0.25]))
+def _stomach(start: Start) -> list[Lesion]:
+    severity = float(start.rng.uniform(0, 1))
+    where = str(start.rng.choice(["antrum", "body", "fundus", ""], p=[0.4, 0.2, 0.15, 0.25]))
     return [Lesion("stomach.wall_thickening", "", where, float(round(10 + 10 * severity)), severity)]
 
 
-def _colon_obstruction(rng: np.random.Generator, body: Body, lesions: list[Lesion]) -> list[Lesion]:
-    severity = float(rng.uniform(0, 1))
-    where = str(rng.choice(["sigmoid colon", "descending colon", "splenic flexure"], p=[0.55, 0.3, 0.15]))
+def _colon_obstruction(start: Start) -> list[Lesion]:
+    severity = float(start.rng.uniform(0, 1))
+    where = str(start.rng.choice(["sigmoid colon", "descending colon", "splenic flexure"], p=[0.55, 0.3, 0.15]))
     return [Lesion("colon.obstruction", "", where, float(round(60 + 16 * severity)), severity)]
 
 

@@ -8,7 +8,6 @@ from ct.phantom.canvas import Canvas
 from ct.phantom.organs import Organs, lung_side
 from ct.phantom.patient import Lesion, PhantomPatient, dice
 from ct.phantom.shapes import Beads, Ellipsoid
-from ct.phantom.tissues import Tissues
 
 OUTGROWS = frozenset({"kidney.cyst", "pancreas.cyst", "pancreas.tumor", "adrenal_gland.nodule", "colon.tumor"})
 """Focal lesions that bulge out of their organ and carry its label; the others stay within."""
@@ -25,9 +24,7 @@ def lesion_shape(patient: PhantomPatient, lesion: Lesion) -> Beads:
     return Beads(points, radii, (1.0, 1.0, body.stature / body.frame))
 
 
-def paint_lesions(
-    canvas: Canvas, patient: PhantomPatient, organs: Organs, tissue: Tissues, labels: Mapping[str, int]
-) -> None:
+def paint_lesions(canvas: Canvas, patient: PhantomPatient, organs: Organs, labels: Mapping[str, int]) -> None:
     """Paint every disease that is more than the size of an organ."""
     order = sorted(patient.diseases, key=lambda lesion: lesion.finding == "pleural_effusion")
     for lesion in order:
@@ -39,10 +36,10 @@ def paint_lesions(
         elif lesion.key == "lung.emphysema":
             _emphysema(canvas, patient, lesion, label)
         elif lesion.balls:
-            _focal(canvas, patient, lesion, label, tissue)
+            _focal(canvas, patient, lesion, label)
 
 
-def _focal(canvas: Canvas, patient: PhantomPatient, lesion: Lesion, label: int, tissue: Tissues) -> None:
+def _focal(canvas: Canvas, patient: PhantomPatient, lesion: Lesion, label: int) -> None:
     shape = lesion_shape(patient, lesion)
     patch = canvas.patch(shape, wave=_WAVES.get(lesion.key, 0.0))
     if patch is None:
@@ -57,8 +54,8 @@ def _focal(canvas: Canvas, patient: PhantomPatient, lesion: Lesion, label: int, 
     elif lesion.key in OUTGROWS:
         canvas.fill(patch, lesion.hu, label, gain=gain)
         if lesion.key == "colon.tumor":
-            narrow = Ellipsoid(tuple(shape.points[0]), (3.0, 3.0, 3.0))
-            canvas.paint(narrow, -300.0, within=label)
+            x, y, z = shape.points[0].tolist()
+            canvas.paint(Ellipsoid((x, y, z), (3.0, 3.0, 3.0)), -300.0, within=label)
     else:
         canvas.fill(patch, lesion.hu, within=label, gain=gain)
         if lesion.key == "liver.tumor" and small > 9:

@@ -1,16 +1,19 @@
-"""Where the labelled organs of one patient lie: shapes in body coordinates (unscaled mm, x Left, y Posterior, z Superior).
+"""Where the labelled organs of one patient lie: shapes in body coordinates.
+
+Unscaled mm, x to the Left, y to Posterior, z to Superior.
 
 The origin is the middle of the trunk at the height of the diaphragm's domes; the apex of the lungs is near z = 255,
 the pelvic floor near z = -300. Diseases that change the size of an organ act here.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from ct.phantom.patient import Body, Lesion, dice
+from ct.phantom import bowel
+from ct.phantom.bowel import Loop
+from ct.phantom.patient import Body, Lesion, dice, find
 from ct.phantom.shapes import (
     Beads,
     Column,
@@ -24,17 +27,6 @@ from ct.phantom.shapes import (
     string,
     tube,
 )
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A piece of bowel: its outside, its lumen and what is in it."""
-
-    wall: Beads
-    lumen: Beads
-    content_hu: float
-    gas_above: float
-    """Gas lies where y is smaller (more anterior) than this, mm."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +73,14 @@ CAGE_INSET = 10.0
 """Thickness of the chest wall's ribs: the pleura lies this far inside of the cage, mm."""
 
 
-def find(lesions: Iterable[Lesion], key: str, side: str | None = None) -> Lesion | None:
-    """The first lesion of a key (on a side: there or on both)."""
-    for lesion in lesions:
-        if lesion.key == key and (side is None or lesion.side in (side, "both")):
-            return lesion
-    return None
-
-
 def build(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Organs:
     """Lay out one patient's organs (cached for the last few)."""
-    return _build(seed, body, tuple(replace(le, size_mm=0.0) if le.key in _MEASURED else le for le in lesions if not le.balls))
+    wide = (lesion for lesion in lesions if not lesion.balls)
+    key = tuple(replace(lesion, size_mm=0.0) if lesion.key in MEASURED else lesion for lesion in wide)
+    return _build(seed, body, key)
 
 
-_MEASURED = frozenset({"heart.cardiomegaly", "spleen.splenomegaly"})
+MEASURED = frozenset({"heart.cardiomegaly", "spleen.splenomegaly"})
 """Their size in mm follows from the organ that is drawn, not the other way round."""
 
 
@@ -103,10 +89,10 @@ def _build(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Organs:
     lift = 5.0 * -body.inspiration
     rng = dice(seed, "organs")
     heart, ventricle = _heart(seed, lesions)
-    colon, curve = _colon(seed, lesions)
+    colon, curve = bowel.colon(seed, lesions)
     hernia = find(lesions, "esophagus.hiatal_hernia")
     size = rng.uniform(0.96, 1.09)
-    jx, jy, jz = rng.uniform(-3, 3, 3)
+    jx, jy = rng.uniform(-3, 3, 2)
     return Organs(
         cage=_cage(rng.uniform(0.96, 1.03)),
         domes=Union(
@@ -148,9 +134,9 @@ def _build(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Organs:
         spleen=_spleen(seed, lesions, lift),
         kidneys=(_kidney(seed, lesions, "left"), _kidney(seed, lesions, "right")),
         adrenals=_adrenals(seed),
-        stomach=_stomach(seed, lesions),
+        stomach=bowel.stomach(seed, lesions),
         portal_vein=_portal_vein(seed, lesions),
-        small_bowel=_small_bowel(seed, lesions),
+        small_bowel=bowel.small_bowel(seed, lesions),
         colon=colon,
         colon_curve=curve,
         bladder=_bladder(seed),
@@ -210,7 +196,7 @@ def _spleen(seed: int, lesions: tuple[Lesion, ...], lift: float) -> Ellipsoid:
     s = rng.uniform(0.8, 1.04)
     large = find(lesions, "spleen.splenomegaly")
     if large is not None:
-        s = 1.28 + 0.34 * large.severity
+        s = 1.32 + 0.32 * large.severity
     jx, jy, jz = rng.uniform(-3, 3, 3)
     more = max(s - 1, 0)
     return Ellipsoid(
@@ -234,7 +220,7 @@ def _kidney(seed: int, lesions: tuple[Lesion, ...], side: str) -> Kidney:
     up = np.array([-9, -28, -17, 0, 17, 28], dtype=float) * s
     calyces = np.stack(
         [
-            np.full(6, sinus_x) + sign * np.array([-16, 5, 9, 10, 9, 5]) * s,
+            np.full(6, sinus_x) + sign * np.array([-5, 5, 9, 10, 9, 5]) * s,
             cy + np.array([-8, 1, -3, 3, -3, 1]) * s,
             cz + up,
         ],
@@ -288,41 +274,6 @@ def _pancreas(seed: int) -> Beads:
     return string(curve, 0.5)
 
 
-def _stomach(seed: int, lesions: tuple[Lesion, ...]) -> Loop:
-    rng = dice(seed, "stomach")
-    s = rng.uniform(0.85, 1.12)
-    jx, jy, jz = rng.uniform(-4, 4, 3)
-    curve = path(
-        np.array(
-            [
-                (52 + jx, 12 + jy, 2 + jz, 24 * s),
-                (58 + jx, 4 + jy, -12 + jz, 32 * s),
-                (64 + jx, -26 + jy, -30 + jz, 29 * s),
-                (52 + jx, -48 + jy, -58 + jz, 25 * s),
-                (18 + jx, -56 + jy, -78 + jz, 20 * s),
-                (-12, -48, -82, 14 * s),
-                (-24, -40, -84, 10 * s),
-            ]
-        ),
-        22,
-    )
-    thick = find(lesions, "stomach.wall_thickening")
-    wall = rng.uniform(3.0, 4.2)
-    thickness = np.full(len(curve), wall)
-    if thick is not None:
-        along = np.linspace(0, 1, len(curve))
-        centre, width = {"antrum": (0.85, 0.3), "body": (0.5, 0.35), "fundus": (0.12, 0.35)}.get(
-            thick.location, (0.5, 2.0)
-        )
-        thickness += (thick.size_mm - wall) * np.exp(-(((along - centre) / width) ** 2) * 1.4)
-        curve[:, 3] = np.maximum(curve[:, 3], 0.55 * thickness + 8)
-    lumen = curve.copy()
-    lumen[:, 3] = np.maximum(curve[:, 3] - thickness, 2.0)
-    content = float(rng.choice([8.0, 18.0, 30.0, 45.0]))
-    level = float((curve[:, 1] - curve[:, 3]).min() + rng.uniform(5, 42))
-    return Loop(string(curve, 0.4), string(lumen, 0.5), content, level)
-
-
 def _portal_vein(seed: int, lesions: tuple[Lesion, ...]) -> Union:
     rng = dice(seed, "portal vein")
     jx, jy, jz = rng.uniform(-2, 2, 3)
@@ -346,106 +297,6 @@ def _portal_vein(seed: int, lesions: tuple[Lesion, ...]) -> Union:
         (84, 34, -40, 0.6 * r),
     )
     return Union((trunk, left, splenic), blend=3)
-
-
-def _pieces(
-    curve: FloatArray, wall: float, every: float, contents: FloatArray, gas: FloatArray
-) -> tuple[Loop, ...]:
-    """Cut a bowel into loops of about `every` mm; content HU and gas fraction of each from the two tables."""
-    count = max(1, round(len(curve) / every))
-    edges = np.linspace(0, len(curve), count + 1).astype(int)
-    loops = []
-    for i, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        lumen = curve[max(0, start - 12) : stop].copy()
-        lumen[:, 3] = np.maximum(lumen[:, 3] - wall, 1.5)
-        piece = curve[start:stop]
-        top = float((piece[:, 1] - piece[:, 3]).min())
-        level = top + gas[i % gas.size] * 2 * float(piece[:, 3].mean())
-        loops.append(Loop(string(piece, 0.65), string(lumen, 0.75), float(contents[i % contents.size]), level))
-    return tuple(loops)
-
-
-def _small_bowel(seed: int, lesions: tuple[Lesion, ...]) -> tuple[Loop, ...]:
-    rng = dice(seed, "small bowel")
-    knots: list[tuple[float, float, float, float]] = [
-        (-26, -38, -88, 11),
-        (-44, -22, -96, 12),
-        (-46, 2, -122, 12),
-        (-22, 12, -132, 11),
-        (18, 10, -128, 11),
-    ]
-    sign = 1
-    heights = np.linspace(-120, -220, 9)
-    radius = rng.uniform(12.0, 14.5)
-    for k, height in enumerate(heights):
-        reach = 76 - 14 * abs(k - 4) / 4
-        for u in (0.9, 0.35, -0.3, -0.9):
-            y = rng.uniform(-72, -44) if rng.random() < 0.5 else rng.uniform(-36, 0)
-            knots.append(
-                (sign * u * reach + rng.uniform(-8, 8), y, height + rng.uniform(-9, 9), radius * rng.uniform(0.9, 1.1))
-            )
-        sign = -sign
-    knots.append((-72, -16, -196, radius))
-    curve = path(np.array(knots), 30)
-    contents, gas = rng.uniform(8, 42, 97), np.where(rng.random(97) < 0.12, rng.uniform(0.15, 0.45, 97), -1.0)
-    blocked = find(lesions, "small_intestine.obstruction")
-    if blocked is not None:
-        along = np.arange(len(curve)) / len(curve)
-        end = 0.5 + 0.25 * blocked.severity
-        wide = 1 / (1 + np.exp((along - end) * 60)) / (1 + np.exp(-(along - 0.1) * 60))
-        curve[:, 3] = curve[:, 3] * (1 - 0.2 * (along > end)) + wide * (blocked.size_mm / 2 - curve[:, 3])
-        contents = rng.uniform(2, 16, 97)
-        gas = np.where(rng.random(97) < 0.6, rng.uniform(0.2, 0.5, 97), -1.0)
-    return _pieces(curve, 2.4, 62.0, contents, gas)
-
-
-def _colon(seed: int, lesions: tuple[Lesion, ...]) -> tuple[tuple[Loop, ...], FloatArray]:
-    rng = dice(seed, "colon")
-    sag = rng.uniform(-22, 6)
-    s = rng.uniform(0.86, 1.12)
-    jy = rng.uniform(-4, 4)
-    knots = np.array(
-        [
-            (-74, -22, -206, 22 * s),
-            (-86, -10, -178, 24 * s),
-            (-95, 10, -148, 22 * s),
-            (-90, 10, -118, 20 * s),
-            (-72, -40, -112 + sag * 0.3, 20 * s),
-            (-36, -64, -112 + sag, 19 * s),
-            (8, -66, -114 + sag, 18 * s),
-            (56, -58, -104 + sag * 0.6, 18 * s),
-            (92, -24, -84, 18 * s),
-            (103, 18, -76, 17 * s),
-            (104, 30, -104, 15 * s),
-            (98, 22, -140, 14 * s),
-            (88, -6, -176, 14 * s),
-            (74, -24, -206, 14 * s),
-            (48, -22, -222, 14 * s),
-            (26, 8, -208, 14 * s),
-            (12, 40, -216, 15 * s),
-            (2, 56, -236, 18 * s),
-            (0, 54, -262, 18 * s),
-            (0, 44, -284, 10 * s),
-        ]
-    )
-    knots[:, 1] += jy
-    curve = path(knots, 34)
-    along = np.arange(len(curve))
-    curve[:, 3] *= 1 + 0.13 * np.sin(along * 2 * np.pi / rng.uniform(26, 34) + rng.uniform(0, 6))
-    contents = rng.uniform(-40, 45, 61)
-    gas = np.where(rng.random(61) < 0.55, rng.uniform(0.15, 0.7, 61), -1.0)
-    blocked = find(lesions, "colon.obstruction")
-    if blocked is not None:
-        end = {"sigmoid colon": 0.77, "descending colon": 0.62, "splenic flexure": 0.5}.get(blocked.location, 0.7)
-        rel = along / len(curve)
-        wide = 1 / (1 + np.exp((rel - end) * 70))
-        taper = np.where(rel < 0.55, 1.0, 0.82)
-        curve[:, 3] = np.maximum(
-            curve[:, 3] * (1 - 0.45 * (1 - wide)), wide * taper * blocked.size_mm / 2 * (1 + 0.05 * np.sin(along / 5))
-        )
-        contents = rng.uniform(0, 22, 61)
-        gas = np.where(rng.random(61) < 0.85, rng.uniform(0.3, 0.6, 61), -1.0)
-    return _pieces(curve, 2.6, 55.0, contents, gas), curve
 
 
 def _bladder(seed: int) -> Ellipsoid:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ct.phantom.bowel import Loop
 from ct.phantom.canvas import Canvas
-from ct.phantom.organs import CAGE_INSET, Kidney, Loop, Organs, find
-from ct.phantom.patient import PhantomPatient
+from ct.phantom.organs import CAGE_INSET, Kidney, Organs
+from ct.phantom.patient import PhantomPatient, find
 from ct.phantom.scenery import Scenery, paint_twigs, paint_vessels
 from ct.phantom.shapes import Ellipsoid
 from ct.phantom.tissues import Tissues
@@ -46,21 +47,19 @@ def paint_organs(
     canvas.paint(organs.portal_vein, tissue.portal, labels["portal_vein"])
 
 
-def _chest(
-    canvas: Canvas, organs: Organs, scenery: Scenery, tissue: Tissues, labels: Mapping[str, int]
-) -> None:
+def _chest(canvas: Canvas, organs: Organs, scenery: Scenery, tissue: Tissues, labels: Mapping[str, int]) -> None:
     lung = labels["lung"]
     cage = canvas.patch(organs.cage)
     if cage is not None:
         floor = (np.float32(-58.0) - canvas.z[cage.box[0]])[:, None, None]
         np.maximum(cage.field, floor - np.float32(CAGE_INSET), out=cage.field)
         gravity = canvas.y[cage.box[1]] * np.float32(0.28)
-        canvas.fill(cage, (tissue.lung + gravity)[None, :, None], lung, inset=CAGE_INSET)
+        canvas.fill(cage, (tissue.lung + gravity)[None, :, None], lung, inset=CAGE_INSET, shade=0.35)
         paint_twigs(canvas, scenery, tissue.muscle, lung)
     domes = canvas.patch(organs.domes, wave=1.5)
-    canvas.fill(domes, tissue.muscle, 0, within=lung)
+    canvas.fill(domes, tissue.muscle, 0, within=lung, shade=-0.35)
     _fat_below(canvas, organs, tissue)
-    canvas.paint(scenery.mediastinum, tissue.fat + 8, 0, wave=3, within=lung)
+    canvas.fill(canvas.patch(scenery.mediastinum, wave=3), tissue.fat + 8, 0, within=lung, shade=-0.35)
     paint_vessels(canvas, scenery)
 
 
@@ -78,7 +77,7 @@ def _heart(canvas: Canvas, patient: PhantomPatient, organs: Organs, tissue: Tiss
     fluid = find(patient.diseases, "heart.pericardial_effusion")
     rim = 0.0 if fluid is None else fluid.size_mm
     patch = canvas.patch(organs.heart, grow=rim + 6, wave=1.0)
-    canvas.fill(patch, tissue.fat + 6, 0, inset=-3.0 - rim)
+    canvas.fill(patch, tissue.fat + 6, 0, inset=-3.0 - rim, shade=-0.35)
     if fluid is not None:
         canvas.fill(patch, fluid.hu, label, inset=-rim)
     canvas.fill(patch, tissue.myocardium, label)
@@ -171,4 +170,3 @@ def _sacrum(canvas: Canvas, organs: Organs, tissue: Tissues, label: int) -> None
         for height, x, y in ((-185, 25, 70), (-205, 20, 80), (-224, 15, 88)):
             hole = Ellipsoid((sign * x, y, height), (4.0, 14, 4.5), (0, 20, 0))
             canvas.paint(hole, -20.0, within=label)
-

@@ -1,7 +1,7 @@
 """A synthetic patient: the dice that are thrown once, before anything is drawn."""
 
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +82,14 @@ class Lesion:
         return self.key.split(".")[1]
 
 
+def find(lesions: Iterable[Lesion], key: str, side: str | None = None) -> Lesion | None:
+    """The first lesion of a key (on a side: there or on both)."""
+    for lesion in lesions:
+        if lesion.key == key and (side is None or lesion.side in (side, "both")):
+            return lesion
+    return None
+
+
 @dataclass(frozen=True)
 class PhantomPatient:
     """A synthetic patient. The same seed and diseases give the same patient, voxel for voxel."""
@@ -130,7 +138,7 @@ class PhantomPatient:
             inspiration=float(rng.uniform(-1, 1)),
         )
         keys = draw_diseases(seed, age, sex) if diseases is None else tuple(diseases)
-        return cls(seed, sex, age, body, draw_lesions(seed, body, sex, keys))
+        return cls(seed, sex, age, body, draw_lesions(seed, body, keys))
 
     def lesions(self, key: str) -> tuple[Lesion, ...]:
         """The lesions of one finding key, possibly none."""

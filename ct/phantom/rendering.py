@@ -62,7 +62,7 @@ def scene_of(patient: PhantomPatient) -> Scene:
     tissue = tissues(patient.seed, patient.body, patient.diseases)
     return Scene(
         organs,
-        scenery_layout.build(patient, organs, tissue),
+        scenery_layout.build(patient, tissue),
         tissue,
         Waves(dice(patient.seed, "waves"), (38.0, 110.0)),
         Waves(dice(patient.seed, "texture"), (14.0, 60.0), terms=8),
@@ -167,7 +167,7 @@ def _paint(canvas: Canvas, patient: PhantomPatient) -> None:
     scene = scene_of(patient)
     scenery_layout.paint_frame(canvas, scene.scenery, scene.organs, scene.tissue)
     paint_organs(canvas, patient, scene.organs, scene.scenery, scene.tissue, LABELS)
-    paint_lesions(canvas, patient, scene.organs, scene.tissue, LABELS)
+    paint_lesions(canvas, patient, scene.organs, LABELS)
     texture = scene.texture.on(canvas.z, canvas.y, canvas.x)
     texture *= np.float32(patient.body.texture_hu)
     canvas.hu += texture

@@ -8,7 +8,7 @@ import numpy as np
 from config.vocabulary import load_vocabulary
 from ct.phantom.diseases import DISEASES
 from ct.phantom.patient import Lesion, PhantomPatient, dice
-from ct.phantom.wording import HEALTHY_IMPRESSION, NORMAL, WORDINGS, Texts
+from ct.phantom.wording import Texts, load_wording
 
 ANATOMIES = load_vocabulary().preset("phantom").anatomies
 
@@ -61,7 +61,7 @@ def write_report(patient: PhantomPatient) -> Report:
     ranked = sorted((name for name in order if by_anatomy[name].impression), key=lambda name: -weight[name])
     impression = " ".join(by_anatomy[name].impression for name in ranked)
     if not impression:
-        impression = _pick(rng, HEALTHY_IMPRESSION)
+        impression = _pick(rng, load_wording().healthy)
     if not findings:
         findings = _normal(rng, "lung")
         by_anatomy["lung"] = AnatomyText(findings, "", True)
@@ -81,13 +81,13 @@ def _pick(rng: np.random.Generator, texts: Texts) -> str:
 def _absent(rng: np.random.Generator, key: str) -> str:
     if rng.random() < _PROMPT_SHARE:
         return _prompts()[key][0]
-    return _pick(rng, WORDINGS[key].absent)
+    return _pick(rng, load_wording().findings[key].absent)
 
 
 def _normal(rng: np.random.Generator, name: str) -> str:
     keys = [key for key in DISEASES if key.startswith(name + ".")]
     if rng.random() < 0.55:
-        return _pick(rng, NORMAL[name])
+        return _pick(rng, load_wording().normal[name])
     count = min(len(keys), 1 + int(rng.integers(2)))
     chosen = [keys[i] for i in rng.permutation(len(keys))[:count]]
     return " ".join(_absent(rng, key) for key in chosen)
@@ -101,7 +101,9 @@ def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion]) -> Ana
         group = [lesion for lesion in lesions if lesion.key == key]
         sentences.append(_present(rng, key, group))
         impressions.append(
-            _prompts()[key][1] if rng.random() < _PROMPT_SHARE else _fill(_pick(rng, WORDINGS[key].impression), group)
+            _prompts()[key][1]
+            if rng.random() < _PROMPT_SHARE
+            else _fill(_pick(rng, load_wording().findings[key].impression), group)
         )
     missing = [key for key in DISEASES if key.startswith(name + ".") and key not in keys]
     for key in missing:
@@ -111,7 +113,7 @@ def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion]) -> Ana
 
 
 def _present(rng: np.random.Generator, key: str, group: list[Lesion]) -> str:
-    wording = WORDINGS[key]
+    wording = load_wording().findings[key]
     if rng.random() < _PROMPT_SHARE:
         return _prompts()[key][1]
     if _plural(group) and wording.many:

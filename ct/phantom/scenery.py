@@ -7,7 +7,7 @@ import numpy as np
 from ct.phantom.canvas import Canvas, Patch
 from ct.phantom.organs import Organs
 from ct.phantom.patient import PhantomPatient, dice
-from ct.phantom.shapes import Beads, Column, Ellipsoid, FloatArray, Shape, Union, column, path, tube
+from ct.phantom.shapes import Beads, Column, Ellipsoid, FloatArray, Shape, Union, column, tube
 from ct.phantom.tissues import Tissues
 
 
@@ -40,7 +40,7 @@ class Scenery:
     table_y: float
 
 
-def build(patient: PhantomPatient, organs: Organs, tissue: Tissues) -> Scenery:
+def build(patient: PhantomPatient, tissue: Tissues) -> Scenery:
     """Lay out the unlabelled parts of one patient."""
     rng = dice(patient.seed, "scenery")
     muscle, bone = tissue.muscle, tissue.bone
@@ -145,15 +145,21 @@ def paint_twigs(canvas: Canvas, scene: Scenery, hu: float, lung: int) -> None:
 
 
 def _muscles(muscle: float, fat: float) -> list[Stroke]:
-    strokes = []
+    seat = column((-335, 0, 10, 152, 99), (-250, 0, 10, 154, 103), (-205, 0, 10, 128, 90), power=2.5, smooth=30)
+    strokes = [Stroke(seat, fat + 14, 2), Stroke(Ellipsoid((0, -82, -240), (46, 9, 90)), muscle, 1)]
     for sign in (-1, 1):
+        back = column((170, sign * 24, 96, 18, 9), (0, sign * 27, 86, 22, 13), (-170, sign * 26, 94, 22, 10))
         strokes += [
+            Stroke(Ellipsoid((sign * 72, 80, -252), (58, 21, 62), (sign * 18, 0, 0)), muscle - 4, 2),
+            Stroke(Ellipsoid((sign * 116, 24, -222), (24, 50, 56), (sign * -22, 0, 0)), muscle - 2, 2),
+            Stroke(Ellipsoid((sign * 104, -48, -318), (36, 34, 62)), muscle, 2),
+            Stroke(Ellipsoid((sign * 44, -18, -330), (32, 36, 46)), muscle - 2, 2),
+            Stroke(Ellipsoid((sign * 136, -12, -290), (9, 36, 44), (sign * 16, 0, 0)), muscle, 1),
+            Stroke(Ellipsoid((sign * 64, 26, -282), (13, 34, 30), (sign * 12, 0, 0)), muscle, 1),
             Stroke(Ellipsoid((sign * 118, 12, 216), (26, 30, 34), (0, 0, sign * 30)), fat, 4),
-            Stroke(column((170, sign * 24, 96, 18, 9), (0, sign * 27, 86, 22, 13), (-170, sign * 26, 94, 22, 10)), muscle),
-            Stroke(column((-310, sign * 78, 74, 50, 30), (-240, sign * 74, 78, 56, 28), (-190, sign * 74, 84, 40, 16)), muscle, 2),
-            Stroke(Ellipsoid((sign * 70, 88, -60), (50, 9, 110), (sign * 20, 0, 0)), fat + 25, 3),
-            Stroke(column((-310, sign * 60, 66, 46, 8), (-215, sign * 60, 62, 48, 6)), fat + 10, 3),
-        ]  # fmt: skip
+            Stroke(back, muscle),
+            Stroke(Ellipsoid((sign * 66, 86, -60), (36, 7, 96), (sign * 20, 0, 0)), fat + 25, 3),
+        ]
     return strokes
 
 
@@ -199,10 +205,16 @@ def _great_vessels(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
     )
     iliacs = Union(
         tuple(
-            tube((4, 22, -138, 7), (s * 26, 28, -170, 6), (s * 48, 26, -205, 5.5), (s * 66, -18, -262, 5), (s * 72, -38, -320, 5))
+            tube(
+                (4, 22, -138, 7),
+                (s * 26, 28, -170, 6),
+                (s * 48, 26, -205, 5.5),
+                (s * 66, -18, -262, 5),
+                (s * 72, -38, -320, 5),
+            )
             for s in (-1, 1)
         )
-    )  # fmt: skip
+    )
     cava = column((38, -20, 14, 13, 11), (-30, -20, 20, 13, 10), (-90, -18, 22, 11, 9), (-145, -12, 28, 11, 8))
     upper = column((235, -24, -12, 8, 7), (190, -26, -12, 9, 9), (115, -26, -10, 10, 10))
     branches = Union(
@@ -312,9 +324,7 @@ def _twigs(rng: np.random.Generator, sign: int) -> tuple[FloatArray, FloatArray]
     widths = np.broadcast_to(np.interp(t[0, :, 0], [0, 0.45, 1], [4.6, 2.9, 1.0]), (count, 40))
     which, at = np.repeat(np.arange(count), 3), rng.integers(12, 36, 3 * count)
     roots = stems[which, at]
-    stops = (
-        roots + (ends - hilum)[which] * rng.uniform(0.2, 0.45, (3 * count, 1)) + rng.normal(0, 24, (3 * count, 3))
-    )
+    stops = roots + (ends - hilum)[which] * rng.uniform(0.2, 0.45, (3 * count, 1)) + rng.normal(0, 24, (3 * count, 3))
     u = np.linspace(0, 1, 18)[None, :, None]
     twigs = roots[:, None] * (1 - u) + stops[:, None] * u
     thin = widths[which, at][:, None] * 0.75 * (1 - u[:, :, 0]) + 0.8 * u[:, :, 0]
@@ -327,8 +337,9 @@ def _liver_vessels(rng: np.random.Generator) -> Union:
     veins = []
     for x, y, z in ((-100, 20, -34), (-70, -44, -26), (-22, -46, -14)):
         jx, jy, jz = rng.uniform(-8, 8, 3)
-        veins.append(tube((-22, 10, 18, 4.6), ((x - 20) / 2 + jx, y / 2, z / 3 + 4, 3.4), (x + jx, y + jy, z + jz, 1.8)))
+        veins.append(
+            tube((-22, 10, 18, 4.6), ((x - 20) / 2 + jx, y / 2, z / 3 + 4, 3.4), (x + jx, y + jy, z + jz, 1.8))
+        )
     veins.append(tube((-66, -4, -42, 4), (-86, 16, -56, 3), (-98, 30 + rng.uniform(-6, 6), -70, 1.8)))
     veins.append(tube((-66, -4, -42, 4), (-84, -28, -44, 3), (-94, -44, -50 + rng.uniform(-6, 6), 1.8)))
     return Union(tuple(veins))
-

@@ -100,7 +100,7 @@ class Ellipsoid:
         centre, extent = np.asarray(self.centre), self._forms[1]
         return _corner(centre - extent), _corner(centre + extent)
 
-    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
+    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:  # noqa: ARG002
         form, _, mean = self._forms
         m = form.astype(np.float32)
         dx, dy, dz = x - np.float32(self.centre[0]), y - np.float32(self.centre[1]), z - np.float32(self.centre[2])
@@ -136,7 +136,7 @@ class Beads:
         rows = []
         for axis, ticks in ((2, z), (1, y), (0, x)):
             weight = half * self.squeeze[axis] ** 2
-            rows.append(((ticks[None, :] - self.points[:, axis, None]) ** 2 * weight[:, None]))
+            rows.append((ticks[None, :] - self.points[:, axis, None]) ** 2 * weight[:, None])
         rows[0] -= (self.radii / 2)[:, None]
         zs, ys, xs = (row.astype(np.float32) for row in rows)
         if len(half) * z.size * y.size * x.size < _ALL_AT_ONCE:
@@ -191,7 +191,7 @@ class Column:
         low = float((cx - a).min()), float((cy - b).min()), float(z[0])
         return low, (float((cx + a).max()), float((cy + b).max()), float(z[-1]))
 
-    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
+    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:  # noqa: ARG002
         table = self.table
         cx, cy, a, b = (np.interp(z, table[:, 0], table[:, k]).astype(np.float32) for k in range(1, 5))
         power = np.float32(self.power)
@@ -254,7 +254,7 @@ class HalfSpace:
         far = float(FAR)
         return (-far, -far, -far), (far, far, far)
 
-    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:
+    def field(self, z: Float32Array, y: Float32Array, x: Float32Array, reach: float) -> Float32Array:  # noqa: ARG002
         nx, ny, nz = (np.float32(n) for n in self.normal)
         plane = (nz * z - np.float32(self.level))[:, None] + ny * y
         result: Float32Array = plane[:, :, None] + nx * x

@@ -1,6 +1,6 @@
 """Attenuation of tissues by contrast phase."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ct.phantom.patient import Body, Lesion, Phase, dice
 
@@ -48,4 +48,5 @@ def tissues(seed: int, body: Body, lesions: tuple[Lesion, ...]) -> Tissues:
             values[3] = lesion.hu
         elif lesion.key == "lung.emphysema":
             lung -= 14 + 26 * lesion.severity
-    return Tissues(*(float(v) for v in values), float(lung), float(fat), float(bone), float(bile), float(urine))
+    values += [lung, fat, bone, bile, urine]
+    return Tissues(**{field.name: float(hu) for field, hu in zip(fields(Tissues), values, strict=True)})
