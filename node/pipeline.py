@@ -137,15 +137,19 @@ def read_data_set(source: SourceSlice) -> Dataset:
 
 
 def _check(dataset: Dataset) -> None:
-    """Raises PipelineError (INVALID_OBJECT) if dciodvfy finds an error. Only tags are told: values may be personal."""
+    """Raises PipelineError (INVALID_OBJECT) if dciodvfy finds an error. Values are not told: they may be personal."""
     found = validate(dataset)
     for warning in found.warnings:
-        _log.warning("object_warning", kind=dataset.Modality, detail=_tags(warning))
+        _log.warning("object_warning", kind=dataset.Modality, detail=_attributes(warning))
     if not found.ok:
-        where = "; ".join(sorted({_tags(line) for line in found.errors}))
+        where = "; ".join(sorted({_attributes(line) for line in found.errors}))
         raise PipelineError(Reason.INVALID_OBJECT, f"{dataset.Modality}: {len(found.errors)} errors: {where}"[:1000])
 
 
-def _tags(line: str) -> str:
-    """The tags and module names of a validator's line, without values."""
-    return " ".join(re.findall(r"\(0x[0-9a-fA-F]{4},0x[0-9a-fA-F]{4}\)|Element=<\w+>|Module=<\w+>", line)) or "no tag"
+def _attributes(line: str) -> str:
+    """Which attributes a validator's line is about, without their values."""
+    return " ".join(_ATTRIBUTE.findall(line)) or "an attribute that the validator does not name"
+
+
+_ATTRIBUTE = re.compile(r"\(0x[0-9a-fA-F]{4},0x[0-9a-fA-F]{4}\)|Element=<\w+>|attribute <[\w' ]+>")
+"""How dciodvfy names attributes; everything else in its lines may be a value."""

@@ -80,8 +80,9 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
             raise CommandError(f"The broker cannot be started: {error}.", "Or set broker_url to your Redis.") from error
         supervisor = _Supervisor(settings, broker)
         try:
-            supervisor.start()
-            console.print(_summary(settings, config_file))
+            supervisor.start(ended)
+            if not ended.is_set():
+                console.print(_summary(settings, config_file))
             supervisor.watch(ended)
         finally:
             supervisor.stop()
@@ -96,15 +97,14 @@ class _Supervisor:
         self._file = settings.data_dir / "run" / "settings.json"
         self._posts: list[_Post] = []
 
-    def start(self) -> None:
-        """Start every role and wait until the receiver listens."""
+    def start(self, ended: Event) -> None:
+        """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in ROLES]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.port
         deadline = time.monotonic() + _READY_S
-        while not listens(port, host) and time.monotonic() < deadline:
+        while not listens(port, host) and time.monotonic() < deadline and not ended.wait(0.05):
             self._tend()
-            time.sleep(0.05)
 
     def watch(self, ended: Event) -> None:
         """Restart what dies, until `ended`."""

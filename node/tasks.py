@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_ready
 from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
 
 from config import Settings
 from node.broker import broker_url
+from node.processes import name_process
 
 ANALYZE, DELIVER = "analyze", "deliver"
 """Names of the queues; the task on a queue is called `node.` and its name."""
@@ -80,6 +82,7 @@ def run_worker(app: Celery, queue: str, work: Callable[[int], None], name: str, 
     process). Otherwise that many at once.
     """
     app.task(work, name=f"node.{queue}")
+    worker_ready.connect(lambda **_: name_process(queue), weak=False)  # Celery gives itself another title at its start
     worker = app.Worker(
         queues=[queue],
         pool="threads" if threads else "solo",

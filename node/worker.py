@@ -16,10 +16,11 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from config import Settings
+from config import Reason, Settings
 from node.logs import configure_logs
 from node.processes import name_process
 from node.records import Records, open_database
+from node.release import release_digest
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +61,13 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
 
 
 def _load_pipeline(settings: Settings) -> Any:
+    """Raises PipelineError (MODEL_UNAVAILABLE), at once if there is no release at all."""
+    from node.analysis import PipelineError
+
+    try:
+        release_digest(settings.model.release)
+    except OSError as error:
+        raise PipelineError(Reason.MODEL_UNAVAILABLE, f"{error.filename}: {error.strerror}") from error
     from node.pipeline import Pipeline
 
     return Pipeline.from_settings(settings)

@@ -1,0 +1,167 @@
+"""The pipeline with a release of random weights: what it makes of a series, and of everything that goes wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from structlog.testing import capture_logs
+from tiny_release import ThresholdSegmenter, make_release
+
+from config import Reason, Settings
+from config.settings import ModelSettings, RoutingSettings
+from ct.phantom import PhantomPatient, write_series
+from ct.volume import SourceSlice
+from fvlm import Reader, load_release
+from node import pipeline as module
+from node.analysis import STAGES, PipelineError
+from node.pipeline import Pipeline
+from node.release import release_digest
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "release"
+    make_release(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("series")
+    write_series(PhantomPatient.draw(3, ()), folder, spacing=(12.0, 6.0, 6.0), shape=(48, 64, 64))
+    return sorted(folder.rglob("*.dcm"))
+
+
+@pytest.fixture
+def pipeline(release: Path, tmp_path: Path) -> Pipeline:
+    settings = Settings(data_dir=tmp_path, model=ModelSettings(release=str(release)), institution="Site 7")
+    return Pipeline(Reader(load_release(release)), ThresholdSegmenter(), settings)
+
+
+def _slices(files: list[Path]) -> list[SourceSlice]:
+    return [SourceSlice("", path) for path in files]
+
+
+def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path], release: Path) -> None:
+    stages: list[str] = []
+    analysis = pipeline.run(pipeline.vet(_slices(files)), 1, stages.append)
+    assert tuple(stages) == STAGES == tuple(analysis.seconds)
+    assert [d.Modality for d in analysis.objects] == ["SEG", "SR"]
+    source = dcmread(files[0])
+    for made in analysis.objects:
+        assert made.PatientID == source.PatientID
+        assert made.StudyInstanceUID == source.StudyInstanceUID
+        assert made.InstitutionName == "Site 7"
+    assert [each.anatomy for each in analysis.reading.anatomies] == ["lung"]
+    assert {each.anatomy: each.reason for each in analysis.reading.not_assessed} == {
+        "heart": Reason.ANATOMY_ABSENT,
+        "aorta": Reason.ANATOMY_ABSENT,
+    }
+    assert pipeline.release_digest == release_digest(str(release)) == analysis.reading.model.digest
+
+
+def test_the_same_series_gives_the_same_uids_and_a_new_generation_others(
+    pipeline: Pipeline, files: list[Path]
+) -> None:
+    vetted = pipeline.vet(_slices(files))
+    uids = [[d.SOPInstanceUID for d in pipeline.run(vetted, generation).objects] for generation in (1, 1, 2)]
+    assert uids[0] == uids[1]
+    assert not set(uids[0]) & set(uids[2])
+
+
+def test_instances_are_read_out_of_a_journal(pipeline: Pipeline, files: list[Path], tmp_path: Path) -> None:
+    journal, slices = tmp_path / "segment", []
+    with journal.open("wb") as out:
+        for path in files:
+            out.write(b"record header")
+            slices.append(SourceSlice("", journal, out.tell(), path.stat().st_size))
+            out.write(path.read_bytes())
+    made = pipeline.run(pipeline.vet(slices), 1)
+    assert (made.volume.hu == pipeline.run(pipeline.vet(_slices(files)), 1).volume.hu).all()
+    assert made.objects[0].PatientID == dcmread(files[0]).PatientID
+
+
+def test_limits_of_the_settings_and_mixed_series_are_refused(
+    pipeline: Pipeline, files: list[Path], tmp_path: Path, release: Path
+) -> None:
+    model, routing = ModelSettings(release=str(release)), RoutingSettings(min_slices=99)
+    settings = Settings(data_dir=tmp_path, model=model, routing=routing)
+    with pytest.raises(PipelineError) as few:
+        Pipeline(pipeline.reader, pipeline.segmenter, settings).vet(_slices(files))
+    assert few.value.reason is Reason.TOO_FEW_SLICES
+    other = dcmread(files[0])
+    other.SeriesInstanceUID = "2.25.1"
+    other.save_as(tmp_path / "other.dcm")
+    with pytest.raises(PipelineError) as mixed:
+        pipeline.vet(_slices([*files, tmp_path / "other.dcm"]))
+    assert mixed.value.reason is Reason.BAD_UID
+
+
+def test_a_cut_file_is_told_by_its_reason(pipeline: Pipeline, files: list[Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.dcm"
+    cut.write_bytes(files[5].read_bytes()[:-100])
+    with pytest.raises(PipelineError) as error:
+        pipeline.vet(_slices([*files[:5], cut, *files[6:]]))
+    assert error.value.reason is Reason.TRUNCATED
+
+
+def _raise(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Reason.OUT_OF_MEMORY),
+        (KeyError("Planted^Patient"), Reason.INTERNAL),
+    ],
+)
+def test_what_a_stage_raises_becomes_a_reason_that_quotes_nothing(
+    pipeline: Pipeline, files: list[Path], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
+) -> None:
+    monkeypatch.setattr(pipeline.segmenter, "segment", _raise(error))
+    with capture_logs() as logs, pytest.raises(PipelineError) as raised:
+        pipeline.run(pipeline.vet(_slices(files)), 1)
+    assert raised.value.reason is reason
+    assert "segment" in raised.value.detail
+    assert "Planted" not in str(raised.value) + str(logs)
+
+
+def test_whoever_watches_the_stages_can_stop_the_run(pipeline: Pipeline, files: list[Path]) -> None:
+    class StopError(Exception):
+        pass
+
+    with pytest.raises(StopError):
+        pipeline.run(pipeline.vet(_slices(files)), 1, _raise(StopError()))
+
+
+def test_an_object_that_is_not_valid_is_never_given_out(
+    pipeline: Pipeline, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module.write
+
+    def spoiled(*arguments: Any) -> list[Dataset]:
+        objects = write(*arguments)
+        objects[1].CompletionFlag = "PLANTED"
+        return objects
+
+    monkeypatch.setattr(module, "write", spoiled)
+    with pytest.raises(PipelineError) as error:
+        pipeline.run(pipeline.vet(_slices(files)), 1)
+    assert error.value.reason is Reason.INVALID_OBJECT
+    assert error.value.detail.startswith("SR: ")
+    assert "attribute <Completion Flag>" in error.value.detail
+    assert "PLANTED" not in error.value.detail
+
+
+def test_a_release_that_is_not_there_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as error:
+        Pipeline.from_settings(Settings(data_dir=tmp_path, model=ModelSettings(release=str(tmp_path / "nowhere"))))
+    assert error.value.reason is Reason.MODEL_UNAVAILABLE
+    assert "nowhere" in error.value.detail

@@ -1,0 +1,183 @@
+"""`fvlm-node serve` as the real command: it starts, says where it listens, survives its children, ends clean."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
+from running import wait_for
+
+from node.children import free_port
+
+ROOT = Path(__file__).parents[2]
+ROLES = {"receiver", "reconciler", "deliver", "analyze"}
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+class Node:
+    """One running `serve` and what the kernel knows about it."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.port = free_port()
+        self.data = folder / "data"
+        self.config = folder / "node.yaml"
+        content = {
+            "data_dir": str(self.data),
+            "dicom": {"port": self.port, "accept_from": ["TESTER"]},
+            "model": {"release": str(folder / "none")},  # the node runs without; its series wait
+            **settings,
+        }
+        self.config.write_text(yaml.safe_dump(content))
+        self.printed = folder / "printed.txt"
+        with self.printed.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "node", "serve", "--config", str(self.config)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"},
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        return self.printed.read_text()
+
+    def children(self) -> dict[str, int]:
+        """Process title (or program) -> process id of every living child."""
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[1]) == self.process.pid and fields[0] != "Z":
+                    title = stat.with_name("cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                    found[title.removeprefix("fvlm-node: ").split(" ")[0].rpartition("/")[2]] = int(stat.parent.name)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+        return found
+
+    def echo(self) -> bool:
+        ae = AE(ae_title="TESTER")
+        ae.add_requested_context(Verification)
+        association = ae.associate("127.0.0.1", self.port, ae_title="FVLM")
+        if not association.is_established:
+            return False
+        status = association.send_c_echo().Status
+        association.release()
+        return bool(status == 0)
+
+
+@contextmanager
+def running(folder: Path, **settings: object) -> Iterator[Node]:
+    node = Node(folder, **settings)
+    try:
+        yield node
+    finally:
+        if node.process.poll() is None:
+            node.process.terminate()
+            try:
+                node.process.wait(40)
+            except subprocess.TimeoutExpired:
+                node.process.kill()
+                node.process.wait()
+
+
+def _gone(pids: list[int]) -> bool:
+    for pid in pids:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return True
+
+
+def test_starts_tells_restarts_and_ends(tmp_path: Path) -> None:
+    peer = {"pacs": {"ae_title": "MYPACS", "host": "127.0.0.1", "port": 104}}
+    with running(tmp_path, destinations=peer, routing={"destinations": ["pacs"]}) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        told = node.output()
+        for expected in (f"FVLM on 127.0.0.1:{node.port}", "TESTER", "MYPACS at 127.0.0.1:104", str(node.config)):
+            assert expected in told
+        assert node.echo()
+        children = node.children()
+        assert set(children) >= {"receiver", "reconciler", "valkey-server"}
+        os.kill(children["receiver"], signal.SIGKILL)
+        os.kill(children["valkey-server"], signal.SIGKILL)
+        wait_for(lambda: node.children().get("receiver") not in (None, children["receiver"]), "a new receiver")
+        wait_for(node.echo, "the new receiver to answer")
+        wait_for(lambda: "valkey-server" in node.children(), "a new broker")
+        assert "process_died" in node.output()
+        assert "MODEL_UNAVAILABLE" in node.output()
+        assert "broker_died" in node.output()
+        pids = list(node.children().values())
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(40) == 0
+        assert _gone(pids)
+    assert "fVLM Node ended" in node.output()
+    assert "Traceback" not in node.output()
+    assert {path.stem for path in (node.data / "logs").glob("*.log")} == ROLES
+    assert not any("Traceback" in path.read_text() for path in (node.data / "logs").glob("*.log"))
+    assert not (node.data / "run" / "settings.json").exists()
+    assert node.data.stat().st_mode & 0o077 == 0
+
+
+def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_start_works(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        pids = list(node.children().values())
+        assert len(pids) >= 3
+        node.process.kill()
+        node.process.wait()
+        wait_for(lambda: _gone(pids), "the children to die")
+    with running(tmp_path) as again:
+        wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
+        assert again.echo()
+
+
+def _fails(folder: Path, **settings: object) -> str:
+    node = Node(folder, **settings)
+    assert node.process.wait(60) == 2
+    assert "Traceback" not in node.output()
+    return node.output()
+
+
+def test_a_taken_port_is_one_line_with_the_cure_and_status_2(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = _fails(tmp_path, dicom={"port": port})
+    assert f"cannot listen on 127.0.0.1:{port}" in told
+    assert "dicom.port" in told
+
+
+def test_an_address_of_another_machine(tmp_path: Path) -> None:
+    assert "dicom.host" in _fails(tmp_path, dicom={"host": "192.0.2.1"})
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = _fails(tmp_path, data_dir=str(tmp_path / "file" / "data"))
+    assert "cannot be written" in told
+    assert "Set data_dir" in told
+
+
+def test_a_second_node_on_the_same_data_folder(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        assert "Another node runs" in _fails(tmp_path / "second", data_dir=str(node.data))
+
+
+def test_a_database_that_cannot_be_used(tmp_path: Path) -> None:
+    told = _fails(tmp_path, database_url=f"sqlite:///{tmp_path}/no/such/folder/node.sqlite")
+    assert "The database" in told
+    assert "database_url" in told
