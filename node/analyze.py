@@ -16,8 +16,6 @@ from node.logs import configure_logs
 from node.results import write_results
 from node.show import reading_table, seconds_table
 
-_COLUMNS = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
 
 @dataclass(frozen=True)
 class _Candidate:
@@ -59,13 +57,13 @@ def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console
         candidates = _candidates(folder, _scan(folder, console, problems))
         vetted = _vet(candidates, settings, problems)
         read = _run(vetted, out, settings, console, problems) if vetted else 0
-    console.print(f"{read} of {len(candidates)} series read, {problems.count} problems", highlight=False)
+    console.print(f"Series read: {read} of {len(candidates)}. Problems: {problems.count}.", highlight=False)
     return 2 if problems.count else 0
 
 
 def _scan(folder: Path, console: Console, problems: _Problems) -> FolderScan:
     files = 0
-    with Progress(*_COLUMNS, console=console, transient=True) as progress:
+    with _progress(console) as progress:
         bar = progress.add_task("looking through the folder", total=None)
 
         def looked(done: int, total: int) -> None:
@@ -80,8 +78,15 @@ def _scan(folder: Path, console: Console, problems: _Problems) -> FolderScan:
         problems.report(str(folder), Reason.NOT_DICOM, f"none of its {files} files is DICOM")
     other = files - len(scan.problems) - sum(len(series.headers) for series in scan.series)
     if other and scan.series:
-        console.print(f"{other} files are not DICOM images and were passed over", highlight=False)
+        files_are = "1 file is" if other == 1 else f"{other} files are"
+        console.print(f"{files_are} not DICOM images and passed over", highlight=False)
     return scan
+
+
+def _progress(console: Console) -> Progress:
+    """A bar that vanishes when it is done; nothing where nobody watches."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _candidates(folder: Path, scan: FolderScan) -> list[_Candidate]:
@@ -114,7 +119,7 @@ def _run(vetted: dict[str, Vetted], out: Path, settings: Settings, console: Cons
             raise CommandError(f"{error.reason}: {error.detail}", error.reason.cure) from error
     seconds = {}
     for name, series in vetted.items():
-        with Progress(*_COLUMNS, console=console, transient=True) as progress:
+        with _progress(console) as progress:
             bar = progress.add_task(name, total=len(STAGES) + 1)
 
             def stage(now: str, bar: TaskID = bar, name: str = name, progress: Progress = progress) -> None:

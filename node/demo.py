@@ -5,6 +5,7 @@ makes each phantom patient and one that sends it. What is shown comes from the a
 """
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping
@@ -64,6 +65,7 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
     """
     if own is not None and not own.is_dir():
         raise CommandError(f"{own} is no folder.", "Name a folder with DICOM files with --input.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended and removed
     work = Path(tempfile.mkdtemp(prefix="fvlm-demo-"))
     logs = out / "logs"
     try:

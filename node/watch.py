@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import selectinload
 
 from config import Reason, Settings
-from node.records import Instance, Job, Records, Result, Series, State, open_database
+from node.records import Instance, Job, Records, Result, Series, State, now, open_database
 
 QUEUED = "complete, vet, route"
 """The stage that ends with a job in the queue."""
@@ -41,6 +41,8 @@ class NodeView:
     def __init__(self, settings: Settings) -> None:
         self._file = Path(settings.database.removeprefix("sqlite:///"))
         self._records = Records(open_database(settings.database))
+        self._running_since: dict[str, datetime] = {}
+        """When a series was first seen with a worker."""
 
     def series(self) -> dict[str, SeriesState]:
         """State of every series by its UID; empty while the node has not made its database yet."""
@@ -53,28 +55,27 @@ class NodeView:
                 loaded = select(Series).options(
                     selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries)
                 )
-                return {s.series_instance_uid: _state(s, counts.get(s.id, 0)) for s in session.scalars(loaded)}
+                return {s.series_instance_uid: self._state(s, counts.get(s.id, 0)) for s in session.scalars(loaded)}
         except OperationalError:  # the tables are being made
             return {}
 
-
-def _state(series: Series, images: int) -> SeriesState:
-    job = max(series.jobs, key=lambda job: job.id, default=None)
-    row = series if job is None else job
-    seconds = {"receive": (series.last_at - series.first_at).total_seconds()}
-    if job is not None:
-        seconds[QUEUED] = (job.created_at - series.last_at).total_seconds()
-        seconds |= job.seconds
-        sent = [d.sent_at for result in job.results for d in result.deliveries if d.sent_at is not None]
-        if sent and job.seconds:
-            seconds["queue and deliver"] = _left(job.created_at, max(sent), job.seconds)
-    reason = None if row.reason is None else Reason(row.reason)
-    return SeriesState(images, State(row.state), reason, row.detail, seconds)
-
-
-def _left(queued: datetime, sent: datetime, stages: Mapping[str, float]) -> float:
-    """Seconds from queueing to the last delivery that no stage accounts for."""
-    return max(0.0, (sent - queued).total_seconds() - sum(stages.values()))
+    def _state(self, series: Series, images: int) -> SeriesState:
+        job = max(series.jobs, key=lambda job: job.id, default=None)
+        row = series if job is None else job
+        seconds = {"receive": (series.last_at - series.first_at).total_seconds()}
+        if job is not None:
+            seconds[QUEUED] = (job.created_at - series.last_at).total_seconds()
+            if job.state != State.QUEUED:
+                started = self._running_since.setdefault(series.series_instance_uid, now())
+                seconds["wait for the worker"] = (started - job.created_at).total_seconds()
+                seconds |= job.seconds
+                sent = [d.sent_at for result in job.results for d in result.deliveries if d.sent_at is not None]
+                if sent and job.seconds:
+                    # The worker was first seen up to one look late.
+                    delivery = (max(sent) - started).total_seconds() - sum(job.seconds.values())
+                    seconds["deliver"] = max(0.0, delivery)
+        reason = None if row.reason is None else Reason(row.reason)
+        return SeriesState(images, State(row.state), reason, row.detail, seconds)
 
 
 @dataclass

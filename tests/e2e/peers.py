@@ -1,0 +1,178 @@
+"""Real peers for the end-to-end tests: the node itself, Orthanc, Redis, dcmtk. Each on free loopback ports."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from node.children import free_port, listens
+
+NO_NAGLE = {"TCP_NODELAY": "1"}
+"""dcmtk and Orthanc lose 50 ms an image without it."""
+_DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str, log: Path | None = None) -> Any:
+    """Wait for a true value and return it; fails with the end of the log."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    tail = log.read_text(errors="replace")[-3000:] if log is not None and log.is_file() else ""
+    raise AssertionError(f"not within {seconds:.0f} s: {what}\n{tail}")
+
+
+class Process:
+    """A server; a context manager that ends it by its process id."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.command, self.log, self.environment = command, log, environment or {}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def ready(self) -> bool:
+        """Whether it can be used."""
+        raise NotImplementedError
+
+    def start(self, seconds: float = 60) -> Self:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | self.environment
+            )
+        process = self.process
+        until(lambda: process.poll() is not None or self.ready(), seconds, f"{self.command[0]} ready", self.log)
+        assert process.poll() is None, self.log.read_text(errors="replace")[-3000:]
+        return self
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """The exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise
+        return self.process.returncode
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Orthanc(Process):
+    """Orthanc with the DICOMweb plug-in and an empty storage."""
+
+    ae_title = "ORTHANC"
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.http_port = free_port(), free_port()
+        folder.mkdir()
+        config = folder / "orthanc.json"
+        config.write_text(
+            json.dumps(
+                {
+                    "Plugins": [_DICOMWEB],
+                    "StorageDirectory": str(folder / "storage"),
+                    "IndexDirectory": str(folder / "index"),
+                    "HttpPort": self.http_port,
+                    "DicomPort": self.port,
+                    "DicomAet": self.ae_title,
+                    "DicomCheckCalledAet": True,
+                    "RemoteAccessAllowed": False,
+                    "AuthenticationEnabled": False,
+                    "OverwriteInstances": True,
+                    "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                }
+            )
+        )
+        super().__init__(["Orthanc", str(config)], folder / "orthanc.log", NO_NAGLE)
+
+    @property
+    def dicomweb(self) -> str:
+        """URL of the DICOMweb service."""
+        return f"http://127.0.0.1:{self.http_port}/dicom-web"
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/system", timeout=2) as answer:
+                return answer.status == 200
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+
+class Redis(Process):
+    """A Redis that keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        folder.mkdir()
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder)]
+        super().__init__([*command, "--save", "", "--appendonly", "no"], folder / "redis.log")
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def ready(self) -> bool:
+        return listens(self.port)
+
+
+class Node(Process):
+    """`fvlm-node serve` with a short quiet time."""
+
+    def __init__(self, folder: Path, destinations: dict[str, Any], **settings: Any) -> None:
+        self.port = free_port()
+        self.data = folder / "data"
+        folder.mkdir()
+        config = folder / "node.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "data_dir": str(self.data),
+                    "dicom": {"port": self.port, "accept_from": ["STORESCU"], "min_free_mb": 64},
+                    "completion": {"quiet_s": 1.0},
+                    "routing": {"destinations": list(destinations)},
+                    "destinations": destinations,
+                    "work": {"reconcile_s": 0.5},
+                    "delivery": {"retry_first_s": 0.5},
+                }
+                | settings
+            )
+        )
+        self.config = config
+        command = [sys.executable, "-m", "node", "serve", "--config", str(config)]
+        super().__init__(command, folder / "node.log")
+
+    def ready(self) -> bool:
+        return listens(self.port)
+
+
+def storescu(folder: Path, port: int, called: str, calling: str = "STORESCU") -> None:
+    """Send a folder with dcmtk."""
+    subprocess.run(
+        ["storescu", "-aet", calling, "-aec", called, "+sd", "+r", "127.0.0.1", str(port), str(folder)],
+        env=os.environ | NO_NAGLE,
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
+
+
+def fvlm_node(*arguments: str | Path, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a command of ours as a process of its own."""
+    command = [sys.executable, "-m", "node", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)

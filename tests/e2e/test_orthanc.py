@@ -1,0 +1,56 @@
+"""CT from dcmtk's storescu through the node into a real Orthanc, found there over DICOMweb."""
+
+from pathlib import Path
+
+import pytest
+from conftest import MakeSeries
+from dicomweb_client.api import DICOMwebClient
+from peers import Node, Orthanc, storescu, until
+from pydicom import dcmread
+
+from dicom_sr import TEST_MARKER, read
+from dicom_sr.validate import validate
+
+pytestmark = pytest.mark.peers
+
+
+def series_by_modality(client: DICOMwebClient, study: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for series in client.search_for_series(study_instance_uid=study):
+        found.setdefault(series["00080060"]["Value"][0], []).append(series["0020000E"]["Value"][0])
+    return found
+
+
+def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct(
+    tmp_path: Path, orthanc: Orthanc, make_series: MakeSeries
+) -> None:
+    folder = make_series()
+    first = dcmread(next(folder.rglob("*.dcm")), stop_before_pixels=True)
+    client = DICOMwebClient(orthanc.dicomweb)
+    storescu(folder, orthanc.port, orthanc.ae_title)
+    assert series_by_modality(client, first.StudyInstanceUID) == {"CT": [first.SeriesInstanceUID]}
+
+    pacs = {"pacs": {"ae_title": orthanc.ae_title, "host": "127.0.0.1", "port": orthanc.port}}
+    with Node(tmp_path / "node", pacs) as node:
+        storescu(folder, node.port, "FVLM")
+        found = until(
+            lambda: {"SR", "SEG"} <= (now := series_by_modality(client, first.StudyInstanceUID)).keys() and now,
+            180,
+            "SR and SEG in Orthanc",
+            node.log,
+        )
+        assert {modality: len(series) for modality, series in found.items()} == {"CT": 1, "SR": 1, "SEG": 1}
+        assert node.stop() == 0
+
+    report = client.retrieve_series(first.StudyInstanceUID, found["SR"][0])[0]
+    parsed = read(report)
+    assert parsed.study_instance_uid == first.StudyInstanceUID
+    assert not parsed.verified
+    assert TEST_MARKER in parsed.statements
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert first.SeriesInstanceUID in {str(item.SeriesInstanceUID) for item in evidence}
+    segmentation = client.retrieve_series(first.StudyInstanceUID, found["SEG"][0])[0]
+    assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
+    for dataset in (report, segmentation):
+        assert dataset.PatientID == first.PatientID
+        assert validate(dataset).errors == ()

@@ -1,0 +1,103 @@
+"""Two real thorax CTs and a real brain MR: in as DICOM, out as objects. Nothing is asserted about a diagnosis."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from peers import Node, fvlm_node, storescu, until
+from pydicom import Dataset, dcmread
+
+from config import Reason, Settings
+from dicom_sr import TEST_MARKER, read
+from dicom_sr.validate import validate, validate_set
+from node.archive_scp import Archive
+from node.watch import ENDED, NodeView, SeriesState
+from tests.real_ct import FetchError, fetch, read_nrrd, write_dicom
+
+ANATOMIES = 15
+LUNGS = ("lung1", "lung2")
+
+
+def first(folder: Path) -> Dataset:
+    """Header of the first slice."""
+    return dcmread(folder / "0000.dcm", stop_before_pixels=True)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with lung1, lung2 (CT) and brain1 (MR) as DICOM."""
+    folder = tmp_path_factory.mktemp("real")
+    try:
+        files = fetch()
+    except FetchError as error:
+        pytest.fail(f"the real CTs of the tests cannot be fetched: {error}")
+    for name, path in files.items():
+        write_dicom(read_nrrd(path), folder / name, "MR" if name.startswith("brain") else "CT")
+    return folder
+
+
+def assert_honest(report: Dataset, others: list[Dataset]) -> None:
+    """Valid, unverified, marked as test model, and every anatomy either read or left out with a reason."""
+    parsed = read(report)
+    reading = parsed.reading
+    assert not parsed.verified
+    assert TEST_MARKER in parsed.statements
+    said = [anatomy.anatomy for anatomy in reading.anatomies] + [entry.anatomy for entry in reading.not_assessed]
+    assert len(set(said)) == len(said) == ANATOMIES
+    assert all(isinstance(entry.reason, Reason) for entry in reading.not_assessed)
+    for anatomy in reading.anatomies:
+        assert all(0.0 <= finding.probability <= 1.0 for finding in anatomy.findings)
+    for dataset in (report, *others):
+        assert validate(dataset).errors == ()
+    assert validate_set([report, *others]).errors == ()
+    if reading.anatomies:
+        assert [str(dataset.Modality) for dataset in others] == ["SEG"]
+
+
+def test_analyze_reads_the_cts_and_refuses_the_mr(real: Path, tmp_path: Path) -> None:
+    done = fvlm_node("analyze", real, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stderr
+    problems = [line for line in done.stdout.splitlines() if line.startswith(tuple(Reason))]
+    assert len(problems) == 1
+    assert problems[0].startswith("NOT_CT  ")
+    assert "brain1" in problems[0]
+    results = sorted((tmp_path / "out").glob("series-*"))
+    assert len(results) == 2
+    reports = [dcmread(folder / "SR.dcm") for folder in results]
+    assert {report.StudyInstanceUID for report in reports} == {first(real / name).StudyInstanceUID for name in LUNGS}
+    for folder, report in zip(results, reports, strict=True):
+        assert_honest(report, [dcmread(path) for path in folder.glob("SEG.dcm")])
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with Archive(tmp_path / "archive") as running:
+        yield running
+
+
+@pytest.mark.peers
+def test_the_same_over_c_store(real: Path, tmp_path: Path, archive: Archive) -> None:
+    destination = {"archive": {"ae_title": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
+    series = {name: str(first(real / name).SeriesInstanceUID) for name in (*LUNGS, "brain1")}
+    with Node(tmp_path / "node", destination) as node:
+        view = NodeView(Settings.load(node.config))
+        for name in series:
+            storescu(real / name, node.port, "FVLM")
+
+        def ended() -> dict[str, SeriesState] | None:
+            states = view.series()
+            return states if len(states) == 3 and all(state.state in ENDED for state in states.values()) else None
+
+        states = until(ended, 240, "all three series at their end", node.log)
+        assert node.stop() == 0
+    assert {name: (states[uid].state.value, states[uid].reason) for name, uid in series.items()} == {
+        "lung1": ("SENT", None),
+        "lung2": ("SENT", None),
+        "brain1": ("REJECTED", Reason.NOT_CT),
+    }
+    objects = [dcmread(path) for path in archive.files()]
+    for name in LUNGS:
+        mine = [dataset for dataset in objects if dataset.StudyInstanceUID == first(real / name).StudyInstanceUID]
+        reports = [dataset for dataset in mine if dataset.Modality == "SR"]
+        assert len(reports) == 1
+        assert_honest(reports[0], [dataset for dataset in mine if dataset.Modality == "SEG"])
