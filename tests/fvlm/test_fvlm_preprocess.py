@@ -93,10 +93,13 @@ def test_resampling_is_trilinear_at_voxel_centres() -> None:
     torch.testing.assert_close(got, peer, atol=0.05, rtol=0)
 
 
-def test_a_scan_of_one_slice_still_resamples() -> None:
+@pytest.mark.parametrize("antialias", [False, True])
+def test_a_scan_of_one_slice_still_resamples(antialias: bool) -> None:
     hu = np.full((1, 4, 4), 100, dtype=np.int16)
     assert grid_size(1, 1.0, 3.0) == 1
-    got = resample_hu(hu, (1.0, 1.0, 1.0), PreprocessConfig(antialias=True), Box((0, 0, 0), (1, 4, 4)))
+    got = resample_hu(
+        hu, (1.0, 1.0, 1.0), PreprocessConfig(spacing=(4, 1, 1), antialias=antialias), Box((0, 0, 0), (1, 4, 4))
+    )
     torch.testing.assert_close(got, torch.full((1, 4, 4), 1250 / 1500))
     assert resample_labels(np.ones((1, 4, 4), np.uint8), (1.0, 1.0, 1.0), (3.0, 1.0, 1.0)).shape == (1, 4, 4)
 
@@ -128,6 +131,18 @@ def test_organ_window_follows_the_reference(scan: Scan) -> None:
     assert labels.unique().tolist() == [0, 2]
     assert int((labels == 2).sum()) == 4 * 10 * 10
     assert bool((image[0, 0, :, 48:] == 0).all())
+
+
+def test_organ_window_is_shifted_down_and_small_scans_are_padded_on_both_sides(scan: Scan) -> None:
+    volume, anatomy_map = scan({"lung": (slice(8, 10), slice(2, 6), slice(50, 62))}, shape=(11, 40, 64))
+    settings = PreprocessConfig(spacing=volume.spacing, window=(16, 24, 32))
+    prepared = prepare(volume, anatomy_map, release(settings, ("lung",)))
+    # z: 11 padded to 16, 2 below and 3 above; y: around 4 would be [-8, 16), shifted up; x: [40, 72) shifted down
+    assert prepared.windows[0].box == Box((-2, 0, 32), (14, 24, 64))
+    image, labels = prepared.tensors(prepared.windows[0])
+    seen = torch.nonzero(image[0, 0].sum((1, 2)) > 0)[:, 0]
+    assert (int(seen.min()), int(seen.max())) == (2, 12)
+    assert torch.nonzero(labels[0]).min(0).values.tolist() == [10, 2, 18]
 
 
 def test_margin_blanks_what_lies_beyond(scan: Scan) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,9 @@ def test_the_package_names_what_it_offers() -> None:
         assert getattr(fvlm, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fvlm.nothing
+
+
+def test_readings_and_configurations_need_no_torch() -> None:
+    """The receiver and the console import them."""
+    code = "import sys, fvlm, fvlm.reading, fvlm.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
