@@ -26,9 +26,9 @@ MAGIC = b"FVLMSEG\n"
 VERSION = 1
 _PREALLOCATE = 16 * 1024 * 1024
 """Segments grow in steps of this many bytes: an fdatasync that need not change the file's size is cheaper."""
-_HEADER = struct.Struct("<8s2H2I3Q64s64s64s16s16s8xI")
-"""magic, version, header length, data set offset, CRC of the payload, payload length, received (ns), data set length,
-SOP class, SOP instance, transfer syntax, calling AE, called AE, reserved, CRC of everything before it."""
+_HEADER = struct.Struct("<8s2H2I4x3Q64s64s64s16s16s12xI")
+"""magic, version, header length, data set offset, CRC of the payload, reserved, payload length, received (ns), data set
+length, SOP class, SOP instance, transfer syntax, calling AE, called AE, reserved, CRC of everything before it."""
 HEADER_LENGTH = _HEADER.size
 _MAX_BUFFERS = 512
 """Buffers a writev (IOV_MAX is 1024 on Linux)."""
@@ -306,9 +306,7 @@ class SegmentReader:
         self.close()
 
 
-def scan(
-    segment: Path, start: int = 0, on_damage: Callable[[Damage], None] = lambda _: None
-) -> Iterator[Record]:
+def scan(segment: Path, start: int = 0, on_damage: Callable[[Damage], None] = lambda _: None) -> Iterator[Record]:
     """Every good record of a segment from `start` on, in order; `on_damage` hears of what is not good.
 
     A record that is damaged while good ones follow is stepped over; anything else that is not a record ends the scan.

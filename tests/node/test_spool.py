@@ -2,6 +2,8 @@
 
 import errno
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,23 @@ def test_a_record_says_everything_and_is_a_part_10_stream_in_place(tmp_path: Pat
     assert read.file_meta.SourceApplicationEntityTitle == "STORESCU"
     assert read.file_meta.MediaStorageSOPInstanceUID == f"{ROOT}.1.1"
     assert path.stat().st_size == found.end
+
+
+def test_the_format_is_the_documented_one(tmp_path: Path) -> None:
+    data = b"the data set" * 5
+    path, (record,) = _segment(tmp_path, data)
+    raw = path.read_bytes()
+    version, header, start = struct.unpack_from("<HHI", raw, 8)
+    checksum, length, received, data_length = struct.unpack_from("<I4xQQQ", raw, 16)
+    assert (raw[:8], version, header, length) == (b"FVLMSEG\n", 1, 288, len(raw) - 288)
+    assert raw[288 + start : 288 + start + data_length] == data
+    assert abs(received / 1e9 - record.received_at.timestamp()) < 1e-5
+    assert checksum == zlib.crc32(raw[288:])
+    places = ((48, 64), (112, 64), (176, 64), (240, 16), (256, 16))
+    texts = [raw[at : at + size].rstrip(b"\0").decode() for at, size in places]
+    assert Origin(*texts) == record.origin
+    assert raw[20:24] + raw[272:284] == bytes(16)
+    assert struct.unpack_from("<I", raw, 284)[0] == zlib.crc32(raw[:284])
 
 
 def test_names_come_from_the_node_not_from_a_uid(tmp_path: Path) -> None:
