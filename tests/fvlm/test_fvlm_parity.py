@@ -20,7 +20,7 @@ from fvlm import FVLM, import_official, load_release
 from fvlm.config import ModelConfig
 from fvlm.model import tokens_of_anatomies
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # about 25 s of CPU; a busy machine takes long
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-5
