@@ -11,7 +11,8 @@ from sqlalchemy import select
 from config import Settings
 from config.settings import DeliverySettings, Destination, RoutingSettings
 from node.archive_scp import Archive
-from node.records import Base, Delivery, Job, Records, Result, Series, State, now, open_database
+from node.migrations import upgrade
+from node.records import Delivery, Job, Records, Result, Series, State, now, open_database
 from node.result_files import write_objects
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -23,7 +24,7 @@ def open_records(settings: Settings) -> Records:
     """The node's database with all tables."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     engine = open_database(settings.database)
-    Base.metadata.create_all(engine)
+    upgrade(engine)
     return Records(engine)
 
 

@@ -13,12 +13,10 @@ from config import Settings
 from node.broker import EmbeddedBroker
 from node.worker import write_settings
 
-PATIENCE_S = 60.0
 
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds; fails the test after a minute."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for(condition: Callable[[], bool], what: str, patience_s: float = 120.0) -> None:
+    """Wait until a condition holds; fails the test after `patience_s`."""
+    deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
         time.sleep(0.05)
@@ -45,9 +43,9 @@ class Processes:
         write_settings(settings, self.file)
         self._all: list[subprocess.Popen[bytes]] = []
 
-    def analyze(self, name: str = "test:analyze") -> subprocess.Popen[bytes]:
-        """A real Celery worker around the fake pipeline."""
-        return self._start([str(Path(__file__).with_name("fake_pipeline.py")), str(self.file), name])
+    def analyze(self, name: str = "test:analyze", pipeline: str = "fake_pipeline.py") -> subprocess.Popen[bytes]:
+        """A real Celery worker around the pipeline of one of the modules here."""
+        return self._start([str(Path(__file__).with_name(pipeline)), str(self.file), name])
 
     def role(self, role: str) -> subprocess.Popen[bytes]:
         """The real process of a role."""

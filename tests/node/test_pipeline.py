@@ -6,17 +6,24 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage
+from rows import archive, job, open_records, settings_for
+from running import Processes, running_broker, wait_for
+from sqlalchemy import select
 from structlog.testing import capture_logs
-from tiny_release import ThresholdSegmenter, make_release
+from tiny_release import load_pipeline, make_release
 
 from config import Reason, Settings
-from config.settings import ModelSettings, RoutingSettings
+from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
 from ct.phantom import PhantomPatient, write_series
 from ct.volume import SourceSlice
-from fvlm import Reader, load_release
+from dicom_sr.validate import validate_set
 from node import pipeline as module
 from node.analysis import STAGES, PipelineError
+from node.children import free_port, listens
 from node.pipeline import Pipeline
+from node.records import Job, State
 from node.release import release_digest
 
 
@@ -36,8 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def pipeline(release: Path, tmp_path: Path) -> Pipeline:
-    settings = Settings(data_dir=tmp_path, model=ModelSettings(release=str(release)), institution="Site 7")
-    return Pipeline(Reader(load_release(release)), ThresholdSegmenter(), settings)
+    return load_pipeline(Settings(data_dir=tmp_path, model=ModelSettings(release=str(release)), institution="Site 7"))
 
 
 def _slices(files: list[Path]) -> list[SourceSlice]:
@@ -165,3 +171,45 @@ def test_a_release_that_is_not_there_is_told_with_its_place(tmp_path: Path) -> N
         Pipeline.from_settings(Settings(data_dir=tmp_path, model=ModelSettings(release=str(tmp_path / "nowhere"))))
     assert error.value.reason is Reason.MODEL_UNAVAILABLE
     assert "nowhere" in error.value.detail
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_from_c_store_to_the_archive_through_every_process(tmp_path: Path, files: list[Path], release: Path) -> None:
+    with archive(tmp_path / "pacs", "PACS") as pacs:
+        settings = settings_for(
+            tmp_path / "data",
+            ("pacs", pacs.port),
+            dicom=DicomSettings(port=free_port(), accept_from=("CT1",), min_free_mb=0),
+            completion=CompletionSettings(quiet_s=5.0),
+            model=ModelSettings(release=str(release)),
+            work=WorkSettings(reconcile_s=0.2),
+        )
+        records = open_records(settings)
+        settings.results_dir.mkdir()
+        settings.spool_dir.mkdir()
+        with running_broker(settings.data_dir), Processes(settings) as processes:
+            for role in ("receiver", "reconciler", "deliver"):
+                processes.role(role)
+            processes.analyze(pipeline="tiny_release.py")
+            wait_for(lambda: listens(settings.dicom.port), "the receiver")
+            ae = AE(ae_title="CT1")
+            ae.add_requested_context(CTImageStorage)
+            sender = ae.associate("127.0.0.1", settings.dicom.port, ae_title="FVLM")
+            assert {sender.send_c_store(path).Status for path in files} == {0x0000}
+            sender.release()
+
+            def sent() -> bool:
+                with records.reading() as session:
+                    return session.scalar(select(Job.id).where(Job.state == State.SENT)) is not None
+
+            wait_for(sent, "the job to be sent", patience_s=500.0)
+            log = processes.log.read_text()
+        arrived = [dcmread(path) for path in pacs.files()]
+    assert sorted(made.Modality for made in arrived) == ["SEG", "SR"]
+    assert {made.PatientID for made in arrived} == {dcmread(files[0]).PatientID}
+    assert validate_set([*pacs.files(), *files]).ok
+    assert set(job(records, 1).seconds) == set(STAGES)
+    source = dcmread(files[0])
+    for personal in (str(source.PatientName), source.PatientID, source.SOPInstanceUID):
+        assert personal not in log

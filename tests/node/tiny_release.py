@@ -1,16 +1,22 @@
-"""A model release with random weights and a segmenter by threshold: real code, small enough for every test."""
+"""A model release with random weights and a segmenter by threshold: real code, small enough for every test.
 
+Also a worker process with both: `python tiny_release.py SETTINGS WORKER`.
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from config import Settings
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
 from ct.measure import measure
 from ct.volume import Volume
-from fvlm import FVLM, save_release
+from fvlm import FVLM, Reader, load_release, save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
 from fvlm.tokenizer import load_tokenizer
+from node.pipeline import Pipeline
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "nodule", "emphysema", "heart", "large", "."]
 FINDINGS = (
@@ -59,3 +65,17 @@ class ThresholdSegmenter:
         inner[2:-2, 8:-8, 8:-8] = True
         labels = np.where(lung & inner, anatomies.index("lung") + 1, 0).astype(np.uint8)
         return AnatomyMap(labels, volume.grid, anatomies, self.identity, measure(volume, labels, anatomies))
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """The real pipeline of the settings' release, with the segmenter above."""
+    torch.set_num_threads(1)
+    return Pipeline(Reader(load_release(settings.model.release)), ThresholdSegmenter(), settings)
+
+
+if __name__ == "__main__":
+    from node.logs import configure_logs
+    from node.worker import read_settings, run_analyze
+
+    configure_logs()
+    sys.exit(run_analyze(read_settings(Path(sys.argv[1])), sys.argv[2], load_pipeline))
