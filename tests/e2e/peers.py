@@ -43,7 +43,7 @@ class Process:
         """Whether it can be used."""
         raise NotImplementedError
 
-    def start(self, seconds: float = 60) -> Self:
+    def start(self, seconds: float = 120) -> Self:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | self.environment
@@ -172,7 +172,7 @@ def storescu(folder: Path, port: int, called: str, calling: str = "STORESCU") ->
     )
 
 
-def fvlm_node(*arguments: str | Path, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+def fvlm_node(*arguments: str | Path, seconds: float = 400) -> subprocess.CompletedProcess[str]:
     """Run a command of ours as a process of its own."""
     command = [sys.executable, "-m", "node", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)

@@ -15,6 +15,8 @@ from pydicom.uid import MRImageStorage, generate_uid
 from dicom_sr import TEST_MARKER, read
 from dicom_sr.validate import validate
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def as_mr(source: Path, target: Path) -> None:
     """The same slices as an MR series of their own."""
@@ -86,14 +88,14 @@ def test_a_folder_without_dicom_is_told_so_without_loading_a_model(tmp_path: Pat
     folder.mkdir()
     for name, data in content.items():
         (folder / name).write_bytes(data)
-    done = fvlm_node("analyze", folder, "--out", tmp_path / "out", seconds=60)
+    done = fvlm_node("analyze", folder, "--out", tmp_path / "out", seconds=200)
     assert done.returncode == 2
     assert done.stdout.startswith("NOT_DICOM")
     assert done.stderr == ""
 
 
 def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    done = fvlm_node("analyze", tmp_path / "nowhere", "--out", tmp_path / "out", seconds=60)
+    done = fvlm_node("analyze", tmp_path / "nowhere", "--out", tmp_path / "out", seconds=200)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "is no folder" in done.stderr

@@ -17,6 +17,8 @@ from ct.phantom import DISEASES
 from dicom_sr import read
 from dicom_sr.validate import validate
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def demo_folders() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("fvlm-demo-*"))
@@ -71,7 +73,7 @@ def test_a_failure_names_the_step_and_the_log(tmp_path: Path) -> None:
     folder = tmp_path / "no-dicom"
     folder.mkdir()
     (folder / "a.txt").write_text("text")
-    done = fvlm_node("demo", "--input", folder, "--out", tmp_path / "out", seconds=90)
+    done = fvlm_node("demo", "--input", folder, "--out", tmp_path / "out", seconds=200)
     assert done.returncode == 2
     assert "holds no DICOM" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -87,7 +89,7 @@ def test_nothing_is_left_running_when_it_is_stopped(tmp_path: Path, number: int)
             start_new_session=True,
         )
         try:
-            until(lambda: len(children_of(demo.pid)) >= 6, 60, "archive, node and its processes", tmp_path / "out.txt")
+            until(lambda: len(children_of(demo.pid)) >= 6, 120, "archive, node and its processes", tmp_path / "out.txt")
             started = children_of(demo.pid)
             os.kill(demo.pid, number)
             assert demo.wait(40) != 0

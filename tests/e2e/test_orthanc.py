@@ -11,7 +11,7 @@ from pydicom import dcmread
 from dicom_sr import TEST_MARKER, read
 from dicom_sr.validate import validate
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
 
 
 def series_by_modality(client: DICOMwebClient, study: str) -> dict[str, list[str]]:
@@ -35,7 +35,7 @@ def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct(
         storescu(folder, node.port, "FVLM")
         found = until(
             lambda: {"SR", "SEG"} <= (now := series_by_modality(client, first.StudyInstanceUID)).keys() and now,
-            180,
+            400,
             "SR and SEG in Orthanc",
             node.log,
         )

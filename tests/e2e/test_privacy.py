@@ -16,7 +16,7 @@ from pydicom import dcmread
 
 from node.archive_scp import Archive
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
 
 NAME, PATIENT_ID, BORN, ACCESSION = "Planted^Petra", "PLANTED-4711", "19230405", "ACC-PLANTED-99"
 PLANTED = [b"Planted", b"PLANTED", b"Petra", b"4711", b"19230405", b"1923-04-05"]
@@ -82,7 +82,7 @@ def test_no_patient_data_in_logs_queue_or_database(tmp_path: Path, redis_server:
             Node(tmp_path / "node", destination, broker_url=redis_server.url) as node,
         ):
             storescu(planted, node.port, "FVLM")
-            until(lambda: len(archive.files()) == 2, 180, "SEG and SR in the archive", node.log)
+            until(lambda: len(archive.files()) == 2, 400, "SEG and SR in the archive", node.log)
             shown = fvlm_node("status", "--config", node.config)
             assert node.stop() == 0
     finally:

@@ -14,6 +14,8 @@ from node.archive_scp import Archive
 from node.watch import ENDED, NodeView, SeriesState
 from tests.real_ct import FetchError, fetch, read_nrrd, write_dicom
 
+pytestmark = pytest.mark.timeout(600)
+
 ANATOMIES = 15
 LUNGS = ("lung1", "lung2")
 
@@ -88,7 +90,7 @@ def test_the_same_over_c_store(real: Path, tmp_path: Path, archive: Archive) -> 
             states = view.series()
             return states if len(states) == 3 and all(state.state in ENDED for state in states.values()) else None
 
-        states = until(ended, 240, "all three series at their end", node.log)
+        states = until(ended, 400, "all three series at their end", node.log)
         assert node.stop() == 0
     assert {name: (states[uid].state.value, states[uid].reason) for name, uid in series.items()} == {
         "lung1": ("SENT", None),
