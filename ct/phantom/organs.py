@@ -241,7 +241,7 @@ def _kidney(seed: int, lesions: tuple[Lesion, ...], side: str) -> Kidney:
 
 def _adrenals(seed: int) -> tuple[Beads, Beads]:
     both = []
-    for sign, cx, cy, cz in ((1, 38.0, 29.0, -34.0), (-1, -34.0, 32.0, -40.0)):
+    for sign, cx, cy, cz in ((1, 38.0, 29.0, -34.0), (-1, -30.0, 35.0, -40.0)):
         rng = dice(seed, f"adrenal {sign}")
         jx, jy, jz = rng.uniform(-3, 3, 3)
         x, y, z, r = cx + jx, cy + jy, cz + jz, rng.uniform(3.6, 4.8)

@@ -60,7 +60,7 @@ def _chest(canvas: Canvas, organs: Organs, scenery: Scenery, tissue: Tissues, la
     canvas.fill(domes, tissue.muscle, 0, within=lung, shade=-0.35)
     _fat_below(canvas, organs, tissue)
     canvas.fill(canvas.patch(scenery.mediastinum, wave=3), tissue.fat + 8, 0, within=lung, shade=-0.35)
-    paint_vessels(canvas, scenery)
+    paint_vessels(canvas, scenery, tissue)
 
 
 def _fat_below(canvas: Canvas, organs: Organs, tissue: Tissues) -> None:

@@ -27,7 +27,7 @@ Size = tuple[int, int, int]
 ANATOMIES = load_vocabulary().preset("phantom").anatomies
 LABELS = {name: index + 1 for index, name in enumerate(ANATOMIES)}
 
-_SLAB_VOXELS = 600_000
+_SLAB_VOXELS = 1_000_000
 """Voxels painted at a time: what fits into the processor's cache."""
 
 
@@ -158,7 +158,7 @@ def _slabs(patient: PhantomPatient, spacing: Spacing, shape: Size) -> Iterator[t
         for first, step, n, offset, scale in zip(origin, spacing, shape, offsets, scales, strict=True)
     )
     edge = max(1.1, 0.5 * (spacing[1] + spacing[2]), 0.6 * float(np.cbrt(np.prod(spacing))))
-    thickness = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    thickness = max(4, _SLAB_VOXELS // (shape[1] * shape[2]))
     for start in range(0, shape[0], thickness):
         yield start, Canvas(z[start : start + thickness], y, x, edge, scene.waves)
 

@@ -8,6 +8,7 @@ from ct.phantom.canvas import Canvas, Patch
 from ct.phantom.organs import Organs
 from ct.phantom.patient import PhantomPatient, dice
 from ct.phantom.shapes import Beads, Column, Ellipsoid, FloatArray, Shape, Union, column, tube
+from ct.phantom.spine import paint_spine
 from ct.phantom.tissues import Tissues
 
 
@@ -43,7 +44,7 @@ class Scenery:
 def build(patient: PhantomPatient, tissue: Tissues) -> Scenery:
     """Lay out the unlabelled parts of one patient."""
     rng = dice(patient.seed, "scenery")
-    muscle, bone = tissue.muscle, tissue.bone
+    muscle = tissue.muscle
     trunk = column(
         (330, 0, 26, 58, 50),
         (292, 0, 22, 66, 54),
@@ -85,7 +86,7 @@ def build(patient: PhantomPatient, tissue: Tissues) -> Scenery:
             (60, 6, 2, 26, 86),
             (-20, 6, 4, 26, 80),
         ),
-        (*_spine(bone), *_great_vessels(patient, tissue)),
+        tuple(_great_vessels(patient, tissue)),
         tuple(_pelvis(patient, tissue)),
         (_twigs(rng, -1), _twigs(rng, 1)),
         _liver_vessels(rng),
@@ -129,8 +130,9 @@ def _paint_ribs(canvas: Canvas, cage: Column, tissue: Tissues) -> None:
         canvas.fill(marrow, np.where(y < -62, tissue.muscle + 45, tissue.bone).astype(np.float32)[None, :, None])
 
 
-def paint_vessels(canvas: Canvas, scene: Scenery) -> None:
-    """Great vessels and airways."""
+def paint_vessels(canvas: Canvas, scene: Scenery, tissue: Tissues) -> None:
+    """Spine, great vessels and airways."""
+    paint_spine(canvas, tissue.bone)
     for stroke in scene.vessels:
         canvas.paint(stroke.shape, stroke.hu, 0, wave=stroke.wave, inset=stroke.inset)
 
@@ -160,27 +162,6 @@ def _muscles(muscle: float, fat: float) -> list[Stroke]:
             Stroke(back, muscle),
             Stroke(Ellipsoid((sign * 66, 86, -60), (36, 7, 96), (sign * 20, 0, 0)), fat + 25, 3),
         ]
-    return strokes
-
-
-def _spine(bone: float) -> list[Stroke]:
-    heights = np.arange(-165.0, 331.0, 4.0)
-    ys = np.interp(heights, [-165, -110, -40, 60, 150, 240, 330], [54, 44, 48, 60, 68, 58, 44])
-    width = np.interp(heights, [-165, 0, 150, 330], [25, 21, 17, 12])
-    level = np.mod(heights + 165, 32.0)
-    waist = 1 + 0.07 * np.cos(level / 32 * 2 * np.pi)
-    body = Column(
-        np.stack([heights, 0 * heights, ys, width * waist, width * 0.76 * waist], axis=1), power=2.3, smooth=3
-    )
-    arch = Column(np.stack([heights, 0 * heights, ys + width * 0.76 + 9, 0 * ys + 15, 0 * ys + 13], axis=1), smooth=3)
-    canal = Column(np.stack([heights, 0 * heights, ys + width * 0.76 + 7, 0 * ys + 9, 0 * ys + 7.5], axis=1), smooth=3)
-    strokes = [Stroke(arch, bone + 190), Stroke(canal, 22.0), Stroke(body, bone + 210), Stroke(body, bone, inset=2.2)]
-    for centre in np.arange(-160.0, 320.0, 32.0):
-        y = float(np.interp(centre, heights, ys))
-        w = float(np.interp(centre, heights, width))
-        strokes.append(Stroke(Ellipsoid((0, y, centre), (w, w * 0.76, 3.2)), 85.0))
-        strokes.append(Stroke(Ellipsoid((0, y + w * 0.76 + 27, centre + 6), (3.6, 13, 8), (0, -18, 0)), bone + 160))
-        strokes.append(Stroke(Ellipsoid((0, y + w * 0.76 + 10, centre + 14), (33, 5, 6)), bone + 120))
     return strokes
 
 
