@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from spool_data import REPOSITORY
 from sqlalchemy import select, text
@@ -33,6 +33,7 @@ def _series(uid: str = "1.2", generation: int = 1) -> Series:
     )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(start=st.sampled_from(State), steps=st.lists(st.sampled_from(State), max_size=30))
 def test_move_never_leaves_the_state_machine(start: State, steps: list[State]) -> None:
     row = Job(series_id=1, release_digest="d", state=start, reason=None, detail="")

@@ -42,7 +42,7 @@ from node.migrations import upgrade
 from node.records import Instance, Records, open_database
 from node.spool import SegmentReader, scan, segments
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(900)  # a safety net on a busy machine, not an expectation
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def common(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    """One receiver for the tests that only ask it something; 2 s network time-out."""
-    with receiver(settings_for(tmp_path_factory.mktemp("common") / "node", network_timeout_s=2.0)) as running:
+    """One receiver for the tests that only ask it something; 5 s network time-out."""
+    with receiver(settings_for(tmp_path_factory.mktemp("common") / "node", network_timeout_s=5.0)) as running:
         yield running
 
 
@@ -357,7 +357,7 @@ def test_strangers_are_turned_away_by_dcmtk_too(common: Receiver, tmp_path: Path
 @pytest.mark.slow
 def test_ten_times_killed_while_receiving_and_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "node")
-    files = _files(tmp_path / "files", 50)
+    files = _files(tmp_path / "files", 40)
     uids = [str(dcmread(file, stop_before_pixels=True).SOPInstanceUID) for file in files]
     content = {uid: encode(dcmread(file)) for uid, file in zip(uids, files, strict=True)}
     rng = random.Random(4711)
@@ -372,13 +372,13 @@ def test_ten_times_killed_while_receiving_and_nothing_acknowledged_is_lost(tmp_p
                 env={"TCP_NODELAY": "1", "PATH": "/usr/bin:/bin"},
             )  # fmt: skip
             assert sender.stdout is not None
-            lines, wanted = [], rng.randrange(1, 45)
+            lines, wanted = [], rng.randrange(1, 38)
             for line in sender.stdout:
                 lines.append(line)
                 if _acknowledged(line) and (wanted := wanted - 1) == 0:
                     time.sleep(rng.random() * 0.01)
                     running.process.send_signal(signal.SIGKILL)
-            sender.wait(60)
+            sender.wait(120)
         acknowledged = _acknowledged("".join(lines))
         interrupted += acknowledged < len(files)
         promised |= set(order[:acknowledged])
