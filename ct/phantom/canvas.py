@@ -170,9 +170,9 @@ class Waves:
             np.sin(ticks[:, None].astype(np.float64) * self._turns[k] + self._phases[k]).astype(np.float32)
             for k, ticks in enumerate((z, y, x))
         ]
-        plane = (sines[0][:, None, :] * sines[1][None, :, :]).reshape(-1, self._turns.shape[1])
+        plane = sines[0][:, None, :] * sines[1][None, :, :]
         plane *= np.float32(self._scale)
-        field: Float32Array = (plane @ sines[2].T).reshape(z.size, y.size, x.size)
+        field: Float32Array = plane @ sines[2].T
         return field
 
 
