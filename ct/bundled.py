@@ -29,17 +29,20 @@ class SegmenterWeightsError(RuntimeError):
 
 
 def build_network(classes: int) -> nn.Module:
-    """The U-Net: HU window [B, 1, D, H, W] in [0, 1], D, H, W multiples of 16 -> logits [B, classes, D, H, W]."""
-    network: nn.Module = UNet(
+    """The U-Net: HU window [B, 1, D, H, W] in [0, 1], D, H, W multiples of 16 -> logits [B, classes, D, H, W].
+
+    Its layers work on half the resolution, between a strided and a transposed convolution.
+    """
+    unet = UNet(
         spatial_dims=3,
-        in_channels=1,
-        out_channels=classes,
-        channels=(16, 32, 64, 128, 128),
-        strides=(2, 2, 2, 2),
-        num_res_units=0,
-        norm=("group", {"num_groups": 4}),
+        in_channels=16,
+        out_channels=32,
+        channels=(32, 64, 128, 160),
+        strides=(2, 2, 2),
+        num_res_units=1,
+        norm="batch",
     )
-    return network
+    return nn.Sequential(nn.Conv3d(1, 16, 2, 2), unet, nn.ConvTranspose3d(32, classes, 2, 2))
 
 
 def to_network_input(hu: npt.NDArray[np.floating]) -> Tensor:

@@ -7,17 +7,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score, roc_curve
-from transformers import BertTokenizer
 
 from fvlm.config import FindingConfig
-from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
+from training.learner import CLIPLearner, Learner
 from training.phantom_data import PhantomSet
-from training.pretrain import Clip, core
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 RESAMPLES = 500
+SPECIFICITY = 0.98
+"""Of the operating points, on the patients they are chosen on."""
 BATCH = 8
 
 
@@ -44,38 +44,40 @@ def truth(data: PhantomSet, findings: Sequence[FindingConfig]) -> Bools:
 
 
 @torch.inference_mode()
-def probabilities(
-    model: FVLM | Clip, data: PhantomSet, findings: Sequence[FindingConfig], tokenizer: BertTokenizer
-) -> Floats:
+def probabilities(learner: Learner, data: PhantomSet, findings: Sequence[FindingConfig]) -> Floats:
     """Zero-shot probabilities [N, F] of every patient; NaN where the anatomy is not present."""
-    encoders = core(model)
-    limit = encoders.config.text.max_tokens
-    negative = encoders.text_features(*tokenize(tokenizer, [f.negative for f in findings], limit))
-    positive = encoders.text_features(*tokenize(tokenizer, [f.positive for f in findings], limit))
+    model = learner.model
+    negative, positive = (
+        model.text_features(*tokenize(learner.tokenizer, texts, model.config.text.max_tokens))
+        for texts in ([f.negative for f in findings], [f.positive for f in findings])
+    )
+    index = [model.config.anatomies.index(f.finding.split(".")[0]) for f in findings]
     rows = []
     for first in range(0, len(data.patients), BATCH):
         windows = [data.window(i) for i in range(first, min(first + BATCH, len(data.patients)))]
         image = torch.stack([window for window, _ in windows])
-        if isinstance(model, Clip):
-            features = model.image_features(image)[:, None].expand(-1, len(findings), -1)
+        if isinstance(learner, CLIPLearner):
+            features = learner.image_features(image)[:, None].expand(-1, len(findings), -1)
             present = torch.ones(len(image), len(findings), dtype=torch.bool)
         else:
-            index = torch.tensor([encoders.config.anatomies.index(f.finding.split(".")[0]) for f in findings])
-            features, present = encoders.anatomy_features(image, torch.stack([labels for _, labels in windows]))
+            features, present = model.anatomy_features(image, torch.stack([labels for _, labels in windows]))
             features, present = features[:, index], present[:, index]
-        scores = encoders.probabilities(features, negative, positive)
+        scores = model.probabilities(features, negative, positive)
         rows.append(scores.masked_fill(~present, float("nan")).double().numpy())
     return np.concatenate(rows)
 
 
 def operating_point(positive: Bools, probability: Floats) -> float | None:
-    """The threshold nearest to perfect sensitivity and specificity; None without both classes."""
+    """The lowest threshold that keeps a specificity of `SPECIFICITY`; None without both classes.
+
+    A reader is asked dozens of findings about each patient: few false alarms matter more than the balance.
+    """
     seen = ~np.isnan(probability)
-    if len(set(positive[seen].tolist())) < 2:
+    labels, scores = positive[seen], probability[seen]
+    if len(set(labels.tolist())) < 2:
         return None
-    false_rate, true_rate, thresholds = roc_curve(positive[seen], probability[seen])
-    best = int(np.argmin((1 - true_rate[1:]) ** 2 + false_rate[1:] ** 2)) + 1
-    return float(np.clip(thresholds[best], 0.0, 1.0))
+    false_rate, _, thresholds = roc_curve(labels, scores, drop_intermediate=False)
+    return float(np.clip(thresholds[false_rate <= 1 - SPECIFICITY][-1], 0.0, 1.0))
 
 
 def evaluate(

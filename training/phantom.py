@@ -15,11 +15,11 @@ from ct.bundled import BundledSegmenter
 from ct.phantom import PhantomPatient
 from fvlm.checkpoint import save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
-from fvlm.model import FVLM
 from training.card import Size, write_card
 from training.evaluate import FindingMetrics, evaluate, operating_point, probabilities, truth
+from training.learner import Learner, Method
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
-from training.pretrain import Clip, Method, Recipe, core, pretrain
+from training.pretrain import Recipe, pretrain
 from training.segmenter import dice, save_segmenter, train_segmenter
 from training.vocabulary_text import build_tokenizer
 
@@ -56,7 +56,7 @@ def release_config(vocabulary_size: int) -> ReleaseConfig:
             stem="conv",
             stem_channels=(24, 48, 64),
             stem_strides=((2, 2, 2), (2, 2, 2), (1, 1, 1)),
-            text=TextConfig(vocab_size=vocabulary_size, width=128, depth=3, heads=4, max_positions=384, max_tokens=384),
+            text=TextConfig(vocab_size=vocabulary_size, width=128, depth=2, heads=4, max_positions=384, max_tokens=384),
         ),
         preprocess=PreprocessConfig(
             spacing=(6.0, 6.0, 6.0), hu_window=(-1000.0, 300.0), window=(104, 48, 64), windows="whole", antialias=True
@@ -75,7 +75,9 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
     config = release_config(len(tokenizer))
     train_set = _set(out, "train", range(size.patients), config, stages, size, None)
-    models = {method: _pretrain(out, method, train_set, tokenizer, config, size, stages) for method in ("fvlm", "clip")}
+    learners = {
+        method: _pretrain(out, method, train_set, tokenizer, config, size, stages) for method in ("fvlm", "clip")
+    }
     validation = _set(
         out, "validation", range(VALIDATION_SEED, VALIDATION_SEED + size.validation), config, stages, size, weights
     )
@@ -83,20 +85,18 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     findings = [FindingConfig.of(prompt) for prompt in load_vocabulary().preset("phantom").prompts]
     metrics: dict[str, list[FindingMetrics]] = {}
     operating: list[FindingConfig] = []
-    for method, model in models.items():
-        chosen = probabilities(model, validation, findings, tokenizer)
+    for method, learner in learners.items():
+        chosen = probabilities(learner, validation, findings)
         known = truth(validation, findings)
         thresholds = [operating_point(known[:, i], chosen[:, i]) for i in range(len(findings))]
-        metrics[method] = evaluate(
-            truth(test, findings), probabilities(model, test, findings, tokenizer), findings, thresholds
-        )
+        metrics[method] = evaluate(truth(test, findings), probabilities(learner, test, findings), findings, thresholds)
         if method == "fvlm":
             operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
     dices = _segmenter_dice(weights, size, stages)
     figures = {method: [asdict(row) for row in rows] for method, rows in metrics.items()}
     (out / "metrics.json").write_text(json.dumps({"size": asdict(size), "dice": dices, **figures}, indent=1))
     card = write_card(config, size, metrics, dices)
-    save_release(out / "release", core(models["fvlm"]), config, operating, tokenizer, card, half=True)
+    save_release(out / "release", learners["fvlm"].model, config, operating, tokenizer, card, half=True)
     return out / "release"
 
 
@@ -127,7 +127,7 @@ def _pretrain(
     config: ReleaseConfig,
     size: Size,
     stages: Stages,
-) -> FVLM | Clip:
+) -> Learner:
     with stages(f"{method}: training") as update:
         return pretrain(
             data,

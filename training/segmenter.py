@@ -17,16 +17,12 @@ from ct.phantom import ANATOMIES
 from ct.resample import resample_hu, resample_labels
 from training.phantom_data import scan
 
-PATCH = (64, 96, 96)
-"""Voxels z, y, x of one training sample; the whole scan in the plane."""
-KEEP = 24
-"""Rendered patients kept in memory; one is replaced each step."""
+FIRST_SEED = 1_000_000
+"""Each step takes a fresh phantom, beginning with this seed."""
 
 
-def train_segmenter(
-    folder: Path, steps: int, progress: Callable[[int, float], None], first_seed: int = 1_000_000, batch: int = 1
-) -> nn.Module:
-    """Train on fresh phantoms, or go on from the checkpoint in `folder`; calls `progress(step, loss)`."""
+def train_segmenter(folder: Path, steps: int, progress: Callable[[int, float], None]) -> nn.Module:
+    """Train on one fresh phantom a step, or go on from the checkpoint in `folder`; calls `progress(step, loss)`."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = build_network(len(ANATOMIES) + 1)
@@ -40,17 +36,9 @@ def train_segmenter(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         start = int(state["step"])
-    pool: list[tuple[Tensor, Tensor]] = []
     for step in range(start, steps):
-        generator = np.random.default_rng((1, step))
-        fresh = sample(first_seed + step)
-        if len(pool) >= KEEP:
-            pool[int(generator.integers(KEEP))] = fresh
-        else:
-            pool.append(fresh)
-        chosen = [fresh, *(pool[int(generator.integers(len(pool)))] for _ in range(batch - 1))]
-        image, label = (torch.stack(parts) for parts in zip(*(_crop(*one, generator) for one in chosen), strict=True))
-        loss = loss_of(network(image), label)
+        image, label = _vary(*sample(FIRST_SEED + step), np.random.default_rng((1, step)))
+        loss = loss_of(network(image[None]), label[None])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -80,14 +68,12 @@ def sample(seed: int) -> tuple[Tensor, Tensor]:
     return image, F.pad(torch.from_numpy(coarse.astype(np.uint8))[None], padding)
 
 
-def _crop(image: Tensor, label: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """A random window with a random HU scale and shift."""
-    start = [
-        int(generator.integers(0, max(have - want, 0) + 1)) for have, want in zip(image.shape[1:], PATCH, strict=True)
-    ]
-    window = (slice(None), *(slice(at, at + want) for at, want in zip(start, PATCH, strict=True)))
+def _vary(image: Tensor, label: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A random HU scale and shift, and a random shift in space (wrapped around)."""
     scale, shift = generator.uniform(0.95, 1.05), generator.uniform(-0.02, 0.02)
-    return (image[window] * scale + shift).clamp(0.0, 1.0), label[window]
+    moves = tuple(int(n) for n in generator.integers(-5, 6, size=3))
+    axes = (1, 2, 3)
+    return (image * scale + shift).clamp(0.0, 1.0).roll(moves, axes), label.roll(moves, axes)
 
 
 def save_segmenter(network: nn.Module, weights: Path) -> None:
