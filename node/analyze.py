@@ -78,8 +78,8 @@ def _scan(folder: Path, console: Console, problems: _Problems) -> FolderScan:
         problems.report(str(folder), Reason.NOT_DICOM, f"none of its {files} files is DICOM")
     other = files - len(scan.problems) - sum(len(series.headers) for series in scan.series)
     if other and scan.series:
-        files_are = "1 file is" if other == 1 else f"{other} files are"
-        console.print(f"{files_are} not DICOM images and passed over", highlight=False)
+        left_out = "1 file is no DICOM image and was" if other == 1 else f"{other} files are no DICOM images and were"
+        console.print(f"{left_out} passed over", highlight=False)
     return scan
 
 

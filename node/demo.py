@@ -4,6 +4,7 @@ Real processes on free loopback ports in a temporary folder: `fvlm-node serve`, 
 makes each phantom patient and one that sends it. What is shown comes from the archive.
 """
 
+import json
 import shutil
 import signal
 import tempfile
@@ -31,6 +32,7 @@ _SLICES = 124
 _QUIET_S = 1.5
 _PATIENCE_S = 600.0
 """Longest wait for one step without any change."""
+_DOCTOR = "Run: fvlm-node doctor"
 
 
 @dataclass
@@ -71,11 +73,14 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(logs, ignore_errors=True)
-        with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
-            configure_logs("json", log)
-            with Board(console) as board:
-                demo = _Demo(work, own, seed, children, board)
-                outcomes = demo.run()
+        try:
+            with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
+                configure_logs("json", log)
+                with Board(console) as board:
+                    outcomes = _Demo(work, own, seed, children, board).run()
+        finally:
+            if (work / "node" / "logs").is_dir():
+                shutil.copytree(work / "node" / "logs", logs, dirs_exist_ok=True)
         return show_outcomes(outcomes, ArchiveView(work / "archive"), out, console)
     except OSError as error:
         raise CommandError(f"{out} or {work}: {error.strerror}.", "Name another folder with --out.") from error
@@ -119,6 +124,7 @@ class _Demo:
             for child in (archive, node):
                 if not child.running:
                     self._stop(child, "ended early")
+            self._check_model()
             self._check_patience(states)
             time.sleep(0.2)
 
@@ -195,6 +201,14 @@ class _Demo:
                 seconds = {**sender.seconds, **state.seconds}
                 outcomes.append(Outcome(name, uid, sender.folder, drawn, state, seconds))
         return outcomes
+
+    def _check_model(self) -> None:
+        """The worker cannot load the model: the node would try for ever."""
+        log = self._settings.data_dir / "logs" / "analyze.log"
+        for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+            if '"event": "model_unavailable"' in line:
+                detail = json.loads(line)["detail"]
+                raise CommandError(f"Step '{self._board.current}': the model cannot be loaded: {detail}", _DOCTOR)
 
     def _check_patience(self, states: Mapping[str, SeriesState]) -> None:
         now = [(state.images, state.state) for state in states.values()], [sender.made for sender in self._senders]

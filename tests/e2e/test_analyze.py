@@ -54,7 +54,7 @@ def test_each_problem_is_one_line_with_its_reason_and_the_status_is_2(mixed: Mix
     assert mixed.done.returncode == 2, mixed.done.stderr
     problems = re.findall(r"^([A-Z_]+)  (\S+)", mixed.done.stdout, re.MULTILINE)
     assert sorted(problems) == [("NOT_CT", "series-2"), ("NOT_DICOM", "notes.dcm:"), ("TRUNCATED", "broken.dcm:")]
-    assert "1 file is not DICOM" in mixed.done.stdout
+    assert "1 file is no DICOM image" in mixed.done.stdout
     assert mixed.done.stderr == ""
 
 

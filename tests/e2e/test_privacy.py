@@ -25,7 +25,7 @@ PLANTED = [b"Planted", b"PLANTED", b"Petra", b"4711", b"19230405", b"1923-04-05"
 @contextmanager
 def overheard(server: Redis) -> Iterator[list[str]]:
     """Every command that the broker gets."""
-    client = redis.Redis(port=server.port)
+    client = redis.Redis(port=server.port, socket_timeout=3600)
     commands: list[str] = []
     with client.monitor() as monitor:
 
