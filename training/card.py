@@ -12,9 +12,10 @@ from training.evaluate import FindingMetrics, macro_auc
 class Size:
     """How much is computed for the bundled networks."""
 
-    patients: int = 3000
-    steps: int = 600
-    segmenter_steps: int = 800
+    patients: int = 2000
+    trunk_steps: int = 400
+    steps: int = 400
+    segmenter_steps: int = 500
     validation: int = 200
     test: int = 500
     processes: int = 2
@@ -47,13 +48,15 @@ of {model.patch[0]} x {model.patch[1]} x {model.patch[2]} voxels behind a convol
 ## How it was trained
 
 ```
-fvlm-node train phantom --out RUN --patients {size.patients} --steps {size.steps} \\
-    --segmenter-steps {size.segmenter_steps} --validation {size.validation} --test {size.test}
+fvlm-node train phantom --out RUN --patients {size.patients} --trunk-steps {size.trunk_steps} \\
+    --steps {size.steps} --segmenter-steps {size.segmenter_steps} --validation {size.validation} --test {size.test}
 ```
 
-{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports; anatomy-wise contrast with the
-normal-normal correction (paper section 3.3), batch of 16, AdamW. The CLIP baseline is the same encoders, the same
-patients and the same number of steps, with the whole image against the whole report.
+{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. First the image trunk (stem,
+transformer, anatomy attention) is schooled on the findings that the reports name, {size.trunk_steps} steps of 16. Then
+it is frozen, and anatomy projections and text encoder are aligned by anatomy-wise contrast with the normal-normal
+correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the
+number of steps; it aligns the whole image with the whole report.
 
 ## What it reaches
 

@@ -20,9 +20,10 @@ def _group() -> None:
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
-    patients: Annotated[int, typer.Option(min=16, help="Phantoms to train on.")] = 3000,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of fVLM and of the CLIP baseline, batches of 16.")] = 600,
-    segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = 800,
+    patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = 2000,
+    trunk_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image trunk.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 400,
+    segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = 500,
     validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = 200,
     test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = 500,
     processes: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = 2,
@@ -31,14 +32,14 @@ def phantom(
 
     Example: fvlm-node train phantom --out runs/phantom
 
-    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --steps 8 --segmenter-steps 4 --validation 16
-    --test 16
+    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --trunk-steps 4 --steps 4 --segmenter-steps 4
+    --validation 16 --test 16
     """
     from training.card import Size
     from training.phantom import train_phantom
 
     console = Console(stderr=True)
-    size = Size(patients, steps, segmenter_steps, validation, test, processes)
+    size = Size(patients, trunk_steps, steps, segmenter_steps, validation, test, processes)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

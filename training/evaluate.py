@@ -6,19 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from fvlm.config import FindingConfig
 from fvlm.tokenizer import tokenize
-from training.learner import CLIPLearner, Learner
-from training.phantom_data import PhantomSet
+from training.learner import CLIPLearner, Learner, Pooled
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 RESAMPLES = 500
 SPECIFICITY = 0.98
 """Of the operating points, on the patients they are chosen on."""
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -38,33 +37,31 @@ class FindingMetrics:
     specificity: float
 
 
-def truth(data: PhantomSet, findings: Sequence[FindingConfig]) -> Bools:
+def truth(data: Pooled, findings: Sequence[FindingConfig]) -> Bools:
     """[N, F]: the finding was drawn into the patient."""
     return np.array([[f.finding in patient.diseases for f in findings] for patient in data.patients])
 
 
 @torch.inference_mode()
-def probabilities(learner: Learner, data: PhantomSet, findings: Sequence[FindingConfig]) -> Floats:
-    """Zero-shot probabilities [N, F] of every patient; NaN where the anatomy is not present."""
+def probabilities(learner: Learner, pooled: Pooled, findings: Sequence[FindingConfig]) -> Floats:
+    """Zero-shot probabilities [N, F] of patients; NaN where the anatomy is not usable.
+
+    CLIP knows no anatomies: it answers from the whole scan, where fVLM answers from the finding's anatomy.
+    """
     model = learner.model
     negative, positive = (
         model.text_features(*tokenize(learner.tokenizer, texts, model.config.text.max_tokens))
         for texts in ([f.negative for f in findings], [f.positive for f in findings])
     )
     index = [model.config.anatomies.index(f.finding.split(".")[0]) for f in findings]
-    rows = []
-    for first in range(0, len(data.patients), BATCH):
-        windows = [data.window(i) for i in range(first, min(first + BATCH, len(data.patients)))]
-        image = torch.stack([window for window, _ in windows])
-        if isinstance(learner, CLIPLearner):
-            features = learner.image_features(image)[:, None].expand(-1, len(findings), -1)
-            present = torch.ones(len(image), len(findings), dtype=torch.bool)
-        else:
-            features, present = model.anatomy_features(image, torch.stack([labels for _, labels in windows]))
-            features, present = features[:, index], present[:, index]
-        scores = model.probabilities(features, negative, positive)
-        rows.append(scores.masked_fill(~present, float("nan")).double().numpy())
-    return np.concatenate(rows)
+    if isinstance(learner, CLIPLearner):
+        features = learner.image_features(pooled.whole)[:, None].expand(-1, len(findings), -1)
+    else:
+        features = torch.stack(
+            [F.normalize(proj(pooled.anatomies[:, k]), dim=-1) for k, proj in enumerate(model.vision_projs)], 1
+        )[:, index]
+    scores = model.probabilities(features, negative, positive)
+    return scores.masked_fill(~pooled.usable[:, index], float("nan")).double().numpy()
 
 
 def operating_point(positive: Bools, probability: Floats) -> float | None:

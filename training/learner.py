@@ -1,37 +1,72 @@
-"""What is trained: the fVLM, or plain CLIP of the same size, with its batch of pairs turned into a loss."""
+"""What is aligned on a schooled trunk: fVLM, or plain CLIP of the same size."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
-from fvlm.config import ModelConfig
-from fvlm.model import FVLM, tokens_of_anatomies
+from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
 from training.objective import AnatomyPairs, anatomy_losses, clip_loss
-from training.phantom_data import Patient, touches_border
+from training.phantom_data import Patient, PhantomSet, Progress, touches_border
+from training.pretrain import Trainee
 from training.standardise import Standardise
+from training.supervise import pool
 
 Method = Literal["fvlm", "clip"]
 
+INITIAL_TEMPERATURE = 0.2
+"""Softer than the paper's 0.07: with random features a sharp start first teaches to avoid each other."""
 
-class Learner(nn.Module):
-    """The encoders and what training adds to them; `finish` leaves a model for inference."""
 
-    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer, image_groups: int) -> None:
+@dataclass(frozen=True)
+class Pooled:
+    """What the frozen trunk makes of N patients; A anatomies of width W."""
+
+    whole: Tensor
+    """[N, W]: mean of the final tokens."""
+    anatomies: Tensor
+    """[N, A, W]: what each anatomy's query gathered."""
+    usable: Tensor
+    """bool [N, A]: in the window and not cut by it."""
+    patients: tuple[Patient, ...]
+
+
+@torch.inference_mode()
+def pool_set(model: FVLM, data: PhantomSet, progress: Progress, batch: int = 8) -> Pooled:
+    """Run the trunk once over a set."""
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for first in range(0, len(data.patients), batch):
+        images, labels = data.batch(range(first, min(first + batch, len(data.patients))))
+        whole, anatomies, present = pool(model, images, labels)
+        rows.append((whole, anatomies, present & ~touches_border(labels, present.shape[1])))
+        progress(min(first + batch, len(data.patients)), len(data.patients))
+    whole, anatomies, usable = (torch.cat(parts).clone() for parts in zip(*rows, strict=True))
+    return Pooled(whole, anatomies, usable, data.patients)
+
+
+class Learner(Trainee):
+    """The encoders, the trunk frozen, and what alignment adds; `finish` leaves a model for inference."""
+
+    def __init__(self, trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled, image_groups: int) -> None:
         super().__init__()
-        self.model = FVLM(config)
-        _spread(self.model)
+        self.model = FVLM(trunk.config)
+        self.model.load_state_dict(trunk.state_dict())
+        self.model.visual_encoder.requires_grad_(False)
+        self.model.attention.requires_grad_(False)
+        self.model.query_tokens.requires_grad_(False)
+        with torch.no_grad():
+            self.model.temp.fill_(INITIAL_TEMPERATURE)
+        _spread(self.model.text_encoder)
         self.tokenizer = tokenizer
-        self.standard_image = Standardise(image_groups, config.embedding)
-        self.standard_text = Standardise(1, config.embedding)
-
-    def loss(self, image: Tensor, labels: Tensor, patients: Sequence[Patient]) -> Tensor:
-        """Image [B, 1, D, H, W] in [0, 1], labels uint8 [B, D, H, W] and the patients -> a scalar."""
-        raise NotImplementedError
+        self.pooled = pooled
+        self.standard_image = Standardise(image_groups, trunk.config.embedding)
+        self.standard_text = Standardise(1, trunk.config.embedding)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """[N, E] of unit length, encoded in groups of like length so that little padding is computed."""
@@ -49,23 +84,25 @@ class Learner(nn.Module):
     def finish(self) -> None:
         """Fold the running statistics into the projections and switch to inference."""
         self.standard_text.fold_into(self.model.text_proj)
-        self.eval()
+        super().finish()
 
 
 class FVLMLearner(Learner):
     """Anatomy-wise contrast (paper section 3.2) with the normal-normal correction (section 3.3)."""
 
-    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer) -> None:
-        super().__init__(config, tokenizer, len(config.anatomies))
+    def __init__(self, trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled) -> None:
+        super().__init__(trunk, tokenizer, pooled, len(trunk.config.anatomies))
 
-    def loss(self, image: Tensor, labels: Tensor, patients: Sequence[Patient]) -> Tensor:
-        """The sum over anatomies; see `Learner.loss`."""
-        features, present = self._anatomies(image, labels)
-        captions = [caption for patient in patients for caption in patient.captions]
+    def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG002
+        """The sum over anatomies."""
+        self.model.clamp_temperature()
+        states, usable = self.pooled.anatomies[list(chosen)], self.pooled.usable[list(chosen)]
+        projected = torch.stack([proj(states[:, k]) for k, proj in enumerate(self.model.vision_projs)], 1)
+        features = F.normalize(self.standard_image(projected), dim=-1)
+        captions = [caption for index in chosen for caption in self.pooled.patients[index].captions]
         distinct = {text: i for i, text in enumerate(dict.fromkeys(caption.text for caption in captions))}
-        number = torch.tensor([distinct[caption.text] for caption in captions]).view(present.shape)
-        normal = torch.tensor([caption.normal for caption in captions]).view(present.shape)
-        usable = present & ~touches_border(labels, present.shape[1])
+        number = torch.tensor([distinct[caption.text] for caption in captions]).view(usable.shape)
+        normal = torch.tensor([caption.normal for caption in captions]).view(usable.shape)
         pairs = AnatomyPairs(features, self.texts(list(distinct))[number], usable, normal, number)
         losses = anatomy_losses(pairs, self.model.temp)
         return torch.stack([*losses.values(), 0.0 * features.sum()]).sum()
@@ -74,47 +111,38 @@ class FVLMLearner(Learner):
         self.standard_image.fold_into(*self.model.vision_projs)
         super().finish()
 
-    def _anatomies(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `FVLM.anatomy_features`, with the projections standardised over the batch."""
-        config, model = self.model.config, self.model
-        tokens = model.encode_tokens(image)
-        selected = tokens_of_anatomies(labels, config.patch, len(config.anatomies))
-        pooled = model.attention(model.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
-        projected = torch.stack([proj(pooled[:, k]) for k, proj in enumerate(model.vision_projs)], 1)
-        return F.normalize(self.standard_image(projected), dim=-1), selected.any(-1)
-
 
 class CLIPLearner(Learner):
     """Plain CLIP: mean of the final tokens against the whole report."""
 
-    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer) -> None:
-        super().__init__(config, tokenizer, 1)
-        self.image_proj = nn.Linear(config.width, config.embedding)
+    def __init__(self, trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled) -> None:
+        super().__init__(trunk, tokenizer, pooled, 1)
+        self.image_proj = nn.Linear(trunk.config.width, trunk.config.embedding)
 
-    def image_features(self, image: Tensor) -> Tensor:
-        """[B, 1, D, H, W] -> [B, E] of unit length."""
-        projected = self.image_proj(self.model.encode_tokens(image)[-1].mean(1))
-        return F.normalize(self.standard_image(projected[:, None])[:, 0], dim=-1)
+    def image_features(self, whole: Tensor) -> Tensor:
+        """Mean final token [B, W] -> [B, E] of unit length."""
+        return F.normalize(self.standard_image(self.image_proj(whole)[:, None])[:, 0], dim=-1)
 
-    def loss(self, image: Tensor, labels: Tensor, patients: Sequence[Patient]) -> Tensor:  # noqa: ARG002
-        """Only a patient's own report is positive; see `Learner.loss`."""
-        return clip_loss(self.image_features(image), self.texts([p.report for p in patients]), self.model.temp)
+    def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG002
+        """Only a patient's own report is positive."""
+        self.model.clamp_temperature()
+        reports = [self.pooled.patients[index].report for index in chosen]
+        return clip_loss(self.image_features(self.pooled.whole[list(chosen)]), self.texts(reports), self.model.temp)
 
     def finish(self) -> None:
         self.standard_image.fold_into(self.image_proj)
         super().finish()
 
 
-def build(config: ModelConfig, tokenizer: BertTokenizer, method: Method, seed: int) -> Learner:
-    """A fresh learner; the seed decides the initial weights."""
+def build(trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled, method: Method, seed: int) -> Learner:
+    """A fresh learner on a trunk; the seed decides the initial weights."""
     torch.manual_seed(seed)
-    return FVLMLearner(config, tokenizer) if method == "fvlm" else CLIPLearner(config, tokenizer)
+    return FVLMLearner(trunk, tokenizer, pooled) if method == "fvlm" else CLIPLearner(trunk, tokenizer, pooled)
 
 
-def _spread(model: FVLM) -> None:
+def _spread(text_encoder: nn.Module) -> None:
     """Initial weights in proportion to the width: BERT's own 0.02 suits 768, not 128."""
-    nn.init.normal_(model.query_tokens, std=0.02)
-    for name, parameter in model.text_encoder.named_parameters():
+    for name, parameter in text_encoder.named_parameters():
         if "word_embeddings" in name:
             nn.init.normal_(parameter, std=1.0)
         elif "position_embeddings" in name:

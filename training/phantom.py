@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from transformers import BertTokenizer
 
 from config import load_vocabulary
@@ -15,12 +16,14 @@ from ct.bundled import BundledSegmenter
 from ct.phantom import PhantomPatient
 from fvlm.checkpoint import save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
+from fvlm.model import FVLM
 from training.card import Size, write_card
 from training.evaluate import FindingMetrics, evaluate, operating_point, probabilities, truth
-from training.learner import Learner, Method
+from training.learner import Learner, Method, Pooled, build, pool_set
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
-from training.pretrain import Recipe, pretrain
+from training.pretrain import Recipe, fit
 from training.segmenter import dice, save_segmenter, train_segmenter
+from training.supervise import Supervised
 from training.vocabulary_text import build_tokenizer
 
 NAME, VERSION = "fVLM phantom", "1"
@@ -69,35 +72,81 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
 
     `out/segmenter/` holds the segmenter's weights, `out/release/` the release, `out/metrics.json` the figures.
     """
-    weights = _segmenter(out, size, stages)
-    anatomies = load_vocabulary().preset("phantom").anatomies
-    texts = [describe(PhantomPatient.draw(seed), anatomies) for seed in range(size.patients)]
+    segmenter = _segmenter(out, size, stages)
+    preset = load_vocabulary().preset("phantom")
+    findings = [FindingConfig.of(prompt) for prompt in preset.prompts]
+    with stages("reports") as update:
+        texts = []
+        for seed in range(size.patients):
+            texts.append(describe(PhantomPatient.draw(seed), preset.anatomies))
+            update(seed + 1, size.patients, None)
     tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
     config = release_config(len(tokenizer))
-    train_set = _set(out, "train", range(size.patients), config, stages, size, None)
-    learners = {
-        method: _pretrain(out, method, train_set, tokenizer, config, size, stages) for method in ("fvlm", "clip")
+    training = _set(out, "train", range(size.patients), config, stages, size, None)
+    trunk = _trunk(out, training, config, findings, size, stages)
+    pooled = {
+        "train": _pool(trunk, training, "train", stages),
+        "validation": _pool(
+            trunk,
+            _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter),
+            "validation",
+            stages,
+        ),
+        "test": _pool(
+            trunk, _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size, segmenter), "test", stages
+        ),
     }
-    validation = _set(
-        out, "validation", range(VALIDATION_SEED, VALIDATION_SEED + size.validation), config, stages, size, weights
-    )
-    test = _set(out, "test", range(TEST_SEED, TEST_SEED + size.test), config, stages, size, weights)
-    findings = [FindingConfig.of(prompt) for prompt in load_vocabulary().preset("phantom").prompts]
     metrics: dict[str, list[FindingMetrics]] = {}
-    operating: list[FindingConfig] = []
-    for method, learner in learners.items():
-        chosen = probabilities(learner, validation, findings)
-        known = truth(validation, findings)
+    methods: tuple[Method, ...] = ("clip", "fvlm")
+    for method in methods:
+        learner = _align(out, method, trunk, tokenizer, pooled["train"], size, stages)
+        known, chosen = truth(pooled["validation"], findings), probabilities(learner, pooled["validation"], findings)
         thresholds = [operating_point(known[:, i], chosen[:, i]) for i in range(len(findings))]
-        metrics[method] = evaluate(truth(test, findings), probabilities(learner, test, findings), findings, thresholds)
-        if method == "fvlm":
-            operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
-    dices = _segmenter_dice(weights, size, stages)
+        asked = probabilities(learner, pooled["test"], findings)
+        metrics[method] = evaluate(truth(pooled["test"], findings), asked, findings, thresholds)
+    dices = _segmenter_dice(segmenter, size, stages)
     figures = {method: [asdict(row) for row in rows] for method, rows in metrics.items()}
     (out / "metrics.json").write_text(json.dumps({"size": asdict(size), "dice": dices, **figures}, indent=1))
-    card = write_card(config, size, metrics, dices)
-    save_release(out / "release", learners["fvlm"].model, config, operating, tokenizer, card, half=True)
+    operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
+    save_release(
+        out / "release",
+        learner.model,
+        config,
+        operating,
+        tokenizer,
+        write_card(config, size, metrics, dices),
+        half=True,
+    )
     return out / "release"
+
+
+def _seeds(first: int, count: int) -> range:
+    return range(first, first + count)
+
+
+def _trunk(
+    out: Path, data: PhantomSet, config: ReleaseConfig, findings: list[FindingConfig], size: Size, stages: Stages
+) -> FVLM:
+    torch.manual_seed(0)
+    supervised = Supervised(config.model, [f.finding for f in findings], data)
+    with stages("trunk: supervised") as update:
+        recipe = Recipe("trunk", size.trunk_steps)
+        fit(supervised, size.patients, recipe, out / "trunk", lambda step, loss: update(step, recipe.steps, loss))
+    return supervised.model
+
+
+def _pool(trunk: FVLM, data: PhantomSet, name: str, stages: Stages) -> Pooled:
+    with stages(f"{name}: trunk features") as update:
+        return pool_set(trunk, data, lambda done, total: update(done, total, None))
+
+
+def _align(
+    out: Path, method: Method, trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled, size: Size, stages: Stages
+) -> Learner:
+    learner = build(trunk, tokenizer, pooled, method, seed=0)
+    with stages(f"{method}: alignment") as update:
+        recipe = Recipe(method, size.steps, batch=32)
+        return fit(learner, size.patients, recipe, out / method, lambda step, loss: update(step, recipe.steps, loss))
 
 
 def _segmenter(out: Path, size: Size, stages: Stages) -> Path:
@@ -116,26 +165,6 @@ def _set(
     with stages(f"{name} patients") as update:
         return prepare_set(
             out / name, seeds, config, lambda done, total: update(done, total, None), segmenter, size.processes
-        )
-
-
-def _pretrain(
-    out: Path,
-    method: Method,
-    data: PhantomSet,
-    tokenizer: BertTokenizer,
-    config: ReleaseConfig,
-    size: Size,
-    stages: Stages,
-) -> Learner:
-    with stages(f"{method}: training") as update:
-        return pretrain(
-            data,
-            tokenizer,
-            config.model,
-            Recipe(method, size.steps),
-            out / method,
-            lambda step, loss: update(step, size.steps, loss),
         )
 
 

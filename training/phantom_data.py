@@ -85,6 +85,11 @@ class PhantomSet:
             image, labels = _shifted(image, shift), _shifted(labels, shift)
         return torch.from_numpy(image.astype(np.float32))[None] / 255.0, torch.from_numpy(labels.copy())
 
+    def batch(self, chosen: Sequence[int], generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Images [B, 1, D, H, W] and labels [B, D, H, W] of some patients."""
+        images, labels = zip(*(self.window(index, generator) for index in chosen), strict=True)
+        return torch.stack(images), torch.stack(labels)
+
 
 def _shifted(array: npt.NDArray[np.uint8], shift: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Move the content by whole voxels; zeros come in."""

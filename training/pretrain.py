@@ -1,29 +1,40 @@
-"""The pretraining loop: fVLM's anatomy-wise objective, or plain CLIP of the same size as its baseline."""
+"""The training loop of every learner: deterministic, resumable, readable from top to bottom."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import BertTokenizer
+from torch import Tensor, nn
 
-from fvlm.config import ModelConfig
-from training.learner import Learner, Method, build
-from training.phantom_data import PhantomSet
+
+class Trainee(nn.Module):
+    """What the loop trains: a module that knows its data."""
+
+    def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:
+        """The loss on some patients, a scalar; `generator` decides the augmentation."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Called once after the last step."""
+        self.eval()
+
+
+AnyTrainee = TypeVar("AnyTrainee", bound=Trainee)
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides what a run computes."""
 
-    method: Method
+    name: str
     steps: int
     batch: int = 16
-    peak_lr: float = 1.5e-3
+    peak_lr: float = 2e-3
     """Reached after `warmup` steps, then cosine to zero."""
     warmup: int = 30
     weight_decay: float = 0.05
@@ -32,35 +43,27 @@ class Recipe:
     seed: int = 0
 
 
-def pretrain(
-    data: PhantomSet,
-    tokenizer: BertTokenizer,
-    config: ModelConfig,
-    recipe: Recipe,
-    folder: Path,
-    progress: Callable[[int, float], None],
-) -> Learner:
-    """Train, or go on from the checkpoint in `folder`; calls `progress(step, loss)`.
+def fit(
+    learner: AnyTrainee, patients: int, recipe: Recipe, folder: Path, progress: Callable[[int, float], None]
+) -> AnyTrainee:
+    """Train a learner, or go on from the checkpoint in `folder`; calls `progress(step, loss)`.
 
-    The same folder, data and recipe give the same weights, interrupted or not.
+    The same learner, folder and recipe give the same weights, interrupted or not.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    learner = build(config, tokenizer, recipe.method, recipe.seed)
     optimizer = torch.optim.AdamW(_groups(learner, recipe.weight_decay), lr=recipe.peak_lr)
     start = _resume(folder, learner, optimizer, recipe)
     learner.train()
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
+        torch.manual_seed(recipe.seed * 1_000_003 + step)  # dropout, the same after a resume
         generator = np.random.default_rng((recipe.seed, 1, step))
-        chosen = _batch(recipe, len(data.patients), step)
-        images, labels = zip(*(data.window(index, generator) for index in chosen), strict=True)
-        loss = learner.loss(torch.stack(images), torch.stack(labels), [data.patients[index] for index in chosen])
+        loss = learner.loss(_batch(recipe, patients, step), generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learner.parameters(), recipe.max_gradient)
         optimizer.step()
-        learner.model.clamp_temperature()
         progress(step + 1, loss.item())
         with (folder / "loss.jsonl").open("a") as log:
             log.write(json.dumps({"step": step + 1, "loss": round(loss.item(), 5)}) + "\n")
@@ -83,6 +86,8 @@ def _groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
     plain: list[nn.Parameter] = []
     decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = parameter.ndim > 1 and "embeddings.w" not in name and "position" not in name and "query" not in name
         (decayed if matrix else plain).append(parameter)
     return [{"params": decayed, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]

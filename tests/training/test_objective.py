@@ -65,9 +65,7 @@ def test_single_usable_patient_is_skipped_and_unusable_patients_do_not_count() -
     usable = pairs.usable.clone()
     usable[1:, 0] = False
     usable[4, 1] = False
-    losses = anatomy_losses(
-        AnatomyPairs(pairs.image, pairs.text, usable, pairs.normal, pairs.caption), TEMPERATURE
-    )
+    losses = anatomy_losses(AnatomyPairs(pairs.image, pairs.text, usable, pairs.normal, pairs.caption), TEMPERATURE)
     assert sorted(losses) == [1]
     without = anatomy_losses(
         AnatomyPairs(pairs.image[:4], pairs.text[:4], usable[:4], pairs.normal[:4], pairs.caption[:4]), TEMPERATURE

@@ -7,13 +7,18 @@ import pytest
 import torch
 from transformers import BertTokenizer
 
-from fvlm.config import ModelConfig, TextConfig
-from training.evaluate import evaluate, macro_auc, operating_point
+from fvlm.config import FindingConfig, ModelConfig, TextConfig
+from fvlm.model import FVLM
+from fvlm.tokenizer import tokenize
+from training.evaluate import evaluate, macro_auc, operating_point, probabilities, truth
+from training.learner import Learner, build, pool_set
 from training.phantom_data import Caption, Patient, PhantomSet, touches_border
-from training.pretrain import Method, Recipe, learning_rate, pretrain
+from training.pretrain import Recipe, Trainee, fit, learning_rate
+from training.standardise import Standardise
+from training.supervise import Supervised
 from training.vocabulary_text import build_tokenizer
 
-SHAPE = (16, 16, 16)
+SHAPE = (24, 24, 24)
 
 
 def _data(patients: int = 24) -> tuple[PhantomSet, BertTokenizer]:
@@ -21,13 +26,13 @@ def _data(patients: int = 24) -> tuple[PhantomSet, BertTokenizer]:
     generator = np.random.default_rng(0)
     images = generator.integers(80, 120, (patients, *SHAPE), dtype=np.uint8)
     labels = np.zeros((patients, *SHAPE), dtype=np.uint8)
-    labels[:, 1:8, 1:15, 1:15], labels[:, 9:15, 1:15, 1:15] = 1, 2
+    labels[:, 4:11, 4:20, 4:20], labels[:, 13:20, 4:20, 4:20] = 1, 2
     people = []
     for index in range(patients):
         ill = index % 2 == 0
         if ill:
-            at = generator.integers(2, 5)
-            images[index, at : at + 3, at : at + 5, 4:9] = 240
+            at = generator.integers(5, 8)
+            images[index, at : at + 3, at : at + 5, 6:11] = 240
         captions = (Caption("Nodule." if ill else "No nodule.", not ill), Caption("Normal heart.", True))
         diseases = ("lung.nodule",) if ill else ()
         people.append(Patient(index, diseases, captions[0].text, captions))
@@ -37,18 +42,38 @@ def _data(patients: int = 24) -> tuple[PhantomSet, BertTokenizer]:
 
 def _config(vocabulary: int) -> ModelConfig:
     return ModelConfig(
-        anatomies=("lung", "heart"), image_shape=SHAPE, patch=(4, 4, 4), width=32, depth=2, heads=2, levels=(0,),
-        attention_heads=2, embedding=16, dropout=0.0, stem="conv", stem_channels=(8,),
+        anatomies=("lung", "heart"),
+        image_shape=SHAPE,
+        patch=(4, 4, 4),
+        width=32,
+        depth=2,
+        heads=2,
+        levels=(0,),
+        attention_heads=2,
+        embedding=16,
+        dropout=0.0,
+        stem="conv",
+        stem_channels=(8,),
         text=TextConfig(vocab_size=vocabulary, width=32, depth=1, heads=2, max_positions=32, max_tokens=32),
     )
 
 
-@pytest.mark.parametrize("method", ["fvlm", "clip"])
-def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, method: Method) -> None:
+def _trainee(kind: str, data: PhantomSet, tokenizer: BertTokenizer) -> Trainee:
+    """One of the three things the loop trains, fresh."""
+    torch.manual_seed(0)
+    config = _config(len(tokenizer))
+    if kind == "trunk":
+        return Supervised(config, ["lung.nodule"], data)
+    trunk = FVLM(config).eval()
+    return build(trunk, tokenizer, pool_set(trunk, data, lambda *_: None), "clip" if kind == "clip" else "fvlm", 0)
+
+
+@pytest.mark.parametrize("kind", ["trunk", "fvlm", "clip"])
+def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, kind: str) -> None:
     torch.set_num_threads(1)
     data, tokenizer = _data()
-    recipe = Recipe(method, steps=52, batch=4, warmup=2)
-    whole = pretrain(data, tokenizer, _config(len(tokenizer)), recipe, tmp_path / "whole", lambda *_: None)
+    recipe = Recipe(kind, steps=52, batch=4, warmup=2)
+    whole = fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "whole", lambda *_: None)
 
     class Cut(Exception):  # noqa: N818
         pass
@@ -58,29 +83,48 @@ def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, method
             raise Cut
 
     with pytest.raises(Cut):
-        pretrain(data, tokenizer, _config(len(tokenizer)), recipe, tmp_path / "cut", cut)
+        fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "cut", cut)
     seen: list[int] = []
-    resumed = pretrain(
-        data, tokenizer, _config(len(tokenizer)), recipe, tmp_path / "cut", lambda step, _: seen.append(step)
-    )
+    resumed = fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "cut", lambda step, _: seen.append(step))
     assert seen == [51, 52]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_it_learns_to_see_the_spot(tmp_path: Path) -> None:
-    data, tokenizer = _data()
+def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: Path) -> None:
+    data, tokenizer = _data(48)
+    torch.manual_seed(0)
+    supervised = Supervised(_config(len(tokenizer)), ["lung.nodule"], data)
     losses: list[float] = []
-    recipe = Recipe("fvlm", steps=60, batch=8, warmup=5, peak_lr=3e-3)
-    pretrain(data, tokenizer, _config(len(tokenizer)), recipe, tmp_path, lambda _, loss: losses.append(loss))
-    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    recipe = Recipe("trunk", steps=80, batch=8, warmup=5, peak_lr=3e-3)
+    fit(supervised, 48, recipe, tmp_path / "trunk", lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+    pooled = pool_set(supervised.model, data, lambda *_: None)
+    learner = build(supervised.model, tokenizer, pooled, "fvlm", 0)
+    fit(learner, 48, Recipe("fvlm", steps=80, batch=16, warmup=5), tmp_path / "fvlm", lambda *_: None)
+    finding = FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodule.")
+    row = evaluate(truth(pooled, [finding]), probabilities(learner, pooled, [finding]), [finding], [0.5])[0]
+    assert row.auc > 0.95
+
+
+def test_pooled_and_whole_model_give_the_same_anatomy_features() -> None:
+    data, tokenizer = _data(4)
+    learner = _trainee("fvlm", data, tokenizer)
+    assert isinstance(learner, Learner)
+    learner.finish()
+    pooled = learner.pooled
+    with torch.no_grad():
+        features, _ = learner.model.anatomy_features(*data.batch(range(4)))
+        for k, projection in enumerate(learner.model.vision_projs):
+            alone = torch.nn.functional.normalize(projection(pooled.anatomies[:, k]), dim=-1)
+            assert torch.allclose(alone, features[:, k], atol=1e-5)
 
 
 def test_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     data, tokenizer = _data()
-    pretrain(data, tokenizer, _config(len(tokenizer)), Recipe("fvlm", 1, 4), tmp_path, lambda *_: None)
+    fit(_trainee("fvlm", data, tokenizer), 24, Recipe("fvlm", 1, 4), tmp_path, lambda *_: None)
     with pytest.raises(ValueError, match="another recipe"):
-        pretrain(data, tokenizer, _config(len(tokenizer)), Recipe("fvlm", 2, 4), tmp_path, lambda *_: None)
+        fit(_trainee("fvlm", data, tokenizer), 24, Recipe("fvlm", 2, 4), tmp_path, lambda *_: None)
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
@@ -103,11 +147,47 @@ def test_metrics_of_known_scores() -> None:
     positive = np.array([[True], [True], [False], [False], [False]])
     probability = np.array([[0.9], [0.4], [0.5], [0.1], [np.nan]])
     threshold = operating_point(positive[:, 0], probability[:, 0])
-    from fvlm.config import FindingConfig
+    finding = FindingConfig(finding="lung.nodule", negative="a", positive="b")
+    row = evaluate(positive, probability, [finding], [threshold])[0]
+    assert (row.patients, row.positives) == (4, 2)
+    assert row.auc == pytest.approx(0.75)
+    assert macro_auc([row]) == pytest.approx(0.75)
+    assert threshold == pytest.approx(0.9)
+    assert (row.sensitivity, row.specificity) == (0.5, 1.0)
 
-    rows = evaluate(positive, probability, [FindingConfig(finding="lung.nodule", negative="a", positive="b")], [threshold])
-    assert rows[0].patients == 4
-    assert rows[0].positives == 2
-    assert rows[0].auc == pytest.approx(0.75)
-    assert macro_auc(rows) == pytest.approx(0.75)
-    assert threshold == pytest.approx(0.4) or threshold == pytest.approx(0.9)
+
+def test_operating_point_needs_both_classes() -> None:
+    assert operating_point(np.array([True, True]), np.array([0.1, 0.9])) is None
+
+
+def test_folded_projections_give_the_same_features() -> None:
+    torch.manual_seed(0)
+    projections = [torch.nn.Linear(6, 4) for _ in range(2)]
+    standard = Standardise(2, 4)
+    x = 5.0 + 3.0 * torch.randn(64, 2, 6)
+
+    def outputs() -> torch.Tensor:
+        return torch.stack([projection(x[:, k]) for k, projection in enumerate(projections)], 1)
+
+    for _ in range(200):
+        standard(outputs())
+    standard.eval()
+    before = standard(outputs())
+    assert before.mean(0).abs().max() < 0.01
+    standard.fold_into(*projections)
+    assert torch.allclose(outputs(), before, atol=1e-5)
+    assert torch.allclose(standard(outputs()), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["fvlm", "clip"])
+def test_finished_model_alone_gives_the_learners_text_features(kind: str) -> None:
+    data, tokenizer = _data()
+    learner = _trainee(kind, data, tokenizer)
+    assert isinstance(learner, Learner)
+    learner.train()
+    learner.loss(range(8), np.random.default_rng(0))
+    learner.finish()
+    with torch.no_grad():
+        texts = ["Nodule.", "No nodule."]
+        alone = learner.model.text_features(*tokenize(tokenizer, texts, 32))
+        assert torch.allclose(learner.texts(texts), alone, atol=1e-5)
