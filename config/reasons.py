@@ -38,7 +38,6 @@ class Reason(StrEnum):
     ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
     ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
     # the node
-    NO_ROUTE = "NO_ROUTE"
     UNKNOWN_AE = "UNKNOWN_AE"
     WRONG_CALLED_AE = "WRONG_CALLED_AE"
     TOO_MANY_ASSOCIATIONS = "TOO_MANY_ASSOCIATIONS"
@@ -113,7 +112,6 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
     ),
-    Reason.NO_ROUTE: _Text("No routing rule wants the series.", "Add a rule, or nothing."),
     Reason.UNKNOWN_AE: _Text(
         "The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."
     ),

@@ -170,6 +170,24 @@ def status(
     Console().print(status_table(Settings.load(config), limit))
 
 
+@app.command(epilog="Example: fvlm-node clean --older-than 7 --config fvlm-node.yaml")
+def clean(
+    older_than: Annotated[int, typer.Option(help="Days since the last change of a series.", min=0)] = 7,
+    config: ConfigFile = None,
+) -> None:
+    """Delete spool segments in which every series has been read and sent; nothing else is touched."""
+    from datetime import timedelta
+
+    from node.records import now
+    from node.retention import release_segments
+    from node.status import open_existing
+
+    settings = Settings.load(config)
+    records = open_existing(settings)
+    deleted = release_segments(records, settings.spool_dir, now() - timedelta(days=older_than))
+    _say(f"{len(deleted)} spool segments deleted")
+
+
 @model_app.command("show", epilog="Example: fvlm-node model show")
 def model_show(
     release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",

@@ -1,4 +1,4 @@
-"""When a spool segment may go: nothing in it is needed by a series that is not done. Nothing calls this by itself."""
+"""When a spool segment may go: nothing in it is needed by a series that is not done. `fvlm-node clean` calls this."""
 
 from datetime import datetime
 from pathlib import Path

@@ -25,6 +25,8 @@ STORAGE_CLASSES = (
     sop.CTImageStorage,
     sop.EnhancedCTImageStorage,
     sop.LegacyConvertedEnhancedCTImageStorage,
+    sop.MRImageStorage,
+    sop.PositronEmissionTomographyImageStorage,
     sop.SecondaryCaptureImageStorage,
     sop.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
     sop.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,

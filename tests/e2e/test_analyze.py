@@ -74,14 +74,6 @@ def test_the_good_series_is_read_all_the_same(mixed: Mixed) -> None:
         assert page.size == (1400, 1000)
 
 
-def test_again_gives_the_same_objects_and_status_0_without_problems(mixed: Mixed, tmp_path: Path) -> None:
-    done = fvlm_node("analyze", mixed.good, "--out", tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("SR.dcm", "SEG.dcm"):
-        once, twice = (dcmread(out / "series-1" / name) for out in (mixed.out, tmp_path))
-        assert once.SOPInstanceUID == twice.SOPInstanceUID
-
-
 @pytest.mark.parametrize("content", [{}, {"a.txt": b"text", "b.bin": bytes(5000)}])
 def test_a_folder_without_dicom_is_told_so_without_loading_a_model(tmp_path: Path, content: dict[str, bytes]) -> None:
     folder = tmp_path / "in"

@@ -1,17 +1,14 @@
 """Two real thorax CTs and a real brain MR: in as DICOM, out as objects. Nothing is asserted about a diagnosis."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peers import Node, fvlm_node, storescu, until
+from peers import fvlm_node
 from pydicom import Dataset, dcmread
 
-from config import Reason, Settings
+from config import Reason
 from dicom_sr import TEST_MARKER, read
 from dicom_sr.validate import validate, validate_set
-from node.archive_scp import Archive
-from node.watch import ENDED, NodeView, SeriesState
 from tests.real_ct import FetchError, fetch, read_nrrd, write_dicom
 
 pytestmark = pytest.mark.timeout(600)
@@ -71,35 +68,16 @@ def test_analyze_reads_the_cts_and_refuses_the_mr(real: Path, tmp_path: Path) ->
         assert_honest(report, [dcmread(path) for path in folder.glob("SEG.dcm")])
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[Archive]:
-    with Archive(tmp_path / "archive") as running:
-        yield running
-
-
-@pytest.mark.peers
-def test_the_same_over_c_store(real: Path, tmp_path: Path, archive: Archive) -> None:
-    destination = {"archive": {"ae_title": archive.ae_title, "host": "127.0.0.1", "port": archive.port}}
-    series = {name: str(first(real / name).SeriesInstanceUID) for name in (*LUNGS, "brain1")}
-    with Node(tmp_path / "node", destination) as node:
-        view = NodeView(Settings.load(node.config))
-        for name in series:
-            storescu(real / name, node.port, "FVLM")
-
-        def ended() -> dict[str, SeriesState] | None:
-            states = view.series()
-            return states if len(states) == 3 and all(state.state in ENDED for state in states.values()) else None
-
-        states = until(ended, 400, "all three series at their end", node.log)
-        assert node.stop() == 0
-    assert {name: (states[uid].state.value, states[uid].reason) for name, uid in series.items()} == {
-        "lung1": ("SENT", None),
-        "lung2": ("SENT", None),
-        "brain1": ("REJECTED", Reason.NOT_CT),
-    }
-    objects = [dcmread(path) for path in archive.files()]
-    for name in LUNGS:
-        mine = [dataset for dataset in objects if dataset.StudyInstanceUID == first(real / name).StudyInstanceUID]
-        reports = [dataset for dataset in mine if dataset.Modality == "SR"]
-        assert len(reports) == 1
-        assert_honest(reports[0], [dataset for dataset in mine if dataset.Modality == "SEG"])
+@pytest.mark.slow
+def test_the_same_over_c_store(real: Path, tmp_path: Path) -> None:
+    done = fvlm_node("demo", "--input", real, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = sorted((tmp_path / "out").glob("series-*"))
+    assert len(results) == len(LUNGS)
+    reports = [dcmread(folder / "SR.dcm") for folder in results]
+    assert {report.StudyInstanceUID for report in reports} == {first(real / name).StudyInstanceUID for name in LUNGS}
+    for folder, report in zip(results, reports, strict=True):
+        assert_honest(report, [dcmread(path) for path in folder.glob("SEG.dcm")])
+    refused = [line for line in done.stdout.splitlines() if "REJECTED" in line]
+    assert len(refused) == 1
+    assert "NOT_CT" in refused[0]
