@@ -13,8 +13,9 @@ class Size:
     """How much is computed for the bundled networks."""
 
     patients: int = 2000
-    trunk_steps: int = 400
-    steps: int = 400
+    trunk_steps: int = 360
+    token_steps: int = 150
+    steps: int = 250
     segmenter_steps: int = 500
     validation: int = 200
     test: int = 500
@@ -49,14 +50,16 @@ of {model.patch[0]} x {model.patch[1]} x {model.patch[2]} voxels behind a convol
 
 ```
 fvlm-node train phantom --out RUN --patients {size.patients} --trunk-steps {size.trunk_steps} \\
-    --steps {size.steps} --segmenter-steps {size.segmenter_steps} --validation {size.validation} --test {size.test}
+    --token-steps {size.token_steps} --steps {size.steps} \\
+    --segmenter-steps {size.segmenter_steps} --validation {size.validation} --test {size.test}
 ```
 
 {size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. First the image trunk (stem,
-transformer, anatomy attention) is schooled on the findings that the reports name, {size.trunk_steps} steps of 16. Then
-it is frozen, and anatomy projections and text encoder are aligned by anatomy-wise contrast with the normal-normal
-correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the
-number of steps; it aligns the whole image with the whole report.
+transformer, anatomy attention) is schooled on the findings that the reports name: {size.trunk_steps} steps of 16 by
+anatomy, {size.token_steps} more also by its most suspicious token. Then it is frozen, and anatomy projections and text
+encoder are aligned by anatomy-wise contrast with the normal-normal correction (paper section 3.3), {size.steps} steps
+of 32. The CLIP baseline shares the trunk, the patients and the number of steps; it aligns the whole image with the
+whole report.
 
 ## What it reaches
 

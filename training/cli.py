@@ -21,8 +21,9 @@ def _group() -> None:
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
     patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = 2000,
-    trunk_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image trunk.")] = 400,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 400,
+    trunk_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image trunk.")] = 360,
+    token_steps: Annotated[int, typer.Option(min=1, help="More of them, that ask each token too.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 250,
     segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = 500,
     validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = 200,
     test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = 500,
@@ -32,14 +33,14 @@ def phantom(
 
     Example: fvlm-node train phantom --out runs/phantom
 
-    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --trunk-steps 4 --steps 4 --segmenter-steps 4
-    --validation 16 --test 16
+    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --trunk-steps 4 --token-steps 4 --steps 4
+    --segmenter-steps 4 --validation 16 --test 16
     """
     from training.card import Size
     from training.phantom import train_phantom
 
     console = Console(stderr=True)
-    size = Size(patients, trunk_steps, steps, segmenter_steps, validation, test, processes)
+    size = Size(patients, trunk_steps, token_steps, steps, segmenter_steps, validation, test, processes)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

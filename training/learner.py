@@ -16,7 +16,7 @@ from training.objective import AnatomyPairs, anatomy_losses, clip_loss
 from training.phantom_data import Patient, PhantomSet, Progress, touches_border
 from training.pretrain import Trainee
 from training.standardise import Standardise
-from training.supervise import pool
+from training.supervise import gather, select
 
 Method = Literal["fvlm", "clip"]
 
@@ -43,8 +43,9 @@ def pool_set(model: FVLM, data: PhantomSet, progress: Progress, batch: int = 8) 
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(data.patients), batch):
         images, labels = data.batch(range(first, min(first + batch, len(data.patients))))
-        whole, anatomies, present = pool(model, images, labels)
-        rows.append((whole, anatomies, present & ~touches_border(labels, present.shape[1])))
+        tokens, selected = select(model, images, labels)
+        usable = selected.any(-1) & ~touches_border(labels, selected.shape[1])
+        rows.append((tokens[-1].mean(1), gather(model, tokens, selected), usable))
         progress(min(first + batch, len(data.patients)), len(data.patients))
     whole, anatomies, usable = (torch.cat(parts).clone() for parts in zip(*rows, strict=True))
     return Pooled(whole, anatomies, usable, data.patients)

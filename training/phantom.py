@@ -129,10 +129,15 @@ def _trunk(
 ) -> FVLM:
     torch.manual_seed(0)
     supervised = Supervised(config.model, [f.finding for f in findings], data)
-    with stages("trunk: supervised") as update:
-        recipe = Recipe("trunk", size.trunk_steps)
-        fit(supervised, size.patients, recipe, out / "trunk", lambda step, loss: update(step, recipe.steps, loss))
+    for name, steps in (("trunk", size.trunk_steps), ("tokens", size.token_steps)):
+        supervised.ask_tokens = name == "tokens"
+        with stages(f"{name}: supervised") as update:
+            fit(supervised, size.patients, Recipe(name, steps), out / name, _reporter(update, steps))
     return supervised.model
+
+
+def _reporter(update: Callable[[int, int, float | None], None], steps: int) -> Callable[[int, float], None]:
+    return lambda step, loss: update(step, steps, loss)
 
 
 def _pool(trunk: FVLM, data: PhantomSet, name: str, stages: Stages) -> Pooled:

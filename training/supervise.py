@@ -1,5 +1,8 @@
 """The image trunk's schooling: findings named in the reports as labels, before images and texts are aligned.
 
+Two lessons. The first asks each anatomy as a whole. The second also asks every token of it and takes the most
+suspicious one for the answer (multiple-instance learning): what is small is lost in an average over an organ.
+
 Contrast alone needs far more patients than two cores can render; trunks that were supervised first align at once
 (arXiv 2603.06467 shows it at scale). fVLM and its CLIP baseline start from the same trunk.
 """
@@ -19,10 +22,12 @@ from training.standardise import Standardise
 
 
 class Supervised(Trainee):
-    """Tokens, anatomy attention and one logistic regression a finding on the pooled anatomy."""
+    """Tokens, anatomy attention and one logistic regression a finding on the pooled anatomy, and on its tokens."""
 
     def __init__(self, config: ModelConfig, findings: Sequence[str], data: PhantomSet) -> None:
         super().__init__()
+        self.ask_tokens = False
+        """The second lesson."""
         self.model = FVLM(config)
         nn.init.normal_(self.model.query_tokens, std=0.02)
         for part in (self.model.text_encoder, self.model.text_proj, self.model.vision_projs, self.model.temp):
@@ -34,22 +39,32 @@ class Supervised(Trainee):
         self.weight = nn.Parameter(torch.zeros(len(findings), config.width))
         self.bias = nn.Parameter(self.truth.mean(0).clamp(0.01, 0.99).logit())
 
-    def forward(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, F] and whether the finding's anatomy is present, bool [B, F]."""
-        _, states, present = pool(self.model, image, labels)
-        logits = (self.standard(states)[:, self.anatomy] * self.weight).sum(-1) + self.bias
-        return logits, present[:, self.anatomy]
+        self.token_head = nn.Linear(config.width, len(findings))
+        nn.init.zeros_(self.token_head.weight)
+        nn.init.constant_(self.token_head.bias, -4.0)
 
     def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:
         """Mean binary cross-entropy of some patients over the findings whose anatomy is present."""
-        logits, present = self(*self.data.batch(chosen, generator))
-        return F.binary_cross_entropy_with_logits(logits[present], self.truth[list(chosen)][present])
+        image, labels = self.data.batch(chosen, generator)
+        truth = self.truth[list(chosen)]
+        tokens, selected = select(self.model, image, labels)
+        present = selected.any(-1)[:, self.anatomy]
+        states = gather(self.model, tokens, selected)
+        logits = (self.standard(states)[:, self.anatomy] * self.weight).sum(-1) + self.bias
+        loss = F.binary_cross_entropy_with_logits(logits[present], truth[present])
+        if self.ask_tokens:
+            scores = self.token_head(tokens[-1]).transpose(1, 2)
+            scores = scores.masked_fill(~selected[:, self.anatomy], torch.finfo(scores.dtype).min)
+            loss = loss + F.binary_cross_entropy_with_logits(scores.amax(-1)[present], truth[present])
+        return loss
 
 
-def pool(model: FVLM, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image [B, 1, D, H, W], labels [B, D, H, W] -> mean final token [B, W], anatomies [B, A, W], present [B, A]."""
+def select(model: FVLM, image: Tensor, labels: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Image [B, 1, D, H, W], labels [B, D, H, W] -> tokens [B, L, W] of each level, those of an anatomy [B, A, L]."""
     config = model.config
-    tokens = model.encode_tokens(image)
-    selected = tokens_of_anatomies(labels, config.patch, len(config.anatomies))
-    states = model.attention(model.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
-    return tokens[-1].mean(1), states, selected.any(-1)
+    return model.encode_tokens(image), tokens_of_anatomies(labels, config.patch, len(config.anatomies))
+
+
+def gather(model: FVLM, tokens: list[Tensor], selected: Tensor) -> Tensor:
+    """What each anatomy's query gathers from its tokens, [B, A, W]."""
+    return model.attention(model.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))  # type: ignore[no-any-return]

@@ -62,13 +62,15 @@ def _trainee(kind: str, data: PhantomSet, tokenizer: BertTokenizer) -> Trainee:
     """One of the three things the loop trains, fresh."""
     torch.manual_seed(0)
     config = _config(len(tokenizer))
-    if kind == "trunk":
-        return Supervised(config, ["lung.nodule"], data)
+    if kind in ("trunk", "tokens"):
+        supervised = Supervised(config, ["lung.nodule"], data)
+        supervised.ask_tokens = kind == "tokens"
+        return supervised
     trunk = FVLM(config).eval()
     return build(trunk, tokenizer, pool_set(trunk, data, lambda *_: None), "clip" if kind == "clip" else "fvlm", 0)
 
 
-@pytest.mark.parametrize("kind", ["trunk", "fvlm", "clip"])
+@pytest.mark.parametrize("kind", ["trunk", "tokens", "fvlm", "clip"])
 def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, kind: str) -> None:
     torch.set_num_threads(1)
     data, tokenizer = _data()
