@@ -82,19 +82,17 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
             update(seed + 1, size.patients, None)
     tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
     config = release_config(len(tokenizer))
-    training = _set(out, "train", range(size.patients), config, stages, size, None)
+    training = _set(out, "train", range(size.patients), config, stages, size)
     trunk = _trunk(out, training, config, findings, size, stages)
     pooled = {
         "train": _pool(trunk, training, "train", stages),
         "validation": _pool(
             trunk,
-            _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter),
+            _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size),
             "validation",
             stages,
         ),
-        "test": _pool(
-            trunk, _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size, segmenter), "test", stages
-        ),
+        "test": _pool(trunk, _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size), "test", stages),
     }
     metrics: dict[str, list[FindingMetrics]] = {}
     methods: tuple[Method, ...] = ("clip", "fvlm")
@@ -164,13 +162,9 @@ def _segmenter(out: Path, size: Size, stages: Stages) -> Path:
     return weights
 
 
-def _set(
-    out: Path, name: str, seeds: range, config: ReleaseConfig, stages: Stages, size: Size, segmenter: Path | None
-) -> PhantomSet:
+def _set(out: Path, name: str, seeds: range, config: ReleaseConfig, stages: Stages, size: Size) -> PhantomSet:
     with stages(f"{name} patients") as update:
-        return prepare_set(
-            out / name, seeds, config, lambda done, total: update(done, total, None), segmenter, size.processes
-        )
+        return prepare_set(out / name, seeds, config, lambda done, total: update(done, total, None), size.processes)
 
 
 def _segmenter_dice(weights: Path, size: Size, stages: Stages) -> dict[str, float]:

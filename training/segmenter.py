@@ -16,6 +16,7 @@ from ct.bundled import SPACING, build_network, to_network_input
 from ct.phantom import ANATOMIES
 from ct.resample import resample_hu, resample_labels
 from training.phantom_data import scan
+from training.pretrain import Recipe, learning_rate
 
 FIRST_SEED = 1_000_000
 """Each step takes a fresh phantom, beginning with this seed."""
@@ -26,35 +27,43 @@ def train_segmenter(folder: Path, steps: int, progress: Callable[[int, float], N
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = build_network(len(ANATOMIES) + 1)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
+    recipe = Recipe("segmenter", steps, peak_lr=4e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.peak_lr, weight_decay=1e-4)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, weight=_class_weights())
     file, start = folder / "checkpoint.pt", 0
     if file.is_file():
         state = torch.load(file, weights_only=True)
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         start = int(state["step"])
     for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
         image, label = _vary(*sample(FIRST_SEED + step), np.random.default_rng((1, step)))
         loss = loss_of(network(image[None]), label[None])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         progress(step + 1, loss.item())
         if (step + 1) % 50 == 0 or step + 1 == steps:
             state = {
                 "model": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
                 "step": step + 1,
             }
             torch.save(state, file.with_suffix(".part"))
             file.with_suffix(".part").replace(file)
     return network.eval()
+
+
+def _class_weights() -> Tensor:
+    """Weights of background and anatomies in the cross-entropy: by the root of their rarity in a few phantoms."""
+    labels = torch.cat([sample(seed)[1].flatten() for seed in range(4)])
+    counts = torch.bincount(labels.int(), minlength=len(ANATOMIES) + 1).float()
+    weights = (counts[1:].max() / counts).sqrt()
+    weights[0] = 0.5
+    return weights
 
 
 def sample(seed: int) -> tuple[Tensor, Tensor]:
