@@ -50,6 +50,14 @@ class _Sender:
     """Series Instance UIDs in the folder."""
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def look(self) -> None:
+        """Which series are in the folder, and how many images. Raises CommandError if there are none."""
+        found = scan_folder(self.folder).series
+        self.series = tuple(series.series_instance_uid for series in found)
+        self.expected = sum(len(series.headers) for series in found)
+        if not found:
+            raise CommandError(f"{self.folder} holds no DICOM images.", "Name a folder with a CT with --input.")
+
     @property
     def made(self) -> int:
         return sum(1 for _ in self.folder.rglob("*.dcm")) if self.sender is None else self.expected
@@ -103,6 +111,8 @@ class _Demo:
 
     def run(self) -> list[Outcome]:
         """The steps, until every series has come to an end in the node. Raises CommandError."""
+        if not self._phantoms:
+            self._senders[0].look()
         archive_folder = self._work / "archive"
         self._board.tell("archive and node start", 0, 2)
         archive = self._children.start(
@@ -152,12 +162,8 @@ class _Demo:
                 self._stop(sender.sender, f"ended with status {sender.sender.status}")
 
     def _send(self, sender: _Sender, number: int) -> None:
-        scan = scan_folder(sender.folder)
-        sender.series = tuple(series.series_instance_uid for series in scan.series)
-        sender.expected = sum(len(series.headers) for series in scan.series)
-        if not sender.series:
-            raise CommandError(f"{sender.folder} holds no DICOM images.", "Name a folder with a CT with --input.")
         if sender.maker is not None:
+            sender.look()
             sender.seconds["make the phantom"] = self._board.elapsed_s
         sender.sender = self._children.start(
             f"send-{number}", "node", "send", sender.folder, "--to", f"127.0.0.1:{self._settings.dicom.port}",
