@@ -15,7 +15,7 @@ class Size:
     patients: int = 2000
     trunk_steps: int = 360
     token_steps: int = 150
-    steps: int = 250
+    steps: int = 150
     segmenter_steps: int = 720
     validation: int = 200
     test: int = 500

@@ -23,7 +23,7 @@ def phantom(
     patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = 2000,
     trunk_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image trunk.")] = 360,
     token_steps: Annotated[int, typer.Option(min=1, help="More of them, that ask each token too.")] = 150,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 250,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 150,
     segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = 720,
     validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = 200,
     test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = 500,
