@@ -13,6 +13,7 @@ from ct.series import FolderScan, Series, scan_folder
 from ct.vetting import Vetted, vet
 from node.errors import CommandError
 from node.logs import configure_logs
+from node.processes import share_cores
 from node.results import write_results
 from node.show import reading_table, seconds_table
 
@@ -110,6 +111,7 @@ def _vet(candidates: list[_Candidate], settings: Settings, problems: _Problems) 
 
 def _run(vetted: dict[str, Vetted], out: Path, settings: Settings, console: Console, problems: _Problems) -> int:
     """Read each series, write and show its results; how many were read."""
+    share_cores()
     with console.status("loading the model"):
         from node.pipeline import STAGES, Pipeline, PipelineError  # torch: only when there is something to read
 

@@ -26,3 +26,10 @@ def die_with_parent(parent: int) -> None:
 def name_process(role: str) -> None:
     """Show the process as `fvlm-node: ROLE`."""
     setproctitle.setproctitle(f"fvlm-node: {role}")
+
+
+def share_cores() -> None:
+    """Let waiting OpenMP threads sleep instead of spin: where other processes want the cores too, spinning costs
+    most of the time. Only before torch is imported; a setting of the user's own stands.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Reason, Settings
 from node.logs import configure_logs
-from node.processes import name_process
+from node.processes import name_process, share_cores
 from node.records import Records, open_database
 from node.release import release_digest
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker
