@@ -68,6 +68,7 @@ def _load_pipeline(settings: Settings) -> Any:
         release_digest(settings.model.release)
     except OSError as error:
         raise PipelineError(Reason.MODEL_UNAVAILABLE, f"{error.filename}: {error.strerror}") from error
+    share_cores()
     from node.pipeline import Pipeline
 
     return Pipeline.from_settings(settings)
