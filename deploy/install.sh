@@ -57,7 +57,7 @@ make_venv() {
         "apt-get install python3.11-venv, then the same command again"
 }
 
-pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --progress-bar off "$@"; }
+pip_install() { "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --progress-bar off "$@"; }
 
 has_torch() {
     "$venv/bin/python" - "$torch" <<'PY' 2>/dev/null
