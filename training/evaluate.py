@@ -1,7 +1,7 @@
 """Zero-shot evaluation: AUC per finding with bootstrap intervals, operating points chosen on other patients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 RESAMPLES = 500
 SPECIFICITY = 0.98
-"""Of the operating points, on the patients they are chosen on."""
+"""Of the operating points of the bundled release, on the patients they are chosen on."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class FindingMetrics:
     auc_low: float
     """95 % bootstrap interval over patients."""
     auc_high: float
-    sensitivity: float
-    """At the operating point, if there is one; else NaN."""
-    specificity: float
+    threshold: float | None = None
+    """The operating point, if one was asked for and both classes were seen."""
+    sensitivity: float | None = None
+    """At the operating point, on the patients it was chosen on."""
+    specificity: float | None = None
 
 
 def truth(data: Pooled, findings: Sequence[FindingConfig]) -> Bools:
@@ -64,52 +66,48 @@ def probabilities(learner: Learner, pooled: Pooled, findings: Sequence[FindingCo
     return scores.masked_fill(~pooled.usable[:, index], float("nan")).double().numpy()
 
 
-def operating_point(positive: Bools, probability: Floats) -> float | None:
-    """The lowest threshold that keeps a specificity of `SPECIFICITY`; None without both classes.
+def operating_point(positive: Bools, probability: Floats, specificity: float) -> float | None:
+    """The lowest threshold that keeps a specificity; None without both classes.
 
     A reader is asked dozens of findings about each patient: few false alarms matter more than the balance.
     """
-    seen = ~np.isnan(probability)
-    labels, scores = positive[seen], probability[seen]
-    if len(set(labels.tolist())) < 2:
+    if len(set(positive.tolist())) < 2:
         return None
-    false_rate, _, thresholds = roc_curve(labels, scores, drop_intermediate=False)
-    return float(np.clip(thresholds[false_rate <= 1 - SPECIFICITY][-1], 0.0, 1.0))
+    false_rate, _, thresholds = roc_curve(positive, probability, drop_intermediate=False)
+    return float(np.clip(thresholds[false_rate <= 1 - specificity][-1], 0.0, 1.0))
+
+
+def rate(
+    learner: Learner, pooled: Pooled, findings: Sequence[FindingConfig], specificity: float | None
+) -> list[FindingMetrics]:
+    """Metrics of a learner on a set; with operating points of that specificity, if one is given."""
+    return evaluate(truth(pooled, findings), probabilities(learner, pooled, findings), findings, specificity)
 
 
 def evaluate(
-    positive: Bools, probability: Floats, findings: Sequence[FindingConfig], thresholds: Sequence[float | None]
+    positive: Bools, probability: Floats, findings: Sequence[FindingConfig], specificity: float | None
 ) -> list[FindingMetrics]:
-    """Metrics of each finding; AUC is NaN where only one class was seen."""
+    """Metrics of each finding from truth and probabilities [N, F]; AUC is NaN where only one class was seen."""
     rows = []
-    for column, (finding, threshold) in enumerate(zip(findings, thresholds, strict=True)):
+    for column, finding in enumerate(findings):
         seen = ~np.isnan(probability[:, column])
         labels, scores = positive[seen, column], probability[seen, column]
-        auc, low, high = _auc_with_interval(labels, scores)
-        called = scores >= threshold if threshold is not None else np.zeros(len(scores), dtype=bool)
-        known = threshold is not None
-        rows.append(
-            FindingMetrics(
-                finding.finding,
-                int(labels.sum()),
-                int(seen.sum()),
-                auc,
-                low,
-                high,
-                _share(called[labels]) if known else float("nan"),
-                _share(~called[~labels]) if known else float("nan"),
+        row = FindingMetrics(finding.finding, int(labels.sum()), int(seen.sum()), *_auc_with_interval(labels, scores))
+        if specificity is not None and (threshold := operating_point(labels, scores, specificity)) is not None:
+            called = scores >= threshold
+            row = replace(
+                row,
+                threshold=threshold,
+                sensitivity=float(called[labels].mean()),
+                specificity=float((~called[~labels]).mean()),
             )
-        )
+        rows.append(row)
     return rows
 
 
 def macro_auc(rows: Sequence[FindingMetrics]) -> float:
     """Mean AUC over the findings that have one."""
     return float(np.nanmean([row.auc for row in rows]))
-
-
-def _share(values: Bools) -> float:
-    return float(values.mean()) if len(values) else float("nan")
 
 
 def _auc_with_interval(labels: Bools, scores: Floats) -> tuple[float, float, float]:

@@ -17,8 +17,8 @@ from ct.phantom import PhantomPatient
 from fvlm.checkpoint import save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
 from fvlm.model import FVLM
-from training.card import Size, write_card
-from training.evaluate import FindingMetrics, evaluate, operating_point, probabilities, truth
+from training.card import Figures, Size, write_card
+from training.evaluate import SPECIFICITY, rate
 from training.learner import Learner, Method, Pooled, build, pool_set
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
 from training.pretrain import Recipe, fit
@@ -84,37 +84,22 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     config = release_config(len(tokenizer))
     training = _set(out, "train", range(size.patients), config, stages, size)
     trunk = _trunk(out, training, config, findings, size, stages)
-    pooled = {
-        "train": _pool(trunk, training, "train", stages),
-        "validation": _pool(
-            trunk,
-            _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size),
-            "validation",
-            stages,
-        ),
-        "test": _pool(trunk, _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size), "test", stages),
-    }
-    metrics: dict[str, list[FindingMetrics]] = {}
+    validation = _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter)
+    test = _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size)
+    sets = {"train": training, "validation": validation, "test": test}
+    pooled = {name: _pool(trunk, data, name, stages) for name, data in sets.items()}
     methods: tuple[Method, ...] = ("clip", "fvlm")
-    for method in methods:
-        learner = _align(out, method, trunk, tokenizer, pooled["train"], size, stages)
-        known, chosen = truth(pooled["validation"], findings), probabilities(learner, pooled["validation"], findings)
-        thresholds = [operating_point(known[:, i], chosen[:, i]) for i in range(len(findings))]
-        asked = probabilities(learner, pooled["test"], findings)
-        metrics[method] = evaluate(truth(pooled["test"], findings), asked, findings, thresholds)
-    dices = _segmenter_dice(segmenter, size, stages)
-    figures = {method: [asdict(row) for row in rows] for method, rows in metrics.items()}
-    (out / "metrics.json").write_text(json.dumps({"size": asdict(size), "dice": dices, **figures}, indent=1))
-    operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
-    save_release(
-        out / "release",
-        learner.model,
-        config,
-        operating,
-        tokenizer,
-        write_card(config, size, metrics, dices),
-        half=True,
+    learners = {m: _align(out, m, trunk, tokenizer, pooled["train"], size, stages) for m in methods}
+    figures = Figures(
+        auc={m: rate(learners[m], pooled["test"], findings, None) for m in methods},
+        operating=rate(learners["fvlm"], pooled["validation"], findings, SPECIFICITY),
+        dice=_segmenter_dice(segmenter, size, stages),
     )
+    (out / "metrics.json").write_text(json.dumps({"size": asdict(size), **asdict(figures)}, indent=1))
+    thresholds = [row.threshold for row in figures.operating]
+    operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
+    card = write_card(config, size, figures)
+    save_release(out / "release", learners["fvlm"].model, config, operating, tokenizer, card, half=True)
     return out / "release"
 
 
@@ -162,9 +147,19 @@ def _segmenter(out: Path, size: Size, stages: Stages) -> Path:
     return weights
 
 
-def _set(out: Path, name: str, seeds: range, config: ReleaseConfig, stages: Stages, size: Size) -> PhantomSet:
+def _set(
+    out: Path,
+    name: str,
+    seeds: range,
+    config: ReleaseConfig,
+    stages: Stages,
+    size: Size,
+    segmenter: Path | None = None,
+) -> PhantomSet:
     with stages(f"{name} patients") as update:
-        return prepare_set(out / name, seeds, config, lambda done, total: update(done, total, None), size.processes)
+        return prepare_set(
+            out / name, seeds, config, lambda done, total: update(done, total, None), size.processes, segmenter
+        )
 
 
 def _segmenter_dice(weights: Path, size: Size, stages: Stages) -> dict[str, float]:

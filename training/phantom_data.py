@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.bundled import BundledSegmenter
 from ct.phantom import PhantomPatient, render, write_report
 from ct.volume import Grid, Volume
 from fvlm.config import ReleaseConfig
@@ -112,8 +114,12 @@ def prepare_set(
     config: ReleaseConfig,
     progress: Progress,
     processes: int = 2,
+    segmenter: Path | None = None,
 ) -> PhantomSet:
-    """Render and preprocess the phantoms of `seeds`, or go on where an earlier call stopped."""
+    """Render and preprocess the phantoms of `seeds`, or go on where an earlier call stopped.
+
+    With the weights of a `segmenter` the labels are what it finds, as in the node; else the ground truth.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shape = (len(seeds), *config.preprocess.window)
     mode = "r+" if (folder / "labels.npy").exists() else "w+"
@@ -123,7 +129,7 @@ def prepare_set(
     done = {int(line) for line in done_file.read_text().split()} if done_file.exists() else set()
     missing = [seed for seed in seeds if seed not in done]
     progress(len(done), len(seeds))
-    work = ((seed, config) for seed in missing)
+    work = ((seed, config, segmenter) for seed in missing)
     with done_file.open("a") as ledger, ProcessPoolExecutor(processes) as pool:
         for seed, image, label in pool.map(_prepare_one, work, chunksize=4):
             images[seed - seeds.start], labels[seed - seeds.start] = image, label
@@ -134,15 +140,26 @@ def prepare_set(
     return PhantomSet(images, labels, patients)
 
 
-_Work = tuple[int, ReleaseConfig]
+_Work = tuple[int, ReleaseConfig, Path | None]
 _Done = tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 
 def _prepare_one(work: _Work) -> _Done:
     """Render one phantom and bring it into the model's window."""
-    seed, config = work
+    seed, config, segmenter = work
     torch.set_num_threads(1)
     _, volume, labels = scan(seed)
-    prepared = prepare(volume, AnatomyMap(labels, volume.grid, config.model.anatomies, TRUTH), config)
+    names = config.model.anatomies
+    if segmenter is None:
+        anatomy_map = AnatomyMap(labels, volume.grid, names, TRUTH)
+    else:
+        anatomy_map = _segmenter(segmenter).segment(volume, names)
+    prepared = prepare(volume, anatomy_map, config)
     image, window_labels = prepared.tensors(prepared.windows[0])
     return seed, (image[0, 0] * 255.0).round().to(torch.uint8).numpy(), window_labels[0].numpy()
+
+
+@cache
+def _segmenter(weights: Path) -> BundledSegmenter:
+    """One a process."""
+    return BundledSegmenter(weights)

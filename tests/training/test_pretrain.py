@@ -105,7 +105,7 @@ def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: 
     learner = build(supervised.model, tokenizer, pooled, "fvlm", 0)
     fit(learner, 48, Recipe("fvlm", steps=80, batch=16, warmup=5), tmp_path / "fvlm", lambda *_: None)
     finding = FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodule.")
-    row = evaluate(truth(pooled, [finding]), probabilities(learner, pooled, [finding]), [finding], [0.5])[0]
+    row = evaluate(truth(pooled, [finding]), probabilities(learner, pooled, [finding]), [finding], None)[0]
     assert row.auc > 0.95
 
 
@@ -148,18 +148,17 @@ def test_anatomy_on_a_face_of_the_window_is_not_intact() -> None:
 def test_metrics_of_known_scores() -> None:
     positive = np.array([[True], [True], [False], [False], [False]])
     probability = np.array([[0.9], [0.4], [0.5], [0.1], [np.nan]])
-    threshold = operating_point(positive[:, 0], probability[:, 0])
     finding = FindingConfig(finding="lung.nodule", negative="a", positive="b")
-    row = evaluate(positive, probability, [finding], [threshold])[0]
+    row = evaluate(positive, probability, [finding], 0.98)[0]
     assert (row.patients, row.positives) == (4, 2)
     assert row.auc == pytest.approx(0.75)
     assert macro_auc([row]) == pytest.approx(0.75)
-    assert threshold == pytest.approx(0.9)
+    assert row.threshold == pytest.approx(0.9)
     assert (row.sensitivity, row.specificity) == (0.5, 1.0)
 
 
 def test_operating_point_needs_both_classes() -> None:
-    assert operating_point(np.array([True, True]), np.array([0.1, 0.9])) is None
+    assert operating_point(np.array([True, True]), np.array([0.1, 0.9]), 0.98) is None
 
 
 def test_folded_projections_give_the_same_features() -> None:
