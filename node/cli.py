@@ -36,7 +36,7 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configu
 def demo(
     input: Annotated[Path | None, typer.Option(help="Folder with your own CT instead of phantoms.")] = None,
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("demo-output"),
-    seed: Annotated[int, typer.Option(help="Which phantom patients: the same seed, the same patients.", min=0)] = 1,
+    seed: Annotated[int, typer.Option(help="Which phantom patients: the same seed, the same patients.", min=0)] = 10,
 ) -> None:
     """Run the whole node on this machine: CT in by C-STORE, SR and SEG back from an archive."""
     from node.demo import run_demo
@@ -129,7 +129,7 @@ def send(
         raise typer.Exit(_BAD_END)
 
 
-@app.command("check-sr", epilog="Example: fvlm-node check-sr results/1/SR.dcm")
+@app.command("check-sr", epilog="Example: fvlm-node check-sr results/series-1/SR.dcm")
 def check_sr(file: Annotated[Path, typer.Argument(help="A DICOM SR.")]) -> None:
     """Show a Structured Report as text and validate it with dciodvfy."""
     from node.check_sr import check
@@ -168,6 +168,20 @@ def status(
     from node.status import status_table
 
     Console().print(status_table(Settings.load(config), limit))
+
+
+@app.command(epilog="Example: fvlm-node retry 17 --config fvlm-node.yaml")
+def retry(
+    which: Annotated[
+        str, typer.Argument(metavar="JOB", help="Job id as in the logs, or the series as `fvlm-node status` shows it.")
+    ],
+    config: ConfigFile = None,
+) -> None:
+    """Run a FAILED or QUARANTINED job again, with all its attempts; refused deliveries are sent again."""
+    from node.retry import retry as run_again
+    from node.status import open_existing
+
+    _say(f"job {run_again(open_existing(Settings.load(config)), which)} is queued again")
 
 
 @app.command(epilog="Example: fvlm-node clean --older-than 7 --config fvlm-node.yaml")
