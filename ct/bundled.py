@@ -78,12 +78,13 @@ class BundledSegmenter:
         return AlgorithmIdentity("fVLM Node phantom segmenter", "1", self._digest, test_only=True)
 
     def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
-        """Label `anatomies` on the volume's grid; what the network does not know stays absent."""
+        """Label those of `anatomies` that the network knows, on the volume's grid; the map has no other names."""
         coarse = resample_hu(volume.hu, volume.spacing, SPACING, antialias=True)
         probabilities = self.probabilities(coarse)
-        wanted = [self.anatomies.index(name) + 1 if name in self.anatomies else None for name in anatomies]
+        known = tuple(name for name in anatomies if name in self.anatomies)
+        wanted: list[int | None] = [self.anatomies.index(name) + 1 for name in known]
         labels = upsample_labels(probabilities, SPACING, wanted, volume.grid.shape, volume.spacing)
-        return AnatomyMap(labels, volume.grid, anatomies, self.identity, measure(volume, labels, anatomies))
+        return AnatomyMap(labels, volume.grid, known, self.identity, measure(volume, labels, known))
 
     def probabilities(self, hu: npt.NDArray[np.floating]) -> Tensor:
         """HU [z, y, x] on the network's grid -> float32 [classes, z, y, x], class 0 is background."""

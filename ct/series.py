@@ -43,6 +43,7 @@ _TAGS = {
     **_UID_TAGS,
     "image_type": 0x00080008, "sop_class": 0x00080016, "modality": 0x00080060, "position": 0x00200032,
     "orientation": 0x00200037, "frame_of_reference": 0x00200052, "samples": 0x00280002, "frames": 0x00280008,
+    "slice_thickness": 0x00180050,
     "rows": 0x00280010, "columns": 0x00280011, "spacing": 0x00280030, "bits_allocated": 0x00280100,
     "bits_stored": 0x00280101, "high_bit": 0x00280102, "signed": 0x00280103, "padding": 0x00280120,
     "padding_limit": 0x00280121, "intercept": 0x00281052, "slope": 0x00281053, "rescale_type": 0x00281054,
@@ -77,6 +78,8 @@ class Header:
     """Image Orientation (Patient): direction cosines along a row, then along a column, LPS."""
     position: tuple[float, ...] | None
     """Image Position (Patient): centre of the first voxel, (x, y, z) in mm, LPS."""
+    slice_thickness: float | None
+    """Nominal slice thickness, mm."""
     slope: float | None
     intercept: float | None
     rescale_type: str
@@ -253,6 +256,7 @@ def _parse(window: Window, source: SourceSlice) -> Header:
         spacing=values.floats(_TAGS["spacing"], 2),
         orientation=values.floats(_TAGS["orientation"], 6),
         position=values.floats(_TAGS["position"], 3),
+        slice_thickness=number("slice_thickness"),
         slope=number("slope"),
         intercept=number("intercept"),
         rescale_type=values.text(_TAGS["rescale_type"]),

@@ -32,6 +32,11 @@ WHOLE = 0.2
 """Such a step is a gap if it is a whole number of slice spacings within this; otherwise the spacing is irregular."""
 FEW_GAPS = 0.25
 """Up to this share of long steps they are gaps; with more, the spacing itself is irregular."""
+MAX_STEP_MM = 10.0
+MAX_STEP_THICKNESSES = 2.0
+STEP_SLACK_MM = 1.0
+"""Slices further apart than MAX_STEP_MM, or than MAX_STEP_THICKNESSES times their Slice Thickness and STEP_SLACK_MM,
+leave most of the body unseen (interval scans such as 1 mm every 10 mm): no volume."""
 MAX_JITTER = 0.1
 MIN_JITTER_MM = 0.1
 """A slice may lie off the regular grid by the larger of MAX_JITTER slice spacings and MIN_JITTER_MM (rounding)."""
@@ -156,6 +161,7 @@ def _lay_out(headers: list[Header]) -> tuple[tuple[Header, ...], Grid]:
     _check_shear(positions, normal)
     _check_axial(row, column)
     _check_steps(along, positions, step)
+    _check_coverage(ordered, float(np.linalg.norm(step)))
     return ordered, _grid(len(ordered), first, spacing, positions[0], step, row, column)
 
 
@@ -281,6 +287,16 @@ def _check_steps(along: FloatArray, positions: FloatArray, step: FloatArray) -> 
             f"steps between slices run from {steps.min():.2f} to {steps.max():.2f} mm; "
             f"the slice at {along[worst]:.1f} mm lies {off_grid[worst]:.2f} mm off the regular grid",
         )
+
+
+def _check_coverage(ordered: tuple[Header, ...], step_mm: float) -> None:
+    """Slices must lie close enough together for what is between them to be interpolated."""
+    if step_mm > MAX_STEP_MM:
+        raise Unfit(Reason.GEOM_GAP, f"slices lie {step_mm:.2f} mm apart, at most {MAX_STEP_MM:g} mm make a volume")
+    known = [h.slice_thickness for h in ordered if h.slice_thickness is not None and h.slice_thickness > 0]
+    thickness = float(np.median(known)) if known else None
+    if thickness is not None and step_mm > MAX_STEP_THICKNESSES * thickness + STEP_SLACK_MM:
+        raise Unfit(Reason.GEOM_GAP, f"slices of {thickness:.2f} mm lie {step_mm:.2f} mm apart: an interval scan")
 
 
 def _grid(

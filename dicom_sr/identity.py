@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from importlib.metadata import version
-from typing import Literal
 from uuid import UUID, uuid5
 
 from highdicom import ContributingEquipment
@@ -27,7 +26,7 @@ TEST_MARKER = "TEST MODEL - NOT FOR CLINICAL USE"
 NOT_VERIFIED = "AI result, not verified by a radiologist."
 
 _NAMESPACE = UUID("5f0b3c1e-6a5d-5f0e-9d6b-3a1f3f0c7a51")
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Version of how objects are laid out; a change of layout must change it, so that no UID gets new content."""
 _LONG_STRING = 64
 """Characters in a value of VR LO."""
@@ -65,8 +64,6 @@ class WriteContext:
     node_version: str = field(default_factory=lambda: version("fvlm-node"))
     institution: str = ""
     """Institution name of the results; empty copies the source's."""
-    profile: Literal["air"] = "air"
-    """What is written: `air` is SEG and SR as in IHE AI Results."""
 
     def __post_init__(self) -> None:
         if self.generation < 1:

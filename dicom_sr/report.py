@@ -157,8 +157,10 @@ def summary_sentences(reading: Reading, vocabulary: Vocabulary) -> list[str]:
                 f"{_count(len(by_verdict[Verdict.ABSENT]), 'other finding')} of the model's list: not present in the "
                 "assessed anatomies."
             )
-    elif unjudged < len(findings):
+    elif len(by_verdict[Verdict.ABSENT]) == len(findings):
         sentences.append("No finding of the model's list is present in the assessed anatomies.")
+    elif unjudged < len(findings):
+        sentences.append(_none_judged_present(len(findings), unjudged, len(by_verdict[Verdict.UNDETERMINED])))
     if by_verdict[Verdict.UNDETERMINED]:
         sentences.append(f"Undetermined: {_listing(by_verdict[Verdict.UNDETERMINED], vocabulary)}.")
     if unjudged:
@@ -170,6 +172,16 @@ def summary_sentences(reading: Reading, vocabulary: Vocabulary) -> list[str]:
         f"Not assessed: {_count(len(reading.not_assessed), 'anatomy', 'anatomies')}."
     )
     return sentences
+
+
+def _none_judged_present(findings: int, unjudged: int, undetermined: int) -> str:
+    """The limited negative, where not every finding is absent; in step with the closing line of the summary image."""
+    limits = []
+    if undetermined:
+        limits.append(f"{undetermined} of them {'is' if undetermined == 1 else 'are'} undetermined")
+    if unjudged:
+        limits.append(f"{unjudged} more {'has' if unjudged == 1 else 'have'} no operating point")
+    return f"None of the {_count(findings - unjudged, 'judged finding')} is called present; {', '.join(limits)}."
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -23,6 +23,9 @@ IMPLAUSIBLE = frozenset(
 )
 """A mask with one of these doubts is not worth showing: it is left out of the SEG."""
 
+_SIDE_SHARE = 0.1
+"""Least share of a paired anatomy on each side of the midline for `right and left` to be said of it."""
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -103,6 +106,24 @@ def build(
     return Segments(dataset, numbers)
 
 
+def on_both_sides(anatomy_map: AnatomyMap, name: str) -> bool:
+    """Whether an anatomy has at least `_SIDE_SHARE` of its voxels on either side of the midline.
+
+    The midline is the median x (right to left) of all other labelled voxels, so that a lone lung does not pull it.
+    """
+    label = anatomy_map.label(name)
+    width = anatomy_map.grid.shape[2]
+    own, others = np.zeros(width, dtype=np.int64), np.zeros(width, dtype=np.int64)
+    for plane in anatomy_map.labels:
+        mine = np.count_nonzero(plane == label, axis=0)
+        own += mine
+        others += np.count_nonzero(plane, axis=0) - mine
+    reference = np.cumsum(others if others.any() else own)
+    middle = int(np.searchsorted(reference, reference[-1] / 2))
+    least = _SIDE_SHARE * int(own.sum())
+    return bool(min(own[:middle].sum(), own[middle + 1 :].sum()) >= least > 0)
+
+
 def _describe(
     name: str, number: int, anatomy_map: AnatomyMap, names: Names, vocabulary: Vocabulary
 ) -> SegmentDescription:
@@ -125,7 +146,7 @@ def _describe(
         tracking_id=anatomy.title,
         display_color=CIELabColor.from_rgb(*anatomy.color),
     )
-    if anatomy.paired:
+    if anatomy.paired and on_both_sides(anatomy_map, name):
         both_sides = CodedConcept.from_code(codes.RIGHT_AND_LEFT)
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [both_sides]
     return description

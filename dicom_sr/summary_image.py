@@ -211,7 +211,9 @@ class _Page:
         if not judged:
             return f"{len(every)} findings asked; none has an operating point, nothing is concluded."
         nothing = "Nothing else" if self._reading.positives else "Nothing"
-        return f"{nothing} present among {len(judged)} judged findings in {anatomies} assessed anatomies."
+        unsure = sum(finding.verdict is Verdict.UNDETERMINED for finding in judged)
+        told = f", {unsure} undetermined" if unsure else ""
+        return f"{nothing} present among {len(judged)} judged findings in {anatomies} assessed anatomies{told}."
 
     def _finding_row(self, finding: Finding, top: float) -> None:
         color = _VERDICT_COLORS[finding.verdict]

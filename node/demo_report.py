@@ -22,6 +22,9 @@ from node.results import empty_map, map_from_segmentation, write_results
 from node.show import reading_table, seconds_table
 from node.watch import ArchiveView, SeriesState
 
+_NEGATIVES = ("No finding of the model's list is present", "None of the ")
+"""How the SR's sentence begins that says nothing is present: of the whole list, or of what was judged."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -109,7 +112,7 @@ def _check(outcome: Outcome, found: list[Dataset], trouble: _Trouble) -> Reading
         raise CommandError(f"{outcome.name}: the SR in the archive cannot be read: {error}", "Report it.") from error
     if report.reading.test_only and TEST_MARKER not in report.statements:
         trouble.tell(f"{outcome.name}: the SR is not marked as made by a test model")
-    if outcome.drawn == () and not any("No finding" in statement for statement in report.statements):
+    if outcome.drawn == () and not any(said.startswith(_NEGATIVES) for said in report.statements):
         named = ", ".join(finding.key for finding in report.reading.positives) or "nothing"
         trouble.tell(f"{outcome.name} is healthy, and its SR does not say so; it names: {named}")
     return report.reading

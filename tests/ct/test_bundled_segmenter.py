@@ -44,6 +44,43 @@ def test_each_doubt() -> None:
     assert _liver(_volume(hu=-900), inside) is Reason.ANATOMY_IMPLAUSIBLE_HU
 
 
+def _ball(step: float, cut_mm: float) -> Reason | None:
+    """Doubt about an ellipsoid of 60 x 50 x 45 mm half axes (0.6 l), whose upper `cut_mm` lie above the scan."""
+    half, spacing = np.array([60.0, 50.0, 45.0]), np.array([step, 2.0, 2.0])
+    shape = (round((2 * half[0] - cut_mm) / step) + 3, 54, 49)
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    top = shape[0] - 0.5 - (0 if cut_mm else 1)
+    inside = (
+        ((z - top) * step + half[0] - cut_mm) ** 2 / half[0] ** 2
+        + ((y - 26.5) * spacing[1]) ** 2 / half[1] ** 2
+        + ((x - 24) * spacing[2]) ** 2 / half[2] ** 2
+    )
+    labels = (inside <= 1).astype(np.uint8)
+    stray = labels.copy()
+    stray[0, 0, :3] = 1
+    volume = Volume(np.full(shape, 60, np.int16), Grid.axis_aligned(shape, (step, 2.0, 2.0), (0, 0, 0)))
+    doubts = {measure(volume, mask, ("liver",))["liver"].doubt for mask in (labels, stray)}
+    assert len(doubts) == 1
+    return doubts.pop()
+
+
+@pytest.mark.parametrize("step", [0.6, 1.0, 5.0])
+def test_cut_off_is_told_at_every_slice_thickness(step: float) -> None:
+    assert _ball(step, 20.0) is Reason.ANATOMY_CUT_OFF
+    assert _ball(step, 50.0) is Reason.ANATOMY_CUT_OFF
+    assert _ball(step, 0.0) is None
+
+
+def test_an_anatomy_the_network_does_not_know_is_not_in_the_map(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_segmenter(build_network(2), weights)
+    weights.with_suffix(".json").write_text('{"anatomies": ["liver"]}')
+    found = BundledSegmenter(weights).segment(_volume(), ("lung", "liver", "aorta"))
+    assert found.names == ("liver",)
+    assert set(found.measures) == {"liver"}
+    assert found.labels.max() <= 1
+
+
 def test_labels_keep_their_place_on_a_finer_grid() -> None:
     probabilities = torch.zeros(3, 10, 12, 14)
     probabilities[0] = 1.0

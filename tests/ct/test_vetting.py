@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage, MRImageStorage, SecondaryCaptureImageStorage, generate_uid
-from tiny_series import FEET_FIRST_SUPINE, SLICES, make_slice, store, write, write_series
+from tiny_series import FEET_FIRST_SUPINE, SLICES, Change, make_slice, store, write, write_series
 
 from config import Reason
 from ct import Unfit, Vetted, scan_folder, vet
@@ -55,6 +55,17 @@ def smaller(index: int, data: Dataset) -> None:
 
 def one(index: int) -> bool:
     return index == 5
+
+
+def spread(step: float, thickness: float | None = None) -> Change:
+    """Slices every `step` mm, with a Slice Thickness if one is given."""
+
+    def change(index: int, data: Dataset) -> None:
+        data.ImagePositionPatient = [-5, -7, index * step]
+        if thickness is not None:
+            data.SliceThickness = thickness
+
+    return change
 
 
 SPOILED = {
@@ -105,6 +116,8 @@ SPOILED = {
         Reason.GEOM_GAP,
         "1 slice missing .* 2 slices at 1 more place",
     ),
+    "interval scan": (spread(12.0), Reason.GEOM_GAP, "12.00 mm apart, at most 10 mm"),
+    "thin slices far apart": (spread(10.0, 1.0), Reason.GEOM_GAP, "slices of 1.00 mm lie 10.00 mm apart"),
     "step changes": (shifting(lambda i: (0, 0, 0.4 * max(0, i - 12))), Reason.GEOM_IRREGULAR, "2.50 to 2.90 mm"),
     "doubled step": (shifting(lambda i: (0, 0, 2.5 * max(0, i - 12))), Reason.GEOM_IRREGULAR, "2.50 to 5.00 mm"),
     "no whole gap": (shifting(lambda i: (0, 0, 1.4 if i >= 10 else 0)), Reason.GEOM_IRREGULAR, "2.50 to 3.90 mm"),
@@ -185,6 +198,13 @@ def test_rounded_positions_are_regular(tmp_path: Path) -> None:
         data.ImagePositionPatient = [-5, -7, round(index * 0.625, 1)]
 
     assert vetted(write_series(tmp_path, rounded)).grid.spacing[0] == pytest.approx(0.625, abs=0.005)
+
+
+@pytest.mark.parametrize(("step", "thickness"), [(10.0, None), (10.0, 5.0), (5.0, 5.0), (3.0, 1.0), (5.0, 0.0)])
+def test_slices_close_enough_make_a_volume(tmp_path: Path, step: float, thickness: float | None) -> None:
+    good = vetted(write_series(tmp_path, spread(step, thickness)))
+    assert good.grid.spacing[0] == pytest.approx(step)
+    assert {header.slice_thickness for header in good.headers} == {thickness}
 
 
 def test_limits(tmp_path: Path) -> None:

@@ -190,7 +190,31 @@ def test_summary_says_only_what_can_be_said(
     assert processing_summary(of) == code
     assert sentence in said
     negative = "No finding of the model's list is present" in said
-    assert negative == (bool(findings) and findings[0].verdict in (Verdict.ABSENT, Verdict.UNDETERMINED))
+    assert negative == (bool(findings) and findings[0].verdict is Verdict.ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("findings", "sentence"),
+    [
+        ((ABSENT_FINDING,), "No finding of the model's list is present in the assessed anatomies."),
+        (
+            (ABSENT_FINDING, UNSURE),
+            "None of the 2 judged findings is called present; 1 of them is undetermined.",
+        ),
+        (
+            (ABSENT_FINDING, UNSURE, UNJUDGED, UNJUDGED),
+            "None of the 2 judged findings is called present; 1 of them is undetermined, 2 more have no operating "
+            "point.",
+        ),
+        (
+            (ABSENT_FINDING, UNJUDGED),
+            "None of the 1 judged finding is called present; 1 more has no operating point.",
+        ),
+    ],
+)
+def test_the_negative_claims_no_more_than_was_judged(findings: tuple[Finding, ...], sentence: str) -> None:
+    of = replace(reading(), anatomies=(AnatomyReading("lung", 1.0, 1.0, findings),), not_assessed=())
+    assert summary_sentences(of, load_vocabulary())[0] == sentence
 
 
 @given(st.floats(0, 1))

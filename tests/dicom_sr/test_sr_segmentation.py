@@ -23,7 +23,7 @@ from sr_synthetic import (
 import dicom_sr
 from config import Reason, load_vocabulary
 from ct.anatomy import AnatomyMap
-from dicom_sr.segmentation import segmented_anatomies
+from dicom_sr.segmentation import on_both_sides, segmented_anatomies
 from fvlm.reading import NotAssessed
 
 SHOWN = ("lung", "heart", "liver", "kidney")  # the spleen is implausible
@@ -96,6 +96,31 @@ def test_segments_are_coded_tracked_and_coloured() -> None:
     assert seg.BodyPartExamined == "CHEST"
     assert seg.SpecificCharacterSet == "ISO_IR 192"
     assert seg.SegmentationType == "BINARY"
+
+
+@pytest.mark.parametrize("side", [slice(0, 32), slice(32, 64)], ids=["right", "left"])
+@pytest.mark.parametrize("stray", [0, 1])
+def test_one_kidney_alone_is_not_right_and_left(side: slice, stray: int) -> None:
+    source = anatomy_map()
+    one = source.labels.copy()
+    other = [index for index in range(SHAPE[2]) if index not in range(*side.indices(SHAPE[2]))]
+    gone = np.isin(np.arange(SHAPE[2]), other)[None, None, :] & (one == NAMES.index("kidney") + 1)
+    gone[tuple(np.argwhere(gone)[:stray].T)] = False
+    one[gone] = 0
+    seg, _ = dicom_sr.write(reading(), replace(source, labels=one), ct_headers())
+    modified = {
+        str(item.SegmentLabel): "SegmentedPropertyTypeModifierCodeSequence" in item.SegmentedPropertyTypeCodeSequence[0]
+        for item in seg.SegmentSequence
+    }
+    assert modified == {"Lung": True, "Heart": False, "Liver": False, "Kidney": False}
+
+
+def test_a_lone_lung_is_not_right_and_left() -> None:
+    source = anatomy_map()
+    assert on_both_sides(source, "lung")
+    one = source.labels.copy()
+    one[:, :, :32][one[:, :, :32] == 1] = 0
+    assert not on_both_sides(replace(source, labels=one), "lung")
 
 
 @pytest.mark.parametrize("reason", [Reason.ANATOMY_TOO_SMALL, Reason.ANATOMY_TOO_LARGE, Reason.ANATOMY_IMPLAUSIBLE_HU])
