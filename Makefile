@@ -26,6 +26,7 @@ types: ## mypy, strict, on our packages
 
 bench: ## Benchmarks against the real peers; NAME=… runs one
 	@deploy/install.sh test
+	@$(if $(NAME)$(wildcard benchmarks/*.py),,echo "There is no benchmark yet: benchmarks/ holds none" >&2; exit 1)
 	@for file in $(or $(NAME:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 clean: ## Removes what the targets above made, and .venv

@@ -129,11 +129,13 @@ _TEXTS: dict[Reason, _Text] = {
         "The model release or the segmentation weights cannot be loaded.", "Run: fvlm-node doctor"
     ),
     Reason.OUT_OF_MEMORY: _Text("The worker ran out of memory.", "Give the worker more memory."),
-    Reason.ATTEMPTS_EXHAUSTED: _Text("Every attempt failed.", "See the job's detail, mend, run it again."),
+    Reason.ATTEMPTS_EXHAUSTED: _Text(
+        "Every attempt failed.", "See the job's detail, mend it, then: fvlm-node retry SERIES"
+    ),
     Reason.INVALID_OBJECT: _Text("A result object did not pass validation.", "Report it with the series."),
     Reason.PEER_UNREACHABLE: _Text("The destination does not answer.", "Check host, port and firewall."),
     Reason.PEER_REFUSED: _Text(
-        "The destination refused the object.", "Check its AE title list and its SOP classes."
+        "The destination refused the object.", "Check its AE title list and SOP classes; then: fvlm-node retry SERIES"
     ),
     Reason.INTERNAL: _Text("An unexpected error inside the node.", "Report it with the log lines of the job."),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
@@ -45,7 +45,7 @@ class DicomSettings(_Section):
     port: Port = 11112
     """TCP port of the storage SCP; 0 takes a free one."""
     accept_from: tuple[AETitle, ...] = ("STORESCU", "DEMO")
-    """Calling AE titles that may send. Anybody else is rejected (calling AE title not recognized)."""
+    """Calling AE titles that may send, at least one. Anybody else is rejected (calling AE title not recognized)."""
     max_pdu: Annotated[int, Field(ge=4096, le=1048576)] = 131072
     """Largest PDU received, bytes."""
     max_associations: Annotated[int, Field(ge=1, le=500)] = 25
@@ -54,6 +54,14 @@ class DicomSettings(_Section):
     """Seconds of silence after which an association is aborted."""
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
+
+    @field_validator("accept_from")
+    @classmethod
+    def _somebody(cls, titles: tuple[str, ...]) -> tuple[str, ...]:
+        """ValueError for an empty list: to the DICOM library it would mean that anybody may send."""
+        if not titles:
+            raise ValueError("name at least one calling AE title that may send")
+        return titles
 
 
 class CompletionSettings(_Section):

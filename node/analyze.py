@@ -14,7 +14,7 @@ from ct.vetting import Vetted, vet
 from node.errors import CommandError
 from node.logs import configure_logs
 from node.processes import share_cores
-from node.results import write_results
+from node.results import remove_results, write_results
 from node.show import reading_table, seconds_table
 
 
@@ -44,7 +44,8 @@ class _Problems:
 def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console) -> int:
     """Analyse every good series below `folder`; results go to `out/series-N`. 0, or 2 if there was any problem.
 
-    Raises CommandError if the folder or the output cannot be used, or the model cannot be loaded.
+    Results of an earlier run in `out` are removed first. Raises CommandError if the folder or the output cannot be
+    used, or the model cannot be loaded.
     """
     if not folder.is_dir():
         raise CommandError(f"{folder} is no folder.", "Name a folder with DICOM files.")
@@ -52,12 +53,14 @@ def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"{out} cannot be made: {error.strerror}.", "Name a folder of yours with --out.") from error
+    remove_results(out, "series")
     problems = _Problems(console)
     with (out / "analyze.log").open("a", encoding="utf-8") as log:
         configure_logs("json", log)
         candidates = _candidates(folder, _scan(folder, console, problems))
         vetted = _vet(candidates, settings, problems)
-        read = _run(vetted, out, settings, console, problems) if vetted else 0
+        places = {candidate.name: candidate.where for candidate in candidates}
+        read = _run(vetted, places, out, settings, console, problems) if vetted else 0
     console.print(f"Series read: {read} of {len(candidates)}. Problems: {problems.count}.", highlight=False)
     return 2 if problems.count else 0
 
@@ -109,8 +112,15 @@ def _vet(candidates: list[_Candidate], settings: Settings, problems: _Problems) 
     return vetted
 
 
-def _run(vetted: dict[str, Vetted], out: Path, settings: Settings, console: Console, problems: _Problems) -> int:
-    """Read each series, write and show its results; how many were read."""
+def _run(
+    vetted: dict[str, Vetted],
+    places: dict[str, str],
+    out: Path,
+    settings: Settings,
+    console: Console,
+    problems: _Problems,
+) -> int:
+    """Read each series, write its results and show them with its place in the folder; how many were read."""
     share_cores()
     with console.status("loading the model"):
         from node.pipeline import STAGES, Pipeline, PipelineError  # torch: only when there is something to read
@@ -135,6 +145,7 @@ def _run(vetted: dict[str, Vetted], out: Path, settings: Settings, console: Cons
             progress.update(bar, description=f"{name}: pictures", completed=len(STAGES))
             files = write_results(out / name, analysis.objects, analysis.volume, analysis.anatomy_map, name)
         seconds[name] = analysis.seconds
+        console.print(f"{name}: {escape(places[name])}", soft_wrap=True, highlight=False)
         console.print(reading_table(f"{name} ({len(series.headers)} slices)", analysis.reading))
         for note in series.notes:
             console.print(f"{name}: {escape(note)}", highlight=False)

@@ -135,8 +135,6 @@ def _judge(series: Series, slices: list[SourceSlice], rule: RoutingSettings) -> 
     if not slices:
         detail = "every instance of the series re-uses a SOP Instance UID that came before with other content"
         return Verdict(series.id, State.REJECTED, Reason.DUPLICATE_CONFLICT, detail)
-    if series.modality != "CT":
-        return Verdict(series.id, State.REJECTED, Reason.NOT_CT, f"modality is {series.modality or 'missing'}")
     try:
         headers = tuple(read_header(one) for one in slices)
         vetted = vet(

@@ -22,6 +22,7 @@ _log = structlog.get_logger(__name__)
 
 _PERMANENT = {0x0117, 0x0122, 0x0124}
 """Invalid SOP instance, SOP class not supported, not authorized (PS3.7 annex C): a repeat does not mend it."""
+_RETRY = "make it again with: fvlm-node retry"
 _DUPLICATE_INSTANCE = 0x0111
 """The peer has the instance already (PS3.7 C.5.8)."""
 
@@ -84,7 +85,7 @@ class Link:
         try:
             dataset = dcmread(path)
         except (OSError, InvalidDicomError) as error:
-            return Outcome(Fate.REFUSED, Reason.INTERNAL, f"result file: {type(error).__name__}; run the job again")
+            return Outcome(Fate.REFUSED, Reason.INTERNAL, f"result file: {type(error).__name__}; {_RETRY}")
         try:
             answer = self._association.send_c_store(dataset)
         except (RuntimeError, ValueError) as error:

@@ -5,6 +5,7 @@ makes each phantom patient and one that sends it. What is shown comes from the a
 """
 
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -24,6 +25,7 @@ from node.demo_report import Outcome, show_outcomes
 from node.errors import CommandError
 from node.logs import configure_logs
 from node.records import State
+from node.results import remove_results
 from node.watch import ENDED, QUEUED, ArchiveView, NodeView, SeriesState
 
 DISEASES = ("lung.nodule", "lung.pleural_effusion", "heart.cardiomegaly", "kidney.cyst")
@@ -75,12 +77,14 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
     """
     if own is not None and not own.is_dir():
         raise CommandError(f"{own} is no folder.", "Name a folder with DICOM files with --input.")
+    _forget_environment()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended and removed
     work = Path(tempfile.mkdtemp(prefix="fvlm-demo-"))
     logs = out / "logs"
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(logs, ignore_errors=True)
+        remove_results(out, "patient", "series")
         try:
             with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
                 configure_logs("json", log)
@@ -94,6 +98,16 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
         raise CommandError(f"{out} or {work}: {error.strerror}.", "Name another folder with --out.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _forget_environment() -> None:
+    """Drop this process's settings from the environment, for its children too: the demo has a node of its own.
+
+    A production node's data folder, database or destinations must not get into it. Only the model may be chosen.
+    """
+    for name in list(os.environ):
+        if name.upper().startswith("FVLM_") and not name.upper().startswith("FVLM_MODEL__"):
+            del os.environ[name]
 
 
 class _Demo:

@@ -72,6 +72,14 @@ class Analyst:
         except LeaseLostError:
             log.warning("lease_lost")
             return []
+        except DBAPIError:
+            raise  # the database is away: the lease expires and the job is issued again
+        # A boundary: whatever else goes wrong is a failed attempt of this job. Further up, Celery would log the
+        # exception's text, which may quote a header; here only its type and place are.
+        except Exception as error:
+            log.exception("unexpected_error")
+            self._failed(job_id, owner, PipelineError(Reason.INTERNAL, f"unexpected {type(error).__name__}"))
+            return []
         log.info("job_encoded", objects=len(files), deliveries=len(due), seconds=analysis.seconds)
         return due
 

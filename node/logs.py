@@ -31,8 +31,9 @@ ALLOWED_KEYS = frozenset(
 )  # fmt: skip
 """Keys that may stand in a log line. UIDs are not among them: rows have ids, images have segment and offset."""
 
-_TALKATIVE = ("pydicom", "pynetdicom", "sqlalchemy", "py.warnings", "highdicom", "asyncio")
-"""Loggers of the standard library whose messages may quote a data set or a row: only that they spoke is logged."""
+_TALKATIVE = ("pydicom", "pynetdicom", "sqlalchemy", "py.warnings", "highdicom", "asyncio", "celery", "kombu")
+"""Loggers of the standard library whose messages may quote a data set, a row or an exception: only that they spoke
+is logged."""
 _LONGEST = 300
 """Characters of a text value."""
 

@@ -1,5 +1,6 @@
 """The results of one series as files in a folder: SR.dcm, SEG.dcm, report.txt, summary.png."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,29 @@ from ct.volume import Volume
 from dicom_sr import as_text, read, write_summary_page
 from node.errors import CommandError
 
+_FILES = ("SR.dcm", "SEG.dcm", "report.txt", "summary.png")
+
+
+def remove_results(out: Path, *kinds: str) -> None:
+    """Remove the results of earlier runs from `out/KIND-N`: nobody shall take them for today's.
+
+    Only our own files go, and the folder if nothing else is in it. Raises CommandError if they cannot be removed.
+    """
+    ours = re.compile(rf"(?:{'|'.join(kinds)})-[0-9]+")
+    try:
+        for folder in [path for path in out.iterdir() if ours.fullmatch(path.name) and path.is_dir()]:
+            names = {path.name for path in folder.iterdir()}
+            if not names <= set(_FILES) and not {"SR.dcm", "report.txt"} <= names:
+                continue
+            for name in names.intersection(_FILES):
+                (folder / name).unlink()
+            if names <= set(_FILES) and not folder.is_symlink():
+                folder.rmdir()
+    except OSError as error:
+        raise CommandError(
+            f"Earlier results in {out} cannot be removed: {error.strerror}.", "Name another folder with --out."
+        ) from error
+
 
 def write_results(
     folder: Path, objects: Sequence[Dataset], volume: Volume, anatomy_map: AnatomyMap, title: str
@@ -25,7 +49,7 @@ def write_results(
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("SR.dcm", "SEG.dcm", "report.txt", "summary.png"):
+        for name in _FILES:
             (folder / name).unlink(missing_ok=True)
         for dataset in objects:
             files.append(folder / f"{dataset.Modality}.dcm")

@@ -5,6 +5,7 @@ Processes: the embedded broker, receiver, reconciler, analyze worker, deliver wo
 
 import errno
 import fcntl
+import os
 import signal
 import socket
 import sys
@@ -63,6 +64,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
     """
     name_process("serve")
     configure_logs()
+    os.umask(0o077)  # inherited by every process of the node
     ended = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -161,6 +163,7 @@ def _data_folder(folder: Path) -> Iterator[None]:
     """The data folder, private to this user and to this node. Raises CommandError if it is not to be had."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(folder)
         for part in ("run", "results", "spool"):
             (folder / part).mkdir(exist_ok=True)
         lock = (folder / "run" / "lock").open("a")
@@ -177,6 +180,15 @@ def _data_folder(folder: Path) -> Iterator[None]:
                 f"Another node runs on the data folder {folder.resolve()}.", "End it first, or set another data_dir."
             ) from error
         yield
+
+
+def _close_to_others(folder: Path) -> None:
+    """Mode 0700, also for a folder that was there; only a warning if it is somebody else's (a mounted volume)."""
+    if folder.stat().st_mode & 0o077:
+        try:
+            folder.chmod(0o700)
+        except PermissionError:
+            _log.warning("data_folder_open_to_others", detail="it belongs to another user; set its mode to 0700")
 
 
 def _usable_port(settings: Settings) -> int:
@@ -221,7 +233,7 @@ def _summary(settings: Settings, config_file: Path | None) -> Panel:
     table.add_column(overflow="fold")
     dicom = settings.dicom
     table.add_row("Listens as", f"{dicom.ae_title} on {dicom.host}:{dicom.port} (C-STORE, C-ECHO)")
-    table.add_row("May send", ", ".join(dicom.accept_from) or "nobody: add AE titles to dicom.accept_from")
+    table.add_row("May send", ", ".join(dicom.accept_from))
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.ae_title} at {peer.host}:{peer.port} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")

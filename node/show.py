@@ -30,8 +30,7 @@ def reading_table(title: str, reading: Reading) -> Table:
     for left_out in reading.not_assessed:
         why = f"not assessed: {left_out.reason} - {left_out.reason.meaning}"
         table.add_row(vocabulary.anatomy(left_out.anatomy).title, "", Text(why, style="yellow"))
-    summary = ", ".join(vocabulary.finding(f.key).title for f in reading.positives) or "no finding above its threshold"
-    table.caption = f"Summary: {summary}"
+    table.caption = f"Summary: {_summary(reading, vocabulary)}"
     return table
 
 
@@ -46,6 +45,20 @@ def seconds_table(columns: Mapping[str, Mapping[str, float]]) -> Table:
         cells = [f"{seconds[stage]:.1f}" if stage in seconds else "" for seconds in columns.values()]
         table.add_row(stage.replace("_", " "), *cells)
     return table
+
+
+def _summary(reading: Reading, vocabulary: Vocabulary) -> str:
+    """What is present; a negative only where something was judged."""
+    if reading.positives:
+        return ", ".join(vocabulary.finding(finding.key).title for finding in reading.positives)
+    every = [finding for anatomy in reading.anatomies for finding in anatomy.findings]
+    judged = [finding for finding in every if finding.verdict is not Verdict.NO_OPERATING_POINT]
+    if not every:
+        return "nothing was assessed: nothing is said about this series"
+    if not judged:
+        return f"{len(every)} findings asked; none has an operating point, nothing is concluded"
+    anatomies = len({finding.anatomy for finding in judged})
+    return f"nothing present among {len(judged)} judged findings in {anatomies} assessed anatomies"
 
 
 def _findings(anatomy: AnatomyReading, vocabulary: Vocabulary) -> Text:

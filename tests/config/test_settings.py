@@ -48,6 +48,7 @@ def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.Monk
         ({"dicom": {"ae_title": "MORE THAN SIXTEEN"}}, "dicom.ae_title"),
         ({"dicom": {"ae_title": r"BACK\SLASH"}}, "dicom.ae_title"),
         ({"dicom": {"prot": 104}}, "dicom.prot"),
+        ({"dicom": {"accept_from": []}}, "dicom.accept_from: Value error, name at least one calling AE title"),
         ({"completion": {"quiet_s": 0}}, "completion.quiet_s"),
         ({"routing": {"destinations": ["pacs"]}}, "routing.destinations"),
         ({"model": {"segmenter": "magic"}}, "model.segmenter"),

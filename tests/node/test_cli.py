@@ -21,7 +21,10 @@ from node.cli import app
 from node.migrations import upgrade
 from node.records import Job, Records, Series, State, open_database
 
-COMMANDS = ["demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "model", "train"]
+COMMANDS = [
+    "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "retry", "clean", "model",
+    "train",
+]  # fmt: skip
 ONE_KIND_EACH = (CTImageStorage, MRImageStorage)
 
 

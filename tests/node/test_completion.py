@@ -95,7 +95,19 @@ def test_what_is_not_ct_is_rejected_visibly(bench: Bench) -> None:
         delattr(report, keyword)
     bench.receive(report)
     (verdict,) = _later(bench)
-    assert (verdict.reason, verdict.detail) == (Reason.NOT_CT, "modality is SR")
+    assert (verdict.reason, verdict.detail) == (
+        Reason.NOT_CT,
+        "1 of 1 instances are not CT images: 1 Comprehensive SR Storage",
+    )
+
+
+def test_ct_images_without_a_modality_are_read(bench: Bench) -> None:
+    datasets = _stack(1, 24)
+    for dataset in datasets:
+        del dataset.Modality
+    bench.receive(*datasets)
+    (verdict,) = _later(bench)
+    assert verdict.state == State.VETTED
 
 
 def test_a_series_of_stolen_uids_is_rejected_as_conflict(bench: Bench) -> None:

@@ -1,9 +1,15 @@
 """Jobs: what one attempt leaves behind, and that a job ends once whatever dies meanwhile."""
 
+import logging
 import signal
+import sys
+import threading
+import warnings
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import structlog
 from fake_pipeline import FakePipeline
 from pydicom import dcmread
 from rows import DIGEST, add_job, archive, deliveries, job, open_records, settings_for
@@ -15,6 +21,7 @@ from config.settings import WorkSettings
 from node import leases
 from node.delivery import Courier
 from node.jobs import Analyst
+from node.logs import configure_logs
 from node.reconciler import Reconciler
 from node.records import Delivery, Job, Records, Result, State, now
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app
@@ -126,6 +133,34 @@ def test_a_results_folder_that_takes_nothing_is_a_failed_attempt(records: Record
     job_id = add_job(records)
     _analyst(records, settings)[0].analyze(job_id)
     assert (job(records, job_id).state, job(records, job_id).reason) == (State.QUEUED, Reason.INTERNAL)
+
+
+def test_an_unexpected_error_is_a_failed_attempt_and_its_text_stays_out_of_log_and_database(
+    records: Records, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = add_job(records)
+    analyst, pipeline = _analyst(records, settings)
+
+    def quoting(*_: object) -> object:
+        raise ValueError("cannot convert PLANTED^NAME")
+
+    monkeypatch.setattr(pipeline, "run", quoting)
+    out = StringIO()
+    handlers, level, hooks = logging.root.handlers[:], logging.root.level, (sys.excepthook, threading.excepthook)
+    with warnings.catch_warnings():
+        configure_logs("json", out)
+        try:
+            assert analyst.analyze(job_id) == []
+        finally:
+            logging.captureWarnings(False)
+            logging.basicConfig(handlers=handlers, level=level, force=True)
+            sys.excepthook, threading.excepthook = hooks
+            structlog.reset_defaults()
+    assert '"error": "ValueError"' in out.getvalue()
+    assert "PLANTED" not in out.getvalue()
+    ended = job(records, job_id)
+    assert (ended.state, ended.reason) == (State.QUEUED, Reason.INTERNAL)
+    assert ended.detail == "unexpected ValueError"
 
 
 @pytest.mark.parametrize("taken_by", [State.QUEUED, State.SUPERSEDED])

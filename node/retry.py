@@ -1,0 +1,56 @@
+"""`fvlm-node retry`: a job that ended without success gets all its attempts again."""
+
+import re
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from node import leases
+from node.errors import CommandError
+from node.records import Job, Records, Series, State, now
+
+_ENDED = (State.FAILED, State.QUARANTINED)
+
+
+def retry(records: Records, which: str) -> int:
+    """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
+
+    Its refused deliveries are opened again; what was delivered is not sent twice. Raises CommandError if there is no
+    such job, if it did not fail, or if the database is away.
+    """
+    try:
+        with records.session() as session:
+            job = _find(session, which.strip())
+            if job.state not in _ENDED:
+                raise CommandError(
+                    f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
+                    "See what the node is doing with it: fvlm-node status",
+                )
+            leases.release(job)
+            job.attempts = 0
+            job.move(State.QUEUED)
+            for delivery in [delivery for result in job.results for delivery in result.deliveries]:
+                if delivery.refused:
+                    delivery.refused, delivery.reason, delivery.detail = False, None, ""
+                    delivery.attempts, delivery.due_at = 0, now()
+            return job.id
+    except DBAPIError as error:
+        raise CommandError(
+            f"The database does not answer ({type(error.orig).__name__}).", "Check database_url, then try again."
+        ) from error
+
+
+def _find(session: Session, which: str) -> Job:
+    query = select(Job).with_for_update(of=Job)
+    if re.fullmatch(r"[0-9]{1,18}", which):
+        job = session.scalar(query.where(Job.id == int(which)))
+    else:
+        of_series = query.join(Series).where(Series.series_instance_uid == which)
+        job = session.scalar(of_series.order_by(Series.generation.desc(), Job.id.desc()).limit(1))
+    if job is None:
+        raise CommandError(
+            "There is no such job, and no series of that UID with a job.",
+            "Name a job id, or a series as it stands in: fvlm-node status",
+        )
+    return job
