@@ -1,6 +1,7 @@
 """The demo, run as a person runs it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_a_failure_names_the_step_and_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_running_when_it_is_stopped(tmp_path: Path, number: int) -> None:
+    before = demo_folders()
     with (tmp_path / "out.txt").open("w") as out:
         demo = subprocess.Popen(
             [sys.executable, "-m", "node", "demo", "--out", tmp_path / "out"],
@@ -96,3 +98,9 @@ def test_nothing_is_left_running_when_it_is_stopped(tmp_path: Path, number: int)
     while any(alive(pid) for pid in started) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in started if alive(pid)] == []
+    left = demo_folders() - before
+    if number == signal.SIGKILL:  # nobody can clean up after that
+        for folder in left:
+            shutil.rmtree(folder)
+    else:
+        assert left == set()
