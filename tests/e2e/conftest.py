@@ -8,7 +8,7 @@ from peers import Orthanc, Redis
 
 from ct.phantom import PhantomPatient, write_series
 
-SPACING, SHAPE = (12.0, 3.2, 3.2), (52, 128, 128)
+SPACING, SHAPE = (10.0, 3.2, 3.2), (62, 128, 128)
 """Coarse enough to be quick, fine enough for organs to be found."""
 MakeSeries = Callable[..., Path]
 

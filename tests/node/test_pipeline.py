@@ -37,7 +37,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("series")
-    write_series(PhantomPatient.draw(3, ()), folder, spacing=(12.0, 6.0, 6.0), shape=(48, 64, 64))
+    write_series(PhantomPatient.draw(3, ()), folder, spacing=(10.0, 6.0, 6.0), shape=(60, 64, 64))
     return sorted(folder.rglob("*.dcm"))
 
 
