@@ -37,7 +37,8 @@ class TotalSegmentator:
             self._version = importlib.metadata.version("TotalSegmentator")
         except importlib.metadata.PackageNotFoundError as error:
             raise SegmenterWeightsError(
-                "TotalSegmentator is not installed; run: deploy/install.sh totalsegmentator"
+                "TotalSegmentator is not installed; run: .venv/bin/pip install --no-deps -c constraints.txt "
+                "-r requirements/totalsegmentator.txt"
             ) from error
         self._digest = _digest(self._model_files())
 
