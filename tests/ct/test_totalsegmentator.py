@@ -34,7 +34,7 @@ from ct.volume import Grid, Volume
 
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("totalsegmentator") is None and os.environ.get("CI") != "true",
-    reason="TotalSegmentator is not installed; run: deploy/install.sh totalsegmentator",
+    reason="TotalSegmentator is not installed; run: deploy/install.sh test",
 )
 pytestmark = pytest.mark.timeout(900)  # nnU-Net starts processes of its own, and each imports torch
 
