@@ -78,7 +78,8 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
     if own is not None and not own.is_dir():
         raise CommandError(f"{own} is no folder.", "Name a folder with DICOM files with --input.")
     _forget_environment()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything is ended and removed
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell started this in the background, deaf to Ctrl-C
+        signal.signal(number, signal.default_int_handler)  # everything is ended and removed
     work = Path(tempfile.mkdtemp(prefix="fvlm-demo-"))
     logs = out / "logs"
     try:
