@@ -19,7 +19,7 @@ from node.archive_scp import Archive
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
 
 NAME, PATIENT_ID, BORN, ACCESSION = "Planted^Petra", "PLANTED-4711", "19230405", "ACC-PLANTED-99"
-PLANTED = [b"Planted", b"PLANTED", b"Petra", b"4711", b"19230405", b"1923-04-05"]
+PLANTED = [b"Planted", b"PLANTED", b"Petra", b"-4711", b"19230405", b"1923-04-05"]
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from pydicom import dcmread
 from pydicom.uid import (
     CTImageStorage,
     ExplicitVRLittleEndian,
-    MRImageStorage,
     SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
 )
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
@@ -120,7 +120,7 @@ def test_one_association_too_many_is_rejected_for_the_moment(tmp_path: Path) -> 
 
 def test_only_offered_classes_are_accepted(common: Receiver) -> None:
     ae = AE(ae_title="STORESCU")
-    for cls in (MRImageStorage, SecondaryCaptureImageStorage):
+    for cls in (UltrasoundImageStorage, SecondaryCaptureImageStorage):
         ae.add_requested_context(cls, ExplicitVRLittleEndian)
     association = ae.associate("127.0.0.1", common.port, ae_title="FVLM")
     assert [cx.abstract_syntax for cx in association.accepted_contexts] == [SecondaryCaptureImageStorage]
