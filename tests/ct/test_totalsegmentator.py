@@ -347,7 +347,7 @@ def test_missing_package_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch,
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(SegmenterWeightsError, match=r"not installed; run: deploy/install\.sh totalsegmentator"):
+    with pytest.raises(SegmenterWeightsError, match=r"not installed; run: .*requirements/totalsegmentator\.txt"):
         TotalSegmentator(tmp_path, fast=True, device="cpu")
 
 
