@@ -3,6 +3,7 @@
 .PHONY: help demo test lint types bench clean
 
 BIN := .venv/bin
+BENCHMARKS = $(filter-out benchmarks/bench_%.py,$(wildcard benchmarks/*.py))
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,8 +27,8 @@ types: ## mypy, strict, on our packages
 
 bench: ## Benchmarks against the real peers; NAME=… runs one
 	@deploy/install.sh test
-	@$(if $(NAME)$(wildcard benchmarks/*.py),,echo "There is no benchmark yet: benchmarks/ holds none" >&2; exit 1)
-	@for file in $(or $(NAME:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+	@$(if $(NAME)$(BENCHMARKS),,echo "There is no benchmark yet: benchmarks/ holds none" >&2; exit 1)
+	@for file in $(or $(NAME:%=benchmarks/%.py),$(BENCHMARKS)); do $(BIN)/python $$file || exit 1; done
 
 clean: ## Removes what the targets above made, and .venv
 	rm -rf .venv demo-output .test-data .mypy_cache .ruff_cache .pytest_cache .hypothesis
