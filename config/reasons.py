@@ -13,6 +13,8 @@ class Reason(StrEnum):
     BAD_UID = "BAD_UID"
     DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
     # vetting of a series
+    MIXED_PATIENT = "MIXED_PATIENT"
+    MIXED_STUDY = "MIXED_STUDY"
     NOT_CT = "NOT_CT"
     LOCALIZER = "LOCALIZER"
     MULTI_FRAME = "MULTI_FRAME"
@@ -75,6 +77,13 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.DUPLICATE_CONFLICT: _Text(
         "A SOP Instance UID came twice with different content.", "Find out which sender re-uses UIDs."
     ),
+    Reason.MIXED_PATIENT: _Text(
+        "Images of one series name different patients.",
+        "Find out which sender re-uses Series Instance UIDs or merged two patients; correct it there.",
+    ),
+    Reason.MIXED_STUDY: _Text(
+        "Images of one series name different studies.", "Find out which sender re-uses Series Instance UIDs."
+    ),
     Reason.NOT_CT: _Text("The series is not CT.", "Route CT Image Storage only."),
     Reason.LOCALIZER: _Text("The series is a localizer (scout).", "Nothing: localizers are not read."),
     Reason.MULTI_FRAME: _Text(
@@ -88,9 +97,7 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NON_AXIAL: _Text("The slices are not axial.", "Send the axial reconstruction."),
     Reason.TILT: _Text("The gantry was tilted: slices are sheared.", "Send a reconstruction without tilt."),
     Reason.MIXED_ORIENTATION: _Text("Slices have different orientations.", "Split the series at the sender."),
-    Reason.MIXED_SIZE: _Text(
-        "Slices differ in rows, columns or pixel spacing.", "Split the series at the sender."
-    ),
+    Reason.MIXED_SIZE: _Text("Slices differ in rows, columns or pixel spacing.", "Split the series at the sender."),
     Reason.MIXED_FRAME_OF_REFERENCE: _Text(
         "Slices belong to different frames of reference.", "Split the series at the sender."
     ),
@@ -112,9 +119,7 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
     ),
-    Reason.UNKNOWN_AE: _Text(
-        "The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."
-    ),
+    Reason.UNKNOWN_AE: _Text("The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."),
     Reason.WRONG_CALLED_AE: _Text(
         "The caller used another called AE title than the node's.", "Correct it at the sender, or set dicom.ae_title."
     ),

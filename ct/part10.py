@@ -176,6 +176,11 @@ class Values:
         element = self._data_set.get_item(tag) if tag in self._data_set else None
         return element if isinstance(element, RawDataElement) and element.value else None
 
+    def raw(self, tag: int) -> bytes:
+        """The bytes of the value without padding, in whatever character set."""
+        found = self._raw(tag)
+        return (found.value or b"").strip(b" \0") if found is not None else b""
+
     def texts(self, tag: int) -> tuple[str, ...]:
         raw = self._raw(tag)
         if raw is None or raw.value is None:

@@ -1,9 +1,10 @@
 """Headers of stored instances, without pixels, and their grouping into series.
 
 An instance is a Part 10 stream: a whole file or a byte range of a spool segment (`SourceSlice`). Only what vetting,
-ordering and decoding need is kept; no name, id or date of a patient is read.
+ordering and decoding need is kept; of the patient only a digest of the id, which tells two patients apart.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,7 @@ _TAGS = {
     **_UID_TAGS,
     "image_type": 0x00080008, "sop_class": 0x00080016, "modality": 0x00080060, "position": 0x00200032,
     "orientation": 0x00200037, "frame_of_reference": 0x00200052, "samples": 0x00280002, "frames": 0x00280008,
-    "slice_thickness": 0x00180050,
+    "slice_thickness": 0x00180050, "patient_id": 0x00100020,
     "rows": 0x00280010, "columns": 0x00280011, "spacing": 0x00280030, "bits_allocated": 0x00280100,
     "bits_stored": 0x00280101, "high_bit": 0x00280102, "signed": 0x00280103, "padding": 0x00280120,
     "padding_limit": 0x00280121, "intercept": 0x00281052, "slope": 0x00281053, "rescale_type": 0x00281054,
@@ -60,6 +61,8 @@ class Header:
     sop_class_uid: str
     study_instance_uid: str
     series_instance_uid: str
+    patient: str
+    """SHA-256 of the Patient ID (empty or not), hex: to be compared, never shown."""
     frame_of_reference_uid: str
     modality: str
     image_type: tuple[str, ...]
@@ -168,11 +171,11 @@ def read_pixels(header: Header) -> bytes:
 
 
 def group(headers: Iterable[Header]) -> list[Series]:
-    """Series by (study, series) UID, in order of first appearance."""
-    found: dict[tuple[str, str], list[Header]] = {}
+    """Series by Series Instance UID, in order of first appearance; `vet` refuses one of several studies or patients."""
+    found: dict[str, list[Header]] = {}
     for header in headers:
-        found.setdefault((header.study_instance_uid, header.series_instance_uid), []).append(header)
-    return [Series(study, series, tuple(members)) for (study, series), members in found.items()]
+        found.setdefault(header.series_instance_uid, []).append(header)
+    return [Series(members[0].study_instance_uid, uid, tuple(members)) for uid, members in found.items()]
 
 
 def scan_folder(folder: Path, progress: Progress | None = None) -> FolderScan:
@@ -242,6 +245,7 @@ def _parse(window: Window, source: SourceSlice) -> Header:
         sop_class_uid=sop_class,
         study_instance_uid=uids["Study Instance UID"],
         series_instance_uid=uids["Series Instance UID"],
+        patient=hashlib.sha256(values.raw(_TAGS["patient_id"])).hexdigest(),
         frame_of_reference_uid=values.text(_TAGS["frame_of_reference"]),
         modality=values.text(_TAGS["modality"]),
         image_type=values.texts(_TAGS["image_type"]),

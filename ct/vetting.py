@@ -65,10 +65,11 @@ class Vetted:
 def vet(series: Series, min_slices: int = 20, max_slices: int = 3000) -> Vetted:
     """Check a series and lay out its grid (geometry: PS3.3 C.7.6.2.1.1); at least two slices are needed.
 
-    Raises `Unfit` with NOT_CT, LOCALIZER, MULTI_FRAME, DUPLICATE_CONFLICT, TOO_FEW_SLICES, TOO_MANY_SLICES,
-    NO_PIXELS, UNDECODABLE, BAD_RESCALE, NO_GEOMETRY, MIXED_SIZE, MIXED_FRAME_OF_REFERENCE, MIXED_ORIENTATION,
-    GEOM_DUPLICATE, TILT, NON_AXIAL, GEOM_GAP or GEOM_IRREGULAR: the first that applies.
+    Raises `Unfit` with MIXED_PATIENT, MIXED_STUDY, NOT_CT, LOCALIZER, MULTI_FRAME, DUPLICATE_CONFLICT, TOO_FEW_SLICES,
+    TOO_MANY_SLICES, NO_PIXELS, UNDECODABLE, BAD_RESCALE, NO_GEOMETRY, MIXED_SIZE, MIXED_FRAME_OF_REFERENCE,
+    MIXED_ORIENTATION, GEOM_DUPLICATE, TILT, NON_AXIAL, GEOM_GAP or GEOM_IRREGULAR: the first that applies.
     """
+    _check_whose(series.headers)
     headers, notes = _ct_slices(series.headers)
     headers, repeated = _unique(headers)
     if repeated:
@@ -82,6 +83,16 @@ def vet(series: Series, min_slices: int = 20, max_slices: int = 3000) -> Vetted:
         _check_pixels(header)
     ordered, grid = _lay_out(headers)
     return Vetted(series.study_instance_uid, series.series_instance_uid, ordered, grid, tuple(notes))
+
+
+def _check_whose(headers: tuple[Header, ...]) -> None:
+    """One patient and one study (PS3.3 A.1.2), over all instances, what is left out later included."""
+    for reason, what, owners in (
+        (Reason.MIXED_PATIENT, "patients", Counter(header.patient for header in headers)),
+        (Reason.MIXED_STUDY, "studies", Counter(header.study_instance_uid for header in headers)),
+    ):
+        if len(owners) > 1:
+            raise Unfit(reason, f"{len(owners)} {what} with {_counts(owners)} images")
 
 
 def _ct_slices(headers: tuple[Header, ...]) -> tuple[list[Header], list[str]]:
@@ -207,8 +218,7 @@ def _common_plane(headers: list[Header]) -> tuple[float, float]:
         raise Unfit(Reason.MIXED_SIZE, f"Pixel Spacing runs from {low.min():.4g} to {high.max():.4g} mm")
     frames = Counter(h.frame_of_reference_uid for h in headers)
     if len(frames) > 1:
-        counts = ", ".join(str(n) for n in sorted(frames.values(), reverse=True)[:5])
-        raise Unfit(Reason.MIXED_FRAME_OF_REFERENCE, f"{len(frames)} frames of reference with {counts} slices")
+        raise Unfit(Reason.MIXED_FRAME_OF_REFERENCE, f"{len(frames)} frames of reference with {_counts(frames)} slices")
     if "" in frames:
         raise Unfit(Reason.NO_GEOMETRY, "Frame of Reference UID is missing")
     return float(spacings[0, 0]), float(spacings[0, 1])
@@ -323,6 +333,11 @@ def _grid(
             affine[:3, 3] += by_axis[axis] * (shape[order[axis]] - 1)
     z, y, x = (float(np.linalg.norm(vector)) for vector in by_axis)
     return Grid((slices, shape[order[1]], shape[order[2]]), (z, y, x), affine, SourceAxes(order, flipped))
+
+
+def _counts(owners: Counter[str]) -> str:
+    """The largest counts, without their owners."""
+    return ", ".join(str(count) for _, count in owners.most_common(5))
 
 
 def _slices(count: int) -> str:

@@ -43,6 +43,13 @@ _TYPE_1 = (
     "ImagePositionPatient",
     "ImageOrientationPatient",
 )
+_COMMON = {
+    "PatientID": Reason.MIXED_PATIENT,
+    "StudyInstanceUID": Reason.MIXED_STUDY,
+    "SeriesInstanceUID": Reason.INTERNAL,
+    "FrameOfReferenceUID": Reason.MIXED_FRAME_OF_REFERENCE,
+}
+"""What all instances of a series have in common, and the reason to write nothing where they do not."""
 _OLD_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
 """A date as before DICOM 3.0 (PS3.5 section 6.2, DA, note): the same date without the full stops."""
 _AGE = re.compile(r"\d{3}[DWMY]")
@@ -54,7 +61,8 @@ def working_copies(sources: Sequence[Dataset], anatomy_map: AnatomyMap) -> list[
 
     Values that the standard does not allow and that an encoder or a validator would stumble over (dates that are no
     dates, an unknown sex) become empty; identity is otherwise copied as it is. The caller's data sets stay as they
-    are. Raises WriteError if the headers do not belong to the anatomy map or lack what a reference needs.
+    are. Raises WriteError if the headers do not belong to the anatomy map or to one patient, study, series and frame of
+    reference, or lack what a reference needs.
     """
     planes = anatomy_map.grid.source_axes.to_source(anatomy_map.labels).shape
     if len(sources) != planes[0]:
@@ -69,9 +77,9 @@ def working_copies(sources: Sequence[Dataset], anatomy_map: AnatomyMap) -> list[
                 setattr(copy, keyword, None)
         if not float(copy.get("SliceThickness") or 0) > 0:
             copy.SliceThickness = round(thickness, 6)
-    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
-        if len({str(copy[keyword].value) for copy in copies}) > 1:
-            raise WriteError(Reason.INTERNAL, f"the source headers differ in {keyword}")
+    for keyword, reason in _COMMON.items():
+        if len({str(copy[keyword].value or "").strip() for copy in copies}) > 1:
+            raise WriteError(reason, f"the source headers differ in {keyword}")
     return copies
 
 

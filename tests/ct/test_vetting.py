@@ -57,6 +57,12 @@ def one(index: int) -> bool:
     return index == 5
 
 
+def beyond_ascii(index: int, data: Dataset) -> None:
+    """Ids that differ in letters of ISO_IR 100 only."""
+    data.SpecificCharacterSet = "ISO_IR 100"
+    data.PatientID = "Ä-7" if one(index) else "Ö-7"
+
+
 def spread(step: float, thickness: float | None = None) -> Change:
     """Slices every `step` mm, with a Slice Thickness if one is given."""
 
@@ -96,6 +102,19 @@ SPOILED = {
         Reason.MIXED_FRAME_OF_REFERENCE,
         "2 frames of reference with 20, 4",
     ),
+    "patients": (
+        setting(lambda index: index > 19, PatientID="PLANTED-OTHER"),
+        Reason.MIXED_PATIENT,
+        "2 patients with 20, 4 images",
+    ),
+    "one patient nameless": (setting(one, PatientID=""), Reason.MIXED_PATIENT, "2 patients with 23, 1"),
+    "patients beyond ASCII": (beyond_ascii, Reason.MIXED_PATIENT, "2 patients with 23, 1"),
+    "patients and MR": (
+        setting(one, PatientID="PLANTED-OTHER", SOPClassUID=MRImageStorage),
+        Reason.MIXED_PATIENT,
+        "2 patients",
+    ),
+    "studies": (setting(one, StudyInstanceUID=generate_uid()), Reason.MIXED_STUDY, "2 studies with 23, 1 images"),
     "one orientation": (
         setting(one, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0]),
         Reason.MIXED_ORIENTATION,
@@ -229,6 +248,23 @@ def test_a_stray_localizer_is_left_out_and_noted(tmp_path: Path) -> None:
     good = vetted(tmp_path)
     assert len(good.headers) == SLICES
     assert good.notes == ("1 localizer image left out",)
+
+
+def test_a_localizer_of_another_patient_is_not_just_left_out(tmp_path: Path) -> None:
+    write_series(tmp_path)
+    scout = make_slice(99)
+    scout.ImageType, scout.PatientID = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "PLANTED-OTHER"
+    write(scout, tmp_path / "scout")
+    assert refusal(tmp_path).reason is Reason.MIXED_PATIENT
+
+
+@pytest.mark.parametrize("identity", ["", "PLANTED-ID ", None])
+def test_one_patient_however_the_id_is_written(tmp_path: Path, identity: str | None) -> None:
+    write_series(tmp_path, setting(PatientID=identity))
+    last = make_slice(SLICES - 1)
+    last.PatientID = identity and identity.strip()
+    write(last, tmp_path / "again")
+    assert len(vetted(tmp_path).headers) == SLICES
 
 
 def test_a_repeated_instance_counts_once(tmp_path: Path) -> None:

@@ -141,6 +141,11 @@ def test_without_masks_there_is_no_seg() -> None:
     assert [d.Modality for d in dicom_sr.write(reading(), unmeasured, ct_headers())] == ["SR"]
 
 
+def mixed(**changes: str | None) -> list[Dataset]:
+    """Headers of which the last one differs."""
+    return [*ct_headers()[:-1], ct_headers(**changes)[-1]]
+
+
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
@@ -154,11 +159,28 @@ def test_without_masks_there_is_no_seg() -> None:
             [*ct_headers(count=23), *ct_headers(count=1, SeriesInstanceUID="1.2.3", SOPInstanceUID="1.2.3.4")],
             Reason.INTERNAL,
         ),
+        (mixed(PatientID="P-18"), Reason.MIXED_PATIENT),
+        (mixed(PatientID=None), Reason.MIXED_PATIENT),
+        (mixed(StudyInstanceUID="1.2.3"), Reason.MIXED_STUDY),
+        (mixed(FrameOfReferenceUID="1.2.3"), Reason.MIXED_FRAME_OF_REFERENCE),
     ],
-    ids=["none", "too few", "other size", "no frame of reference", "no position", "MR", "two series"],
+    ids=[
+        "none",
+        "too few",
+        "other size",
+        "no frame of reference",
+        "no position",
+        "MR",
+        "two series",
+        "two patients",
+        "a patient and nobody",
+        "two studies",
+        "two frames of reference",
+    ],
 )
 def test_headers_that_do_not_fit_are_refused_with_a_reason(headers: list[Dataset], reason: Reason) -> None:
     with pytest.raises(dicom_sr.WriteError) as caught:
         dicom_sr.write(reading(), anatomy_map(), headers)
     assert caught.value.reason is reason
     assert "Müller" not in str(caught.value)
+    assert "P-1" not in str(caught.value)

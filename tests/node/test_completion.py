@@ -88,6 +88,24 @@ def test_what_is_not_fit_is_rejected_with_its_reason(bench: Bench, datasets: lis
     assert _states(bench) == [(1, State.REJECTED, reason)]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "reason"), [("PatientID", Reason.MIXED_PATIENT), ("StudyInstanceUID", Reason.MIXED_STUDY)]
+)
+def test_images_of_another_patient_or_study_never_join_a_series(bench: Bench, keyword: str, reason: Reason) -> None:
+    bench.receive(*_stack(1, 24))
+    _later(bench)
+    route(bench.records, DIGEST)
+    strangers = _stack(25, 48)
+    for dataset in strangers:
+        setattr(dataset, keyword, f"{ROOT}.77")
+    bench.receive(*strangers)
+    (verdict,) = _later(bench)
+    assert (verdict.state, verdict.reason) == (State.REJECTED, reason)
+    assert "24, 24 images" in verdict.detail
+    assert route(bench.records, DIGEST) == []
+    assert _jobs(bench) == [(1, State.QUEUED, DIGEST)]
+
+
 def test_what_is_not_ct_is_rejected_visibly(bench: Bench) -> None:
     report = ct_slice()
     report.SOPClassUID, report.Modality = ComprehensiveSRStorage, "SR"
