@@ -34,20 +34,26 @@ class AnatomyAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def weights(self, queries: Tensor, tokens: Tensor, selected: Tensor) -> Tensor:
+        """How much each query looks at each token: arguments as in `forward` -> [B, A, heads, S], sums over S are 1."""
+        batch, length, width = tokens.shape
+        per_head = width // self.heads
+        w_query, w_key, _ = self.in_proj_weight.view(3, self.heads, per_head, width)
+        b_query = self.in_proj_bias.view(3, self.heads, per_head)[0]
+        query = torch.einsum("aw,hdw->ahd", queries, w_query) + b_query
+        probe = torch.einsum("ahd,hdw->ahw", query, w_key) * per_head**-0.5
+        scores = (tokens @ probe.flatten(0, 1).T).view(batch, length, -1, self.heads).permute(0, 2, 3, 1)
+        return scores.masked_fill(~selected[:, :, None], torch.finfo(scores.dtype).min).softmax(-1)  # type: ignore[no-any-return]
+
     def forward(self, queries: Tensor, tokens: Tensor, selected: Tensor) -> Tensor:
         """Queries [A, W], tokens [B, S, W], selected bool [B, A, S] (a row without True gives any finite value).
 
         Returns [B, A, W].
         """
-        batch, length, width = tokens.shape
-        per_head = width // self.heads
-        w_query, w_key, w_value = self.in_proj_weight.view(3, self.heads, per_head, width)
-        b_query, _, b_value = self.in_proj_bias.view(3, self.heads, per_head)
-        query = torch.einsum("aw,hdw->ahd", queries, w_query) + b_query
-        probe = torch.einsum("ahd,hdw->ahw", query, w_key) * per_head**-0.5
-        scores = (tokens @ probe.flatten(0, 1).T).view(batch, length, -1, self.heads).permute(0, 2, 3, 1)
-        scores = scores.masked_fill(~selected[:, :, None], torch.finfo(scores.dtype).min)
-        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        batch, _, width = tokens.shape
+        w_value = self.in_proj_weight.view(3, self.heads, -1, width)[2]
+        b_value = self.in_proj_bias.view(3, self.heads, -1)[2]
+        weights = F.dropout(self.weights(queries, tokens, selected), self.dropout, self.training)
         pooled = (weights.flatten(1, 2) @ tokens).view(batch, -1, self.heads, width)
         value = torch.einsum("bahw,hdw->bahd", pooled, w_value) + weights.sum(-1, keepdim=True) * b_value
         return self.out_proj(value.flatten(2))  # type: ignore[no-any-return]
@@ -108,7 +114,10 @@ class FVLM(nn.Module):
 
     def pool_anatomies(self, tokens: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of `encode_tokens` and labels [B, D, H, W] -> features [B, A, E], present bool [B, A]."""
-        selected = tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies))
+        return self.pool_tokens(tokens, tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies)))
+
+    def pool_tokens(self, tokens: list[Tensor], selected: Tensor) -> tuple[Tensor, Tensor]:
+        """As `pool_anatomies`, with the tokens of each anatomy bool [B, A, L] (`tokens_of_anatomies`)."""
         present = selected.any(-1)
         pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
         weight = torch.stack([proj.weight for proj in self.vision_projs])  # type: ignore[misc]

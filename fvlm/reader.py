@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import Tensor
 
 from config import Reason
 from ct.anatomy import AnatomyMap
-from ct.volume import Volume
+from ct.volume import Grid, Volume
 from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
-from fvlm.model import FVLM
+from fvlm.evidence import Evidence, as_heat, explain, token_grid
+from fvlm.model import FVLM, tokens_of_anatomies
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
@@ -66,10 +68,17 @@ class Reader:
             for window in prepared.windows:
                 if not window.anatomies:
                     continue
-                image, labels = prepared.tensors(window)
-                features, _ = self.model.anatomy_features(image.to(self._device), labels.to(self._device))
+                image, labels = (tensor.to(self._device) for tensor in prepared.tensors(window))
+                tokens = self.model.encode_tokens(image)
+                selected = tokens_of_anatomies(labels, self.model.config.patch, len(names))
+                features, _ = self.model.pool_tokens(tokens, selected)
+                grid = token_grid(volume.grid, window.box, self.release.config)
                 for name in window.anatomies:
-                    readings[name] = self._describe(name, features[0, names.index(name)], anatomy_map)
+                    index = names.index(name)
+                    evidence = explain(
+                        self.model, [level[0] for level in tokens], selected[0, index], index, self._directions(name)
+                    )
+                    readings[name] = self._describe(name, features[0, index], evidence, grid, anatomy_map)
         return Reading(
             model=self.release.identity,
             segmenter=anatomy_map.algorithm,
@@ -94,22 +103,29 @@ class Reader:
                 refused[name] = NotAssessed(name, Reason.ANATOMY_ABSENT)
         return refused
 
-    def _describe(self, name: str, feature: Tensor, anatomy_map: AnatomyMap) -> AnatomyReading:
-        """All findings of one anatomy from its feature [E]."""
+    def _asked(self, name: str) -> list[FindingConfig]:
+        """The findings of one anatomy in the order of the release."""
+        return [finding for finding in self.release.findings if finding.anatomy == name]
+
+    def _directions(self, name: str) -> Tensor:
+        """Positive minus negative text feature of each finding of one anatomy, [F, E]."""
+        rows = [self._positive[f.finding] - self._negative[f.finding] for f in self._asked(name)]
+        return torch.stack(rows) if rows else self.model.temp.new_zeros(0, self.model.config.embedding)
+
+    def _describe(
+        self, name: str, feature: Tensor, evidence: Evidence, grid: Grid, anatomy_map: AnatomyMap
+    ) -> AnatomyReading:
+        """All findings of one anatomy from its feature [E]; the evidence lies on the grid of tokens."""
         measure = anatomy_map.measures[name]
-        findings = [
-            judge(
-                finding,
-                float(
-                    self.model.probabilities(feature, self._negative[finding.finding], self._positive[finding.finding])
-                ),
-            )
-            for finding in self.release.findings
-            if finding.anatomy == name
-        ]
+        findings = []
+        for finding, added in zip(self._asked(name), evidence.contributions, strict=True):
+            negative, positive = self._negative[finding.finding], self._positive[finding.finding]
+            probability = float(self.model.probabilities(feature, negative, positive))
+            findings.append(replace(judge(finding, probability), heat=as_heat(added, grid)))
         findings.sort(key=lambda finding: -finding.probability)
         embedding = feature.cpu().numpy().astype(np.float16)
-        return AnatomyReading(name, measure.volume_ml, measure.mean_hu, tuple(findings), embedding)
+        attention = as_heat(evidence.attention, grid)
+        return AnatomyReading(name, measure.volume_ml, measure.mean_hu, tuple(findings), embedding, attention)
 
 
 def judge(config: FindingConfig, probability: float) -> Finding:

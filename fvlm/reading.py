@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from config import Reason
 from ct.anatomy import AlgorithmIdentity
+from fvlm.heat import Heat
 
 
 class Verdict(StrEnum):
@@ -32,6 +33,9 @@ class Finding:
     threshold: float | None = None
     """Operating point, probability; None where the release has none."""
     calibrated: bool = False
+    heat: Heat | None = field(default=None, compare=False, repr=False)
+    """What the score looked at: the log-odds that each token adds (`fvlm.evidence`); their sum is the log-odds of the
+    probability before calibration."""
 
     @property
     def anatomy(self) -> str:
@@ -48,6 +52,8 @@ class AnatomyReading:
     findings: tuple[Finding, ...]
     embedding: npt.NDArray[np.float16] | None = None
     """[E] unit length: the anatomy feature, for later re-scoring."""
+    attention: Heat | None = field(default=None, compare=False, repr=False)
+    """The share of the anatomy's attention that each token has, whatever is asked; they sum to 1."""
 
 
 @dataclass(frozen=True)
