@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from importlib.metadata import version
 from uuid import UUID, uuid5
@@ -26,7 +26,7 @@ TEST_MARKER = "TEST MODEL - NOT FOR CLINICAL USE"
 NOT_VERIFIED = "AI result, not verified by a radiologist."
 
 _NAMESPACE = UUID("5f0b3c1e-6a5d-5f0e-9d6b-3a1f3f0c7a51")
-_LAYOUT = "2"
+_LAYOUT = "3"
 """Version of how objects are laid out; a change of layout must change it, so that no UID gets new content."""
 _LONG_STRING = 64
 """Characters in a value of VR LO."""
@@ -57,8 +57,9 @@ def long_string(text: str) -> str:
 class WriteContext:
     """What the node knows about a run besides the reading."""
 
-    generation: int = 1
-    """1 for the first result of a series; late instances make the next generation."""
+    images_at: datetime | None = None
+    """When the last image of the series came: dates the objects, so that reading the same images again writes the same
+    bytes. None: `reading.analysed_at`. With time zone."""
     device_uid: str = field(default_factory=installation_uid)
     """Device UID of the node installation: the observer of the SR."""
     node_version: str = field(default_factory=lambda: version("fvlm-node"))
@@ -66,8 +67,6 @@ class WriteContext:
     """Institution name of the results; empty copies the source's."""
 
     def __post_init__(self) -> None:
-        if self.generation < 1:
-            raise ValueError(f"generation must be 1 or more, is {self.generation}")
         if not UID(self.device_uid).is_valid:
             raise ValueError(f"device_uid is not a valid UID: {self.device_uid!r}")
 
@@ -91,24 +90,26 @@ class Kind(Enum):
 class Names:
     """The UIDs of everything written for one reading of one series.
 
-    Series and instances depend on the series, the generation, both sets of weights and the source instances.
-    Tracking UIDs depend on the series and the thing tracked only, so that the same finding keeps its identity over
-    reprocessing (IHE AI Results: tracking identifiers).
+    Series and instances depend on the series, the source instances, when the last of them came, and both sets of
+    weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. Tracking UIDs
+    depend on the series and the thing tracked only, so that the same finding keeps its identity over reprocessing
+    (IHE AI Results: tracking identifiers).
     """
 
     series_uid: str
     sources_digest: str
-    generation: int
+    dated: str
+    """The moment that dates the objects, UTC."""
     model_digest: str
     segmenter_digest: str
 
     @classmethod
-    def of(cls, reading: Reading, sop_instance_uids: Iterable[str], series_uid: str, generation: int) -> "Names":
+    def of(cls, reading: Reading, sop_instance_uids: Iterable[str], series_uid: str, moment: datetime) -> "Names":
         joined = "\n".join(sorted(sop_instance_uids))
         return cls(
             series_uid=series_uid,
             sources_digest=hashlib.sha256(joined.encode()).hexdigest(),
-            generation=generation,
+            dated=moment.astimezone(UTC).isoformat(timespec="microseconds"),
             model_digest=reading.model.digest,
             segmenter_digest=reading.segmenter.digest,
         )
@@ -119,7 +120,7 @@ class Names:
             _LAYOUT,
             self.series_uid,
             self.sources_digest,
-            str(self.generation),
+            self.dated,
             self.model_digest,
             self.segmenter_digest,
             kind.name,

@@ -24,7 +24,8 @@ class ParsedReport:
     """What one of our SR says."""
 
     reading: Reading
-    """As written, at the SR's precision: certainty to 0.1 %, volume to 1 mm3, attenuation to 0.1 HU."""
+    """As written, at the SR's precision: certainty to 0.1 %, volume to 1 mm3, attenuation to 0.1 HU.
+    `analysed_at` is the Content Date and Time."""
     tracking_uids: Mapping[str, str]
     """Tracking UID of every anatomy (`liver`) and finding (`liver.cyst`) that has a group."""
     statements: tuple[str, ...]

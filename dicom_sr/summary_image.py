@@ -101,7 +101,7 @@ class _Page:
         self._text(
             (_MARGIN, 56),
             f"{reading.model.name} {reading.model.version}, anatomy by {reading.segmenter.name} "
-            f"{reading.segmenter.version}   |   analysed {made}   |   weights {reading.model.digest[:12]}",
+            f"{reading.segmenter.version}   |   dated {made}   |   weights {reading.model.digest[:12]}",
             15,
             _MUTED,
             width=WIDTH - 2 * _MARGIN,

@@ -26,12 +26,12 @@ def write(
     if not sources:
         raise WriteError(Reason.INTERNAL, "no source headers")
     headers = working_copies(sources, anatomy_map)
-    moment = in_zone_of(headers[0], reading.analysed_at)
+    moment = in_zone_of(headers[0], context.images_at or reading.analysed_at)
     names = Names.of(
         reading,
         sop_instance_uids=[str(header.SOPInstanceUID) for header in headers],
         series_uid=str(headers[0].SeriesInstanceUID),
-        generation=context.generation,
+        moment=moment,
     )
     vocabulary = load_vocabulary()
     try:

@@ -1,6 +1,7 @@
 """`fvlm-node analyze`: every CT series of a folder through the pipeline, without network."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from config import Reason, Settings
 from ct.part10 import Unfit
 from ct.series import FolderScan, Series, scan_folder
 from ct.vetting import Vetted, vet
+from node.analysis import STAGES, PipelineError
 from node.errors import CommandError
 from node.logs import configure_logs
 from node.processes import share_cores
@@ -112,6 +114,14 @@ def _vet(candidates: list[_Candidate], settings: Settings, problems: _Problems) 
     return vetted
 
 
+def _newest(series: Vetted) -> datetime:
+    """When the newest file of a series was last written: the nearest that a folder knows to when its images came."""
+    try:
+        return datetime.fromtimestamp(max(header.source.path.stat().st_mtime for header in series.headers), UTC)
+    except OSError as error:
+        raise PipelineError(Reason.TRUNCATED, f"a file is gone: {error.strerror}") from error
+
+
 def _run(
     vetted: dict[str, Vetted],
     places: dict[str, str],
@@ -123,7 +133,7 @@ def _run(
     """Read each series, write its results and show them with its place in the folder; how many were read."""
     share_cores()
     with console.status("loading the model"):
-        from node.pipeline import STAGES, Pipeline, PipelineError  # torch: only when there is something to read
+        from node.pipeline import Pipeline  # torch: only when there is something to read
 
         try:
             pipeline = Pipeline.from_settings(settings)
@@ -138,7 +148,7 @@ def _run(
                 progress.update(bar, description=f"{name}: {now}", completed=STAGES.index(now))
 
             try:
-                analysis = pipeline.run(series, 1, stage)
+                analysis = pipeline.run(series, _newest(series), stage)
             except PipelineError as error:
                 problems.report(name, error.reason, error.detail)
                 continue

@@ -74,6 +74,8 @@ def analyze(
     """Read every CT series of a folder, without network: SR, SEG, report and picture a series.
 
     Exit status 2 if anything in the folder could not be read; good series are analysed all the same.
+
+    Results are dated by the newest file of their series: the same files give the same objects again.
     """
     from node.analyze import analyze_folder
 

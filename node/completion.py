@@ -49,24 +49,33 @@ def complete_due(records: Records, settings: Settings, at: datetime | None = Non
 
 
 def series_slices(session: Session, series: Series, spool_dir: Path) -> list[SourceSlice]:
-    """Where the instances of a series lie: of this generation and all before it, without conflicting ones.
+    """Where the instances of a series lie: of this generation and all before it, one an SOP Instance UID."""
+    return [
+        SourceSlice(row.sop_instance_uid, spool_dir / row.segment, row.offset, row.length)
+        for row in _first_arrivals(session, series)
+    ]
 
-    In the order in which they were indexed; one an SOP Instance UID.
+
+def images_at(session: Session, series: Series) -> datetime:
+    """When the last of the images that `series_slices` gives was received."""
+    return max((row.received_at for row in _first_arrivals(session, series)), default=series.last_at)
+
+
+def _first_arrivals(session: Session, series: Series) -> list[Instance]:
+    """Of each SOP Instance UID what was received first, if it is the series' own; in the order in which they came.
+
+    Depends on what is in the spool, not on the order in which it was indexed: the loss of the database changes nothing.
     """
-    query = (
-        select(Instance)
-        .join(Series)
-        .where(
-            Series.series_instance_uid == series.series_instance_uid,
-            Series.generation <= series.generation,
-            ~Instance.conflict,
-        )
-        .order_by(Instance.id)
+    query = select(Instance).join(Series)
+    of_series = query.where(
+        Series.series_instance_uid == series.series_instance_uid, Series.generation <= series.generation
     )
-    first: dict[str, SourceSlice] = {}
-    for row in session.scalars(query):
-        uid = row.sop_instance_uid
-        first.setdefault(uid, SourceSlice(uid, spool_dir / row.segment, row.offset, row.length))
+    rows = session.scalars(of_series.order_by(Instance.received_at, Instance.id)).all()
+    own = {row.sop_instance_uid for row in rows if not row.conflict}
+    first: dict[str, Instance] = {}
+    for row in rows:
+        if row.sop_instance_uid in own:
+            first.setdefault(row.sop_instance_uid, row)
     return list(first.values())
 
 
@@ -91,9 +100,7 @@ def index_lag_s(session: Session, spool_dir: Path, at: datetime) -> float:
 def _close_quiet(records: Records, settings: Settings, at: datetime) -> None:
     quiet = settings.completion.quiet_s
     with records.reading() as session:
-        due = select(Series.id).where(
-            Series.state == State.RECEIVING, Series.last_at <= at - timedelta(seconds=quiet)
-        )
+        due = select(Series.id).where(Series.state == State.RECEIVING, Series.last_at <= at - timedelta(seconds=quiet))
         ids = session.scalars(due).all()
         lag = index_lag_s(session, settings.spool_dir, at) if ids else 0.0
     if lag > quiet / 2:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from config import Reason
@@ -108,11 +108,11 @@ def _write_broken(session: Session, entries: list[Broken], written: Written) -> 
 def _write_readable(session: Session, entries: list[Readable], written: Written) -> None:
     series = _Generations(session, {entry.names.series_instance_uid for entry in entries})
     digests = _known_digests(session, {entry.sop_instance_uid for entry in entries})
-    rows = []
+    rows, repeated = [], []
     for entry in entries:
         known = digests.setdefault(entry.sop_instance_uid, set())
         if entry.sha256 in known:
-            written.known += 1
+            repeated.append(entry)
             continue
         conflict = bool(known)
         known.add(entry.sha256)
@@ -125,6 +125,27 @@ def _write_readable(session: Session, entries: list[Readable], written: Written)
         written.instances += not conflict
     if rows:
         session.execute(insert(Instance), rows)
+    _note_arrivals(session, repeated)
+    written.known += len(repeated)
+
+
+def _note_arrivals(session: Session, repeated: Sequence[Readable]) -> None:
+    """Of an instance that came more than once, keep when it came first; segments are not indexed in that order."""
+    if repeated:
+        statement = (
+            update(Instance)
+            .where(
+                Instance.sop_instance_uid == bindparam("uid"),
+                Instance.sha256 == bindparam("digest"),
+                Instance.received_at > bindparam("arrival"),
+            )
+            .values(received_at=bindparam("arrival"))
+        )
+        arrivals = [
+            {"uid": entry.sop_instance_uid, "digest": entry.sha256, "arrival": entry.record.received_at}
+            for entry in repeated
+        ]
+        session.connection().execute(statement, arrivals)
 
 
 def _known_digests(session: Session, uids: Iterable[str]) -> dict[str, set[str]]:

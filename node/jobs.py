@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from config import Reason, Settings
 from node import leases, outbox
 from node.analysis import Analysis, PipelineError
-from node.completion import series_slices
+from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
 from node.records import Delivery, Job, Records, Result, State
 from node.result_files import write_objects
@@ -53,14 +53,13 @@ class Analyst:
             if not leases.take(session, job_id, owner, lease_s) or not self._adopt(session, job_id):
                 return []
             job = session.get_one(Job, job_id)
-            generation, slices = job.series.generation, series_slices(
-                session, job.series, self._settings.spool_dir
-            )
+            slices = series_slices(session, job.series, self._settings.spool_dir)
+            came = images_at(session, job.series)
         log = _log.bind(job=job_id, series=job.series_id, attempt=job.attempts)
         log.info("job_started", slices=len(slices))
         try:
             with Heartbeat(self._records, job_id, owner, lease_s).beating() as heartbeat:
-                analysis = self._pipeline.run(self._pipeline.vet(slices), generation, lambda _: heartbeat.check())
+                analysis = self._pipeline.run(self._pipeline.vet(slices), came, lambda _: heartbeat.check())
                 files = self._write(job_id, analysis)
             for attempt in self._database_retries():
                 with attempt, self._records.session() as session:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from traceback import extract_tb
 from typing import BinaryIO, cast
@@ -106,8 +107,10 @@ class Pipeline:
                 raise PipelineError(Reason.BAD_UID, f"{len(slices)} instances of {len(series)} series, not of one")
             return vet(series[0], limits.min_slices, limits.max_slices)
 
-    def run(self, series: Vetted, generation: int, on_stage: Callable[[str], None] | None = None) -> Analysis:
+    def run(self, series: Vetted, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
+
+        `images_at` (with time zone) is when the last of its images came; it dates the objects.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
@@ -120,7 +123,7 @@ class Pipeline:
         with run.stage("read"):
             reading = self.reader.read(volume, anatomy_map)
         with run.stage("encode"):
-            context = WriteContext(generation=generation, institution=self._settings.institution)
+            context = WriteContext(images_at=images_at, institution=self._settings.institution)
             objects = tuple(write(reading, anatomy_map, headers, context))
         with run.stage("validate"):
             for dataset in objects:

@@ -158,8 +158,9 @@ class Instance(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     """Of the data set as sent, hex."""
     received_at: Mapped[datetime]
+    """When this content of it came first."""
     conflict: Mapped[bool] = mapped_column(default=False)
-    """The same SOP Instance UID came before with other bytes; kept, never used instead of the first."""
+    """The same SOP Instance UID was indexed before with other bytes; kept. Of all, what was received first is used."""
     series: Mapped[Series] = relationship(back_populates="instances")
 
 

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
-from sr_synthetic import anatomy_map, ct_headers, reading
+from sr_synthetic import MOMENT, anatomy_map, ct_headers, reading
 from test_sr_validators import arabic, japanese
 
 import dicom_sr
@@ -47,12 +48,12 @@ def test_other_inputs_give_other_uids() -> None:
     fewer = ct_headers()
     fewer[5].SOPInstanceUID = "1.2.3.4.5"
 
-    def written(of: Reading, headers: list[Dataset], generation: int = 1) -> set[str]:
-        return uids(dicom_sr.write(of, anatomy_map(), headers, dicom_sr.WriteContext(generation)))
+    def written(of: Reading, headers: list[Dataset], images_at: datetime = MOMENT) -> set[str]:
+        return uids(dicom_sr.write(of, anatomy_map(), headers, dicom_sr.WriteContext(images_at)))
 
     sets = [
         written(base, ct_headers()),
-        written(base, ct_headers(), 2),
+        written(base, ct_headers(), MOMENT + timedelta(microseconds=1)),
         written(other_model, ct_headers()),
         written(other_segmenter, ct_headers()),
         written(base, ct_headers(SeriesInstanceUID="1.2.3.9")),
@@ -62,11 +63,22 @@ def test_other_inputs_give_other_uids() -> None:
 
 
 def test_tracking_outlives_reprocessing_but_not_the_series() -> None:
-    def tracking(series: str, generation: int, digest: str) -> str:
-        return Names(series, "s", generation, digest, "g").tracking("liver.cyst")
+    def tracking(series: str, dated: str, digest: str) -> str:
+        return Names(series, "s", dated, digest, "g").tracking("liver.cyst")
 
-    assert tracking("1.2", 1, "a") == tracking("1.2", 2, "b")
-    assert tracking("1.2", 1, "a") != tracking("1.3", 1, "a")
+    assert tracking("1.2", "today", "a") == tracking("1.2", "later", "b")
+    assert tracking("1.2", "today", "a") != tracking("1.3", "today", "a")
+
+
+def test_the_hour_of_the_analysis_changes_nothing_where_the_images_date_the_objects() -> None:
+    def written(analysed_at: datetime, images_at: datetime) -> list[bytes]:
+        of = replace(reading(), analysed_at=analysed_at)
+        return [as_bytes(d) for d in dicom_sr.write(of, anatomy_map(), headers, dicom_sr.WriteContext(images_at))]
+
+    headers = ct_headers(TimezoneOffsetFromUTC="+0100")
+    first = written(MOMENT, MOMENT)
+    assert first == written(MOMENT + timedelta(days=3), MOMENT.astimezone(UTC))
+    assert first != written(MOMENT, MOMENT + timedelta(days=3))
 
 
 @given(st.lists(st.text(), min_size=1, max_size=5))
@@ -78,7 +90,7 @@ def test_derived_uids_are_valid(parts: list[str]) -> None:
 
 def test_everything_that_can_be_tracked_has_its_own_uid() -> None:
     vocabulary = load_vocabulary()
-    names = Names("1.2.3", "s", 1, "m", "g")
+    names = Names("1.2.3", "s", "today", "m", "g")
     things = [*(a.name for a in vocabulary.anatomies), *(f.key for f in vocabulary.findings)]
     derived = {names.tracking(thing) for thing in things}
     derived |= {make(kind) for make in (names.series, names.instance, names.dimensions) for kind in Kind}
@@ -127,8 +139,6 @@ def test_institution_is_ours_if_given_else_the_sources() -> None:
 
 
 def test_context_is_checked() -> None:
-    with pytest.raises(ValueError, match="generation"):
-        dicom_sr.WriteContext(generation=0)
     with pytest.raises(ValueError, match="device_uid"):
         dicom_sr.WriteContext(device_uid="1.2.03")
 

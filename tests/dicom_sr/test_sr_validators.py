@@ -10,6 +10,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from sr_synthetic import (
+    MOMENT,
     anatomy_map,
     as_test_model,
     ct_headers,
@@ -89,7 +90,7 @@ CASES: dict[
     "garbage": (reading, anatomy_map, with_garbage, {}),
     "order": (reading, anatomy_map, with_order, {}),
     "oblique": (reading, anatomy_map, oblique_headers, {}),
-    "generation 2": (reading, anatomy_map, ct_headers, {"generation": 2, "institution": "Another Hospital"}),
+    "context": (reading, anatomy_map, ct_headers, {"images_at": MOMENT, "institution": "Another Hospital"}),
 }
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_the_good_series_is_read_all_the_same(mixed: Mixed) -> None:
         assert validate(results / name).errors == ()
     with Image.open(results / "summary.png") as page:
         assert page.size == (1400, 1000)
+
+
+def test_a_second_run_on_the_same_files_writes_the_same_objects(mixed: Mixed, tmp_path: Path) -> None:
+    done = fvlm_node("analyze", mixed.good, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("SR.dcm", "SEG.dcm"):
+        assert (tmp_path / "series-1" / name).read_bytes() == (mixed.out / "series-1" / name).read_bytes()
+    newest = max(path.stat().st_mtime for path in mixed.good.rglob("*.dcm"))
+    assert read(dcmread(tmp_path / "series-1" / "SR.dcm")).reading.analysed_at == datetime.fromtimestamp(newest, UTC)
 
 
 @pytest.mark.parametrize("content", [{}, {"a.txt": b"text", "b.bin": bytes(5000)}])

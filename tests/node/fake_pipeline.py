@@ -6,6 +6,7 @@ Also a worker process around it: `python fake_pipeline.py SETTINGS WORKER`.
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class FakePipeline:
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 
-    def run(self, _: Any, generation: int, on_stage: Callable[[str], None] | None = None) -> Any:
+    def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Any:
         (self.control / f"run-{time.monotonic_ns()}").touch()
         while (self.control / "hold").exists():
             time.sleep(0.02)
@@ -41,7 +42,9 @@ class FakePipeline:
             on_stage("read")
         if (self.control / "fail").exists():
             raise PipelineError(Reason((self.control / "fail").read_text()), "as the test wants it")
-        objects = (small_object("SEG", f"2.25.7{generation}"), small_object("SR", f"2.25.8{generation}"))
+        objects = (small_object("SEG", "2.25.71"), small_object("SR", "2.25.81"))
+        for made in objects:
+            made.ContentDate, made.ContentTime = images_at.strftime("%Y%m%d"), images_at.strftime("%H%M%S.%f")
         return Analysis(None, None, None, objects, {"read": 0.25})  # type: ignore[arg-type]
 
 

@@ -1,6 +1,6 @@
 """From the last image to a job: quiet time, vetting, routing, and generations that take each other's place."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,10 @@ from ct.load import load_volume
 from ct.series import group, read_header
 from ct.vetting import vet
 from node import completion
-from node.completion import Verdict, complete_due, index_lag_s, series_slices
+from node.completion import Verdict, complete_due, images_at, index_lag_s, series_slices
 from node.records import Instance, Job, Series, State, now
 from node.routing import job_for, route
+from node.spool import segments
 
 DIGEST = "d" * 64
 
@@ -252,6 +253,38 @@ def test_nothing_is_closed_while_the_index_lags_behind_the_spool(bench: Bench) -
         assert index_lag_s(reading, bench.settings.spool_dir, moment) == 0
     assert [v.state for v in _later(bench)] == [State.VETTED]
     assert len(_states(bench)) == 1
+
+
+def test_what_came_first_is_used_in_whatever_order_it_was_indexed(bench: Bench) -> None:
+    """Two senders at once: the node indexes what each has sent so far, a lost index is rebuilt segment by segment."""
+    sent = _stack(1, 24)
+    with bench.intake.open("ONE", "FVLM") as one, bench.intake.open("TWO", "FVLM") as two:
+        store(one, sent[0])
+        store(two, sent[1])
+        store(two, ct_slice(number=3, fill=7))
+        last = store(two, sent[23]).record.received_at
+        bench.indexer.catch_up()
+        for dataset in (*sent[2:23], sent[1], sent[23]):
+            store(one, dataset)
+
+    def used() -> tuple[list[tuple[str, str, int]], datetime]:
+        bench.indexer.catch_up()
+        with bench.records.reading() as session:
+            series = session.scalars(select(Series)).one()
+            slices = series_slices(session, series, bench.settings.spool_dir)
+            came = images_at(session, series)
+        return [(each.sop_instance_uid, each.path.name, each.offset) for each in slices], came
+
+    before = used()
+    (third,) = (place for place in before[0] if place[0] == f"{ROOT}.1.3")
+    assert third[1] == segments(bench.settings.spool_dir)[1].name
+    assert len(before[0]) == 24
+    assert before[1] > last  # slice 23 came after slice 24
+    bench.lose_database()
+    slices, came = used()
+    assert came == before[1]
+    assert {uid for uid, _, _ in slices} == {uid for uid, _, _ in before[0]}
+    assert next(place for place in slices if place[0] == third[0]) == third
 
 
 def test_after_the_database_was_lost_the_same_series_are_read_from_the_same_bytes(bench: Bench) -> None:

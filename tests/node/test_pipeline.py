@@ -1,6 +1,9 @@
 """The pipeline with a release of random weights: what it makes of a series, and of everything that goes wrong."""
 
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
 from rows import archive, job, open_records, settings_for
 from running import Processes, running_broker, wait_for
+from spool_data import Bench
 from sqlalchemy import select
 from structlog.testing import capture_logs
 from tiny_release import load_pipeline, make_release
@@ -22,9 +26,14 @@ from dicom_sr.validate import validate_set
 from node import pipeline as module
 from node.analysis import STAGES, PipelineError
 from node.children import free_port, listens
+from node.completion import complete_due
+from node.jobs import Analyst
 from node.pipeline import Pipeline
-from node.records import Job, State
+from node.records import Job, Series, State, now
 from node.release import release_digest
+from node.routing import route
+
+CAME = datetime(2026, 3, 1, 9, 30, 15, 250000, UTC)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +61,7 @@ def _slices(files: list[Path]) -> list[SourceSlice]:
 
 def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path], release: Path) -> None:
     stages: list[str] = []
-    analysis = pipeline.run(pipeline.vet(_slices(files)), 1, stages.append)
+    analysis = pipeline.run(pipeline.vet(_slices(files)), CAME, stages.append)
     assert tuple(stages) == STAGES == tuple(analysis.seconds)
     assert [d.Modality for d in analysis.objects] == ["SEG", "SR"]
     source = dcmread(files[0])
@@ -68,13 +77,49 @@ def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path],
     assert pipeline.release_digest == release_digest(str(release)) == analysis.reading.model.digest
 
 
-def test_the_same_series_gives_the_same_uids_and_a_new_generation_others(
+def _bytes(dataset: Dataset) -> bytes:
+    stream = BytesIO()
+    dataset.save_as(stream)
+    return stream.getvalue()
+
+
+def test_the_same_series_gives_the_same_bytes_and_images_that_came_later_give_other_objects(
     pipeline: Pipeline, files: list[Path]
 ) -> None:
     vetted = pipeline.vet(_slices(files))
-    uids = [[d.SOPInstanceUID for d in pipeline.run(vetted, generation).objects] for generation in (1, 1, 2)]
-    assert uids[0] == uids[1]
-    assert not set(uids[0]) & set(uids[2])
+    first, again, later = (pipeline.run(vetted, at).objects for at in (CAME, CAME, CAME + timedelta(seconds=1)))
+    assert [_bytes(d) for d in first] == [_bytes(d) for d in again]
+    assert not {d.SOPInstanceUID for d in first} & {d.SOPInstanceUID for d in later}
+    assert {(d.ContentDate, d.ContentTime, d.TimezoneOffsetFromUTC) for d in first} == {
+        ("20260301", "093015.250000", "+0000")
+    }
+
+
+def test_after_the_loss_of_the_database_a_late_generation_is_written_byte_for_byte_again(
+    pipeline: Pipeline, files: list[Path], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path / "node")
+    images = sorted(map(dcmread, files), key=lambda image: image.ImagePositionPatient[2])
+
+    def read_again() -> list[bytes]:
+        bench.indexer.catch_up()
+        complete_due(bench.records, bench.settings, now() + timedelta(seconds=60))
+        (job_id,) = route(bench.records, pipeline.release_digest)
+        Analyst(bench.records, bench.settings, pipeline, "w").analyze(job_id)
+        assert job(bench.records, job_id).state == State.SENT
+        return [path.read_bytes() for path in sorted(bench.settings.results_dir.glob(f"*{job_id}/*.dcm"))]
+
+    bench.receive(*images[:50])
+    first = read_again()
+    bench.receive(*images[50:], images[0])
+    second = read_again()
+    assert len(first) == len(second) == 2
+    assert not set(first) & set(second)
+    shutil.rmtree(bench.settings.results_dir)
+    bench.lose_database()
+    assert read_again() == second
+    with bench.records.reading() as session:
+        assert [series.generation for series in session.scalars(select(Series))] == [1]
 
 
 def test_instances_are_read_out_of_a_journal(pipeline: Pipeline, files: list[Path], tmp_path: Path) -> None:
@@ -84,8 +129,8 @@ def test_instances_are_read_out_of_a_journal(pipeline: Pipeline, files: list[Pat
             out.write(b"record header")
             slices.append(SourceSlice("", journal, out.tell(), path.stat().st_size))
             out.write(path.read_bytes())
-    made = pipeline.run(pipeline.vet(slices), 1)
-    assert (made.volume.hu == pipeline.run(pipeline.vet(_slices(files)), 1).volume.hu).all()
+    made = pipeline.run(pipeline.vet(slices), CAME)
+    assert (made.volume.hu == pipeline.run(pipeline.vet(_slices(files)), CAME).volume.hu).all()
     assert made.objects[0].PatientID == dcmread(files[0]).PatientID
 
 
@@ -133,7 +178,7 @@ def test_what_a_stage_raises_becomes_a_reason_that_quotes_nothing(
 ) -> None:
     monkeypatch.setattr(pipeline.segmenter, "segment", _raise(error))
     with capture_logs() as logs, pytest.raises(PipelineError) as raised:
-        pipeline.run(pipeline.vet(_slices(files)), 1)
+        pipeline.run(pipeline.vet(_slices(files)), CAME)
     assert raised.value.reason is reason
     assert "segment" in raised.value.detail
     assert "Planted" not in str(raised.value) + str(logs)
@@ -144,7 +189,7 @@ def test_whoever_watches_the_stages_can_stop_the_run(pipeline: Pipeline, files: 
         pass
 
     with pytest.raises(StopError):
-        pipeline.run(pipeline.vet(_slices(files)), 1, _raise(StopError()))
+        pipeline.run(pipeline.vet(_slices(files)), CAME, _raise(StopError()))
 
 
 def test_an_object_that_is_not_valid_is_never_given_out(
@@ -159,7 +204,7 @@ def test_an_object_that_is_not_valid_is_never_given_out(
 
     monkeypatch.setattr(module, "write", spoiled)
     with pytest.raises(PipelineError) as error:
-        pipeline.run(pipeline.vet(_slices(files)), 1)
+        pipeline.run(pipeline.vet(_slices(files)), CAME)
     assert error.value.reason is Reason.INVALID_OBJECT
     assert error.value.detail.startswith("SR: ")
     assert "attribute <Completion Flag>" in error.value.detail

@@ -90,6 +90,7 @@ def test_a_repeat_writes_the_same_objects_and_opens_refused_deliveries_again(
     job_id = add_job(records)
     analyst, _ = _analyst(records, settings)
     first = analyst.analyze(job_id)
+    written = {path: path.read_bytes() for path in settings.results_dir.rglob("*.dcm")}
     with records.session() as session:
         session.get_one(Delivery, first[0]).sent_at = now()
         refused = session.get_one(Delivery, first[1])
@@ -98,6 +99,7 @@ def test_a_repeat_writes_the_same_objects_and_opens_refused_deliveries_again(
         row.move(State.FAILED, Reason.PEER_REFUSED)
         row.move(State.QUEUED)
     assert analyst.analyze(job_id) == [first[1]]
+    assert {path: path.read_bytes() for path in settings.results_dir.rglob("*.dcm")} == written != {}
     assert _counts(records) == (2, 2)
     assert [row.refused for row in deliveries(records, "pacs")] == [False, False]
     assert job(records, job_id).state == State.ENCODED
