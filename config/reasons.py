@@ -13,6 +13,7 @@ class Reason(StrEnum):
     BAD_UID = "BAD_UID"
     DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
     # vetting of a series
+    IMAGES_DELETED = "IMAGES_DELETED"
     MIXED_PATIENT = "MIXED_PATIENT"
     MIXED_STUDY = "MIXED_STUDY"
     NOT_CT = "NOT_CT"
@@ -76,6 +77,10 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.BAD_UID: _Text("A UID is missing or not a valid DICOM UID.", "Correct it at the sender."),
     Reason.DUPLICATE_CONFLICT: _Text(
         "A SOP Instance UID came twice with different content.", "Find out which sender re-uses UIDs."
+    ),
+    Reason.IMAGES_DELETED: _Text(
+        "Images of the series that came earlier were deleted from the spool: what came now is not the whole series.",
+        "Send the whole series again.",
     ),
     Reason.MIXED_PATIENT: _Text(
         "Images of one series name different patients.",

@@ -20,6 +20,7 @@ from ct.series import read_header
 from ct.vetting import vet
 from ct.volume import SourceSlice
 from node.records import Instance, Records, Series, SpoolSegment, State, now
+from node.retention import missing_images
 from node.spool import Record, SegmentReader, segments
 
 _log = structlog.get_logger(__name__)
@@ -120,7 +121,8 @@ def _vet_one(records: Records, settings: Settings, series_id: int) -> Verdict | 
     with records.reading() as session:
         series = session.get_one(Series, series_id)
         slices = series_slices(session, series, settings.spool_dir)
-    verdict = _judge(series, slices, settings.routing)
+        deleted = missing_images(session, series, [one.sop_instance_uid for one in slices])
+    verdict = _judge(series, slices, deleted, settings.routing)
     with records.session() as session:
         row = session.get_one(Series, series_id, with_for_update=True)
         if row.state != State.COMPLETE:
@@ -138,10 +140,13 @@ def _vet_one(records: Records, settings: Settings, series_id: int) -> Verdict | 
     return verdict
 
 
-def _judge(series: Series, slices: list[SourceSlice], rule: RoutingSettings) -> Verdict:
+def _judge(series: Series, slices: list[SourceSlice], deleted: int, rule: RoutingSettings) -> Verdict:
     if not slices:
         detail = "every instance of the series re-uses a SOP Instance UID that came before with other content"
         return Verdict(series.id, State.REJECTED, Reason.DUPLICATE_CONFLICT, detail)
+    if deleted:
+        detail = f"deleted earlier (fvlm-node clean): {deleted} images; there now: {len(slices)}"
+        return Verdict(series.id, State.REJECTED, Reason.IMAGES_DELETED, detail)
     try:
         headers = tuple(read_header(one) for one in slices)
         vetted = vet(

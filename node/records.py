@@ -134,6 +134,8 @@ class Series(_Stateful, Base):
     changed_at: Mapped[datetime] = mapped_column(default=now)
     first_at: Mapped[datetime]
     last_at: Mapped[datetime]
+    released: Mapped[bytes | None] = mapped_column(default=None, deferred=True)
+    """Of each image of this generation that was deleted from the spool, a mark of 8 bytes (`node.retention`)."""
     instances: Mapped[list["Instance"]] = relationship(back_populates="series")
     jobs: Mapped[list["Job"]] = relationship(back_populates="series")
 

@@ -1,16 +1,24 @@
-"""When a spool segment may go: nothing in it is needed by a series that is not done. `fvlm-node clean` calls this."""
+"""When a spool segment may go: nothing in it is needed by a series that is not done. `fvlm-node clean` calls this.
 
+What went is remembered, so that images which come later are never taken for the whole series.
+"""
+
+import hashlib
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
+from sqlalchemy.orm import Session
 
 from node.records import Instance, Job, Records, Series, SpoolSegment, State, Unreadable, now
 from node.spool import SegmentBusyError, remove
 
 _log = structlog.get_logger(__name__)
 
+_MARK = 8
+"""Bytes of the mark of an image: the beginning of the SHA-256 of its SOP Instance UID."""
 DONE = (State.SENT, State.COMMITTED, State.SUPERSEDED)
 """Jobs in these states need their images no more. FAILED and QUARANTINED ones may be run again."""
 
@@ -37,10 +45,36 @@ def release_segments(records: Records, spool_dir: Path, before: datetime) -> lis
             except SegmentBusyError:
                 continue  # somebody looks at it; the next call deletes it
             with records.session() as session:
-                session.execute(delete(Instance).where(Instance.segment == name))
+                _forget(session, name)
             _log.info("segment_released", segment=name)
             deleted.append(name)
     return deleted
+
+
+def missing_images(session: Session, series: Series, present: Iterable[str]) -> int:
+    """How many images of a series, up to this generation, were deleted and are not `present` (SOP Instance UIDs)."""
+    generations = select(Series.released).where(
+        Series.series_instance_uid == series.series_instance_uid, Series.generation <= series.generation
+    )
+    marks = b"".join(released for released in session.scalars(generations) if released)
+    deleted = {marks[at : at + _MARK] for at in range(0, len(marks), _MARK)}
+    return len(deleted - {_mark(uid) for uid in present})
+
+
+def _forget(session: Session, segment: str) -> None:
+    """Delete the instance rows of a segment that is gone; their series keep a mark of each image."""
+    rows = select(Instance.series_id, Instance.sop_instance_uid).where(Instance.segment == segment, ~Instance.conflict)
+    marks: dict[int, bytes] = {}
+    for series_id, uid in session.execute(rows):
+        marks[series_id] = marks.get(series_id, b"") + _mark(uid)
+    for series_id, added in marks.items():
+        series = session.get_one(Series, series_id, with_for_update=True)
+        series.released = (series.released or b"") + added
+    session.execute(delete(Instance).where(Instance.segment == segment))
+
+
+def _mark(sop_instance_uid: str) -> bytes:
+    return hashlib.sha256(sop_instance_uid.encode()).digest()[:_MARK]
 
 
 def _unneeded(before: datetime) -> ColumnElement[bool]:
