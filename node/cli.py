@@ -15,6 +15,8 @@ from node.errors import CommandError
 
 _PLUGINS = "fvlm_node.commands"
 """Entry point group of Typer apps that stand beside the commands here (pyproject.toml)."""
+_FILE_WIDTH = 160
+"""Characters a line of tables that go into a file or a pipe."""
 _BAD_END = 2
 """Exit status of anything that did not do what was asked."""
 
@@ -164,19 +166,21 @@ def doctor(config: ConfigFile = None) -> None:
 @app.command(epilog="Example: fvlm-node status --config fvlm-node.yaml")
 def status(
     config: ConfigFile = None,
-    limit: Annotated[int, typer.Option(help="Newest series shown.", min=1)] = 30,
+    limit: Annotated[int, typer.Option(help="Newest rows shown of each table.", min=1)] = 30,
 ) -> None:
-    """Show the series the node knows, their jobs and deliveries."""
-    from node.status import status_table
+    """Show the series the node knows, their jobs and deliveries, and what it could not read."""
+    from node.status import status_tables
 
-    Console().print(status_table(Settings.load(config), limit))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
+    for table in status_tables(Settings.load(config), limit):
+        console.print(table)
 
 
 @app.command(epilog="Example: fvlm-node retry 17 --config fvlm-node.yaml")
 def retry(
-    which: Annotated[
-        str, typer.Argument(metavar="JOB", help="Job id as in the logs, or the series as `fvlm-node status` shows it.")
-    ],
+    which: Annotated[str, typer.Argument(metavar="JOB", help="Job or series, as `fvlm-node status` shows it.")],
     config: ConfigFile = None,
 ) -> None:
     """Run a FAILED or QUARANTINED job again, with all its attempts; refused deliveries are sent again."""

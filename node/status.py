@@ -1,5 +1,6 @@
-"""`fvlm-node status`: what the database knows, as a table."""
+"""`fvlm-node status`: what the database knows, as tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from config import Reason, Settings
 from node.errors import CommandError
-from node.records import Delivery, Instance, Job, Records, Result, Series, State, open_database
+from node.records import Delivery, Instance, Job, Records, Result, Series, State, Unreadable, open_database
 
 _COLORS = {
     State.SENT: "green",
@@ -45,42 +46,91 @@ def open_existing(settings: Settings) -> Records:
     return Records(engine)
 
 
-def status_table(settings: Settings, limit: int) -> Table:
-    """The newest `limit` series, newest first: state, reason, results and deliveries. Holds no patient data."""
-    table = Table(title=f"Series of the node {settings.dicom.ae_title}", title_justify="left")
-    for column, kind in (("Last image (UTC)", "left"), ("From", "left"), ("Series", "left"), ("Images", "right")):
-        table.add_column(column, justify="right" if kind == "right" else "left", overflow="fold")
-    for column in ("State", "Why", "Delivered"):
-        table.add_column(column, overflow="fold")
-    with open_existing(settings).session() as session:
-        newest = select(Series).order_by(Series.last_at.desc(), Series.id.desc()).limit(limit)
-        loaded = newest.options(
-            selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries)
-        )
-        for series in session.scalars(loaded):
-            table.add_row(*_row(session, series))
+def status_tables(settings: Settings, limit: int) -> list[Table]:
+    """The newest `limit` series, newest first, and what is unreadable, if anything is. Holds no patient data."""
+    with open_existing(settings).reading() as session:
+        tables = [_series_table(session, settings.dicom.ae_title, limit)]
+        unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
+        if unreadable:
+            tables.append(_unreadable_table(session, unreadable, limit))
+    return tables
+
+
+def _series_table(session: Session, ae_title: str, limit: int) -> Table:
+    """Images, state, reason and deliveries; four columns, so that it fits a terminal of 80 characters."""
+    table = Table(title=f"Series of the node {ae_title}", title_justify="left")
+    table.add_column("Last image", no_wrap=True)
+    table.add_column("Series", overflow="fold")
+    table.add_column("State", no_wrap=True)
+    table.add_column("Why", overflow="fold")
+    newest = select(Series).order_by(Series.last_at.desc(), Series.id.desc()).limit(limit)
+    loaded = newest.options(selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries))
+    for series in session.scalars(loaded):
+        table.add_row(*_series_row(session, series))
     return table
 
 
-def _row(session: Session, series: Series) -> tuple[str | Text, ...]:
-    images = session.scalar(select(func.count()).where(Instance.series_id == series.id, ~Instance.conflict))
+def _series_row(session: Session, series: Series) -> tuple[str | Text, ...]:
+    counts = select(Instance.conflict, func.count()).where(Instance.series_id == series.id).group_by(Instance.conflict)
+    images = dict(session.execute(counts).tuples().all())
     job = max(series.jobs, key=lambda job: job.id, default=None)
-    row = series if job is None else job
-    why = ""
-    if row.reason is not None:
-        why = f"{row.reason}: {row.detail or Reason(row.reason).meaning}"
     deliveries: list[Delivery] = [] if job is None else [d for r in job.results for d in r.deliveries]
-    waiting = next((d for d in deliveries if d.sent_at is None and d.reason is not None), None)
-    if waiting is not None and not why:
-        why = f"{waiting.reason}: {waiting.detail}"
-    delivered = f"{sum(d.sent_at is not None for d in deliveries)} of {len(deliveries)}" if deliveries else ""
     name = series.series_instance_uid + (f" ({series.generation})" if series.generation > 1 else "")
     return (
-        f"{series.last_at:%Y-%m-%d %H:%M:%S}",
-        series.source_ae,
-        name,
-        str(images),
-        Text(State(row.state), style=_COLORS.get(State(row.state), "")),
-        why,
-        delivered,
+        f"{series.last_at:%Y-%m-%d\n%H:%M:%S} UTC",
+        f"{name}\n{images.get(False, 0)} images from {series.source_ae}",
+        _state(series, job, deliveries),
+        Text("\n".join(_why(series, job, deliveries, images.get(True, 0)))),
     )
+
+
+def _waiting(deliveries: Sequence[Delivery]) -> Delivery | None:
+    """The first delivery that was tried in vain."""
+    return next((d for d in deliveries if d.sent_at is None and d.reason is not None), None)
+
+
+def _state(series: Series, job: Job | None, deliveries: Sequence[Delivery]) -> Text:
+    """State, reason code, job and how much was sent: a line each."""
+    row, waiting = job or series, _waiting(deliveries)
+    reason = row.reason or (waiting and waiting.reason)
+    lines = [] if reason is None else [str(reason)]
+    if job is not None:
+        lines.append(f"job {job.id}")
+    if deliveries:
+        lines.append(f"sent {sum(d.sent_at is not None for d in deliveries)} of {len(deliveries)}")
+    state = Text(State(row.state), style=_COLORS.get(State(row.state), ""))
+    return state.append("".join(f"\n{line}" for line in lines), style="default")
+
+
+def _why(series: Series, job: Job | None, deliveries: Sequence[Delivery], conflicts: int) -> list[str]:
+    """Why it is in this state, what vetting noted, and how many images are in conflict."""
+    row, waiting = job or series, _waiting(deliveries)
+    lines = [row.detail]
+    if row.reason is not None and not row.detail:
+        lines.append(Reason(row.reason).meaning)
+    if row.reason is None and waiting is not None:
+        lines.append(waiting.detail)
+    if series.reason is None:
+        lines.append(series.detail)
+    if conflicts:
+        lines.append(
+            f"{Reason.DUPLICATE_CONFLICT}: {conflicts} came with other content under a SOP Instance UID "
+            "already known; what came first is used"
+        )
+    return [line for line in dict.fromkeys(lines) if line]
+
+
+def _unreadable_table(session: Session, total: int, limit: int) -> Table:
+    table = Table(title=f"Unreadable: kept in the spool, never read ({total} in all)", title_justify="left")
+    table.add_column("Received", no_wrap=True)
+    table.add_column("SOP instance, segment and byte", overflow="fold")
+    table.add_column("Why", overflow="fold")
+    for row in session.scalars(select(Unreadable).order_by(Unreadable.id.desc()).limit(limit)):
+        reason = Reason(row.reason)
+        sender = f" from {row.source_ae}" if row.source_ae else ""
+        table.add_row(
+            f"{row.received_at:%Y-%m-%d\n%H:%M:%S} UTC",
+            f"{row.sop_instance_uid or 'unknown'}{sender}\n{row.segment} {row.offset}",
+            Text(f"{reason}: {row.detail or reason.meaning} → {reason.cure}"),
+        )
+    return table
