@@ -75,7 +75,9 @@ class Prompt(_Frozen):
 class Preset(_Frozen):
     """What one family of releases reads: anatomies in label order and prompts."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=32)]
+    protocol: Literal["chest", "abdomen"] = "chest"
+    """Preprocessing of an imported checkpoint (`fvlm.preprocess.PROTOCOLS`)."""
     anatomies: tuple[str, ...]
     prompts: tuple[Prompt, ...]
 
@@ -157,6 +159,24 @@ def read_vocabulary(folder: Path) -> Vocabulary:
             file = folder / f"{problem['loc'][0]}.yaml" if problem["loc"] else folder
             lines.append(f"{file}: {where}: {problem['msg']}")
         raise VocabularyError("\n".join(lines)) from error
+
+
+def read_preset(path: Path) -> Preset:
+    """A preset of one's own: a YAML file with one entry as in `presets.yaml`, of anatomies and findings known here.
+
+    Raises VocabularyError naming the file, the key and the cure.
+    """
+    try:
+        entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+        preset = Preset.model_validate(entry)
+        known = load_vocabulary()
+        Vocabulary(anatomies=known.anatomies, findings=known.findings, presets=(preset,))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise VocabularyError(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc'])) or 'preset'}: {e['msg']}" for e in error.errors())
+        raise VocabularyError(f"{path}: {'; '.join(lines)}") from error
+    return preset
 
 
 @cache

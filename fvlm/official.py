@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from config import load_vocabulary
+from config import Preset, load_vocabulary
+from config.vocabulary import VocabularyError, read_preset
 from fvlm.checkpoint import ReleaseError, save_release
-from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig
+from fvlm.config import FindingConfig, ModelConfig, ReleaseConfig
 from fvlm.model import FVLM
+from fvlm.preprocess import PROTOCOLS
 from fvlm.tokenizer import TokenizerError, load_tokenizer
 
 WITHOUT_FUNCTION = frozenset(
@@ -49,21 +51,20 @@ Imported from `{file}` (SHA-256 {digest}).
 """
 
 
-def import_official(checkpoint: Path, tokenizer_dir: Path, out: Path, preset: str = "ct-rate") -> str:
+def import_official(checkpoint: Path, tokenizer_dir: Path, out: Path, preset: str | Path = "ct-rate") -> str:
     """Turn the authors' `model.pth` and the folder of its CXR-BERT tokenizer into a release; returns its digest.
 
-    `preset` names the anatomies and prompts in the vocabulary; its anatomies must be those of the checkpoint in
-    their order (the file does not name them). Raises ReleaseError listing every entry that does not fit.
+    `preset` names anatomies, prompts and preprocessing: one of the vocabulary's, or a YAML file with one entry of
+    the same form. Its anatomies must be those of the checkpoint in their order (the file does not name them).
+    Raises ReleaseError listing every entry that does not fit.
     """
-    try:
-        family = load_vocabulary().preset(preset)
-    except KeyError as error:
-        raise ReleaseError(f"{error.args[0]}; choose one of them") from error
+    family = _preset(preset)
+    protocol = PROTOCOLS[family.protocol]
     try:
         tokenizer = load_tokenizer(tokenizer_dir)
     except TokenizerError as error:
         raise ReleaseError(str(error)) from error
-    config = ModelConfig(anatomies=family.anatomies)
+    config = ModelConfig(anatomies=family.anatomies, image_shape=protocol.image_shape)
     if len(tokenizer) != config.text.vocab_size:
         raise ReleaseError(
             f"{tokenizer_dir}: {len(tokenizer)} tokens instead of {config.text.vocab_size}; "
@@ -74,10 +75,10 @@ def import_official(checkpoint: Path, tokenizer_dir: Path, out: Path, preset: st
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     release = ReleaseConfig(
         name="fVLM",
-        version=f"{preset}-{digest[:8]}",
+        version=f"{family.name}-{digest[:8]}",
         manufacturer="Alibaba DAMO Academy",
         model=config,
-        preprocess=PreprocessConfig(margin=(5, 20, 20)),
+        preprocess=protocol.preprocess,
     )
     with torch.device("meta"):
         model = FVLM(config)
@@ -91,6 +92,18 @@ def import_official(checkpoint: Path, tokenizer_dir: Path, out: Path, preset: st
         findings=len(family.prompts),
     )
     return save_release(out, model, release, map(FindingConfig.of, family.prompts), tokenizer, card)
+
+
+def _preset(preset: str | Path) -> Preset:
+    """Raises ReleaseError."""
+    try:
+        if str(preset).endswith((".yaml", ".yml")):
+            return read_preset(Path(preset))
+        return load_vocabulary().preset(str(preset))
+    except KeyError as error:
+        raise ReleaseError(f"{error.args[0]}; choose one of them, or name a YAML file with your own") from error
+    except VocabularyError as error:
+        raise ReleaseError(str(error)) from error
 
 
 def official_state(loaded: object, config: ModelConfig, source: Path) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """From a scan and its anatomy map to the model's windows (arXiv 2501.14548; the public CT-RATE chain).
 
+What is done is said by the release's `PreprocessConfig`; `PROTOCOLS` are those of the public checkpoints.
+
 Voxel i of the model's grid covers [i, i + 1) * spacing from the outer edge of the first voxel of the scan.
 """
 
@@ -18,6 +20,25 @@ from fvlm.config import PreprocessConfig, ReleaseConfig, Triple
 
 WHOLE_ENOUGH = 0.9
 """Least part of an anatomy's voxels inside a window that is shared with others (as the reference evaluates)."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the images of a family of checkpoints were made."""
+
+    image_shape: Triple
+    """Voxels z, y, x of the training window: fixes the position table."""
+    preprocess: PreprocessConfig
+
+
+PROTOCOLS = {
+    "chest": Protocol((112, 256, 352), PreprocessConfig(margin=(5, 20, 20))),
+    "abdomen": Protocol(
+        (96, 256, 384),
+        PreprocessConfig(spacing=(5.0, 1.0, 1.0), hu_window=(-300.0, 400.0), window=(96, 256, 384), margin=(5, 20, 20)),
+    ),
+}
+"""1 x 1 x 3 mm, -1150..350 HU (the public CT-RATE chain) and 1 x 1 x 5 mm, -300..400 HU (the paper's abdominal CT)."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # locals may hold patient data
 )
-model_app = typer.Typer(help="Look at model releases.", no_args_is_help=True)
+model_app = typer.Typer(help="Look at model releases, and import the public checkpoint.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
@@ -208,6 +208,26 @@ def clean(
     _say(f"{len(deleted)} spool segments deleted")
 
 
+@model_app.command(
+    "import", epilog="Example: fvlm-node model import model.pth --tokenizer cxr-bert --out releases/fvlm"
+)
+def model_import(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="The authors' model.pth.")],
+    tokenizer: Annotated[
+        Path, typer.Option(help="Folder of the tokenizer (microsoft/BiomedVLP-CXR-BERT-specialized).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the release; it must not exist.")],
+    preset: Annotated[
+        str, typer.Option(help="Anatomies in the checkpoint's order, and prompts: a name, or your own YAML file.")
+    ] = "ct-rate",
+) -> None:
+    """Make a release of the authors' public checkpoint. No code of the file is run; what does not fit is listed."""
+    from node.release_info import import_checkpoint
+
+    for line in import_checkpoint(checkpoint, tokenizer, out, preset):
+        _say(line)
+
+
 @model_app.command("show", epilog="Example: fvlm-node model show")
 def model_show(
     release: Annotated[str, typer.Argument(help="Folder of a release, or `bundled`.")] = "bundled",
@@ -227,7 +247,9 @@ def model_verify(
     """Check every file of a release against its checksums, and load it."""
     from node.release_info import verify
 
-    _say(verify(release))
+    console = Console()
+    for part in verify(release):
+        console.print(part)
 
 
 @app.callback(invoke_without_command=True)

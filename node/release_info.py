@@ -1,4 +1,6 @@
-"""`fvlm-node model show` and `model verify`: what a release is, and whether it is whole."""
+"""`fvlm-node model import`, `show` and `verify`: a release of the public checkpoint, what a release is, is it whole."""
+
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.markdown import Markdown
@@ -6,8 +8,24 @@ from rich.table import Table
 
 from config import load_vocabulary
 from fvlm.checkpoint import Release, ReleaseError, load_release, read_release
+from fvlm.official import import_official
 from node.errors import CommandError
 from node.release import release_folder
+
+
+def import_checkpoint(checkpoint: Path, tokenizer: Path, out: Path, preset: str) -> list[str]:
+    """Import the authors' checkpoint; lines about the release that was made. Raises CommandError."""
+    try:
+        digest = import_official(checkpoint, tokenizer, out, preset)
+    except ReleaseError as error:
+        raise CommandError(str(error), "fvlm-node model import --help tells what is needed.") from error
+    except OSError as error:
+        raise CommandError(f"{out} cannot be written: {error.strerror}.", "Name another folder with --out.") from error
+    return [
+        f"{out} written, digest {digest}",
+        "Its findings have no operating point yet: fvlm-node calibrate. Look at it: fvlm-node model show " + str(out),
+        f"Use it: model.release: {out} in the node's configuration",
+    ]
 
 
 def describe(release: str) -> list[RenderableType]:
@@ -19,15 +37,15 @@ def describe(release: str) -> list[RenderableType]:
     return [_identity(found), _findings(found), Markdown(found.card)]
 
 
-def verify(release: str) -> str:
-    """Check the files against SHA256SUMS and load the weights; one line of praise. Raises CommandError."""
+def verify(release: str) -> list[RenderableType]:
+    """Check the files against SHA256SUMS and load the weights; identity and praise. Raises CommandError."""
     try:
         model = load_release(release_folder(release))
     except ReleaseError as error:
         raise _unusable(error) from error
     assert model.release is not None  # load_release sets it
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"{model.release.path}: whole, {parameters:,} parameters load, digest {model.release.digest}"
+    return [_identity(model.release), f"Whole: every file is as it was sealed, {parameters:,} parameters load."]
 
 
 def _unusable(error: ReleaseError) -> CommandError:
@@ -36,6 +54,8 @@ def _unusable(error: ReleaseError) -> CommandError:
 
 def _identity(release: Release) -> Table:
     config = release.config
+    model, text = config.model, config.model.text
+    stem = "" if model.stem == "patch" else f" behind {len(model.stages)} convolutions"
     table = Table.grid(padding=(0, 2))
     use = "TEST MODEL - NOT FOR CLINICAL USE" if config.test_only else "see the card"
     for key, value in (
@@ -43,7 +63,12 @@ def _identity(release: Release) -> Table:
         ("Folder", str(release.path)),
         ("Digest", release.digest),
         ("Use", use),
-        ("Anatomies", ", ".join(config.model.anatomies)),
+        (
+            "Architecture",
+            f"ViT of {model.depth} blocks, width {model.width}, patch z, y, x {model.patch}{stem}; BERT of "
+            f"{text.depth} blocks, width {text.width}; features of {model.embedding}",
+        ),
+        ("Anatomies", ", ".join(model.anatomies)),
         ("Image", f"spacing z, y, x {config.preprocess.spacing} mm, HU {config.preprocess.hu_window}"),
     ):
         table.add_row(key, value)
@@ -53,12 +78,13 @@ def _identity(release: Release) -> Table:
 def _findings(release: Release) -> Table:
     vocabulary = load_vocabulary()
     table = Table(title="Findings", title_justify="left")
-    for column in ("Anatomy", "Finding", "Present from", "Calibrated", "Positive prompt"):
+    for column in ("Anatomy", "Finding", "Absent below", "Present from", "Calibrated", "Positive prompt"):
         table.add_column(column)
     for finding in release.findings:
         table.add_row(
             vocabulary.anatomy(finding.anatomy).title,
             vocabulary.finding(finding.finding).title,
+            "never" if finding.absent_below is None else f"{100 * finding.absent_below:.0f} %",
             "no operating point" if finding.threshold is None else f"{100 * finding.threshold:.0f} %",
             "yes" if finding.calibration else "no",
             finding.positive,

@@ -1,5 +1,8 @@
 """What the import accepts and what it refuses; the import of a full-size file is in test_fvlm_parity.py."""
 
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -7,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from config.vocabulary import read_preset
 from fvlm import FVLM, ReleaseError, import_official
+from fvlm.checkpoint import read_release
 from fvlm.config import ModelConfig
 from fvlm.official import WITHOUT_FUNCTION, official_state
 
@@ -90,6 +95,76 @@ def test_files_that_are_no_checkpoint(tmp_path: Path, tokenizer_dir: Path) -> No
     with pytest.raises(ReleaseError, match="holds more than weights, or is damaged"):
         import_official(file, tokenizer_dir, out)
     assert not out.exists()
+
+
+PRESET = """name: site-abdomen
+protocol: abdomen
+anatomies: [liver, spleen, kidney, pancreas, gallbladder, stomach, colon, small_intestine, adrenal_gland, portal_vein,
+            urinary_bladder, sacrum, heart, lung, esophagus]
+prompts:
+  - {finding: liver.cyst, negative: "Not Cyst.", positive: "Cyst."}
+  - {finding: kidney.stone, negative: "Not Stone.", positive: "Stone."}
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_body_part_with_a_preset_of_ones_own(tmp_path: Path, tokenizer_dir: Path) -> None:
+    """15 anatomies on the abdominal grid, by the command line; every tensor is one repeated number, to be quick."""
+    preset, file, out = tmp_path / "abdomen.yaml", tmp_path / "model.pth", tmp_path / "release"
+    preset.write_text(PRESET, encoding="utf-8")
+    names = tuple(read_preset(preset).anatomies)
+    with torch.device("meta"):
+        shapes = FVLM(ModelConfig(anatomies=names, image_shape=(96, 256, 384))).state_dict()
+    torch.save({"model": {name: torch.ones(()).expand(t.shape) for name, t in shapes.items()}}, file)
+    done = import_by_command(file, tokenizer_dir, out, preset)
+    assert done.returncode == 0, done.stderr
+    release = read_release(out)
+    assert release.digest in done.stdout
+    assert release.config.model.anatomies == names
+    assert release.config.model.grid == (6, 16, 12)
+    assert release.config.version.startswith("site-abdomen-")
+    settings = release.config.preprocess
+    assert (settings.spacing, settings.hu_window, settings.antialias) == ((5.0, 1.0, 1.0), (-300.0, 400.0), False)
+    assert [f.finding for f in release.findings] == ["liver.cyst", "kidney.stone"]
+    shown = fvlm_node("model", "show", out).stdout
+    for part in ("liver, spleen, kidney", release.digest, "ViT of 12 blocks, width 768", "BERT of 12", "Imported from"):
+        assert part in " ".join(shown.split())
+
+
+def fvlm_node(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "node", *map(str, arguments)]
+    wide = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=wide)
+
+
+def import_by_command(file: Path, tokenizer: Path, out: Path, preset: Path) -> subprocess.CompletedProcess[str]:
+    return fvlm_node("model", "import", file, "--tokenizer", tokenizer, "--out", out, "--preset", preset)
+
+
+def test_what_is_wrong_is_one_line_on_the_command_line(tmp_path: Path, tokenizer_dir: Path) -> None:
+    file = tmp_path / "model.pth"
+    torch.save({"model": {"temp": torch.ones(()), "momentum.temp": torch.ones(())}}, file)
+    done = import_by_command(file, tokenizer_dir, tmp_path / "out", Path("ct-rate"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "unknown: momentum.temp" in done.stderr
+    assert "query_tokens" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("name: x\nanatomies: [toe]\nprompts: []", "no anatomy named 'toe'"),
+        ("anatomies: [lung]", "name: Field required"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_preset_is_told(tmp_path: Path, tokenizer_dir: Path, content: str, told: str) -> None:
+    preset = tmp_path / "p.yaml"
+    preset.write_text(content, encoding="utf-8")
+    with pytest.raises(ReleaseError, match=told):
+        import_official(FILE, tokenizer_dir, tmp_path / "out", preset)
 
 
 def test_arguments_are_checked_before_the_file_is_opened(tmp_path: Path, tokenizer_dir: Path) -> None:

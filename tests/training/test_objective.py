@@ -1,12 +1,17 @@
 """The objective against a plain re-statement of the paper's formulas, and its skip rules."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from training.objective import AnatomyPairs, anatomy_losses, clip_loss, contrastive_loss, corrected_targets
+from training.phantom_data import touches_border
+
+GOLDEN = Path(__file__).parents[1] / "fvlm" / "golden"
 
 TEMPERATURE = torch.tensor(0.07)
 
@@ -87,3 +92,37 @@ def test_gradient_pulls_pairs_together() -> None:
     loss.backward()
     moved = image.detach() - 0.01 * image.grad
     assert float(contrastive_loss(moved, pairs.text[:, 0], torch.eye(5), TEMPERATURE)) < float(loss)
+
+
+def test_the_parity_fixture_teaches_the_same_anatomies() -> None:
+    """`golden/fvlm_parity.json`, part `objective`: which anatomies the reference gave a loss, from captions and masks.
+
+    Its losses themselves need token ids of the captions, which the fixture does not hold.
+    """
+    golden = json.loads((GOLDEN / "fvlm_parity.json").read_text(encoding="utf-8"))["objective"]
+    anatomies = list(golden["captions"])
+    labels = torch.zeros(3, 112, 256, 352, dtype=torch.uint8)
+    z, y, x = torch.meshgrid(*(torch.arange(n) for n in labels.shape[1:]), indexing="ij")
+    for patient, organs in enumerate(golden["ellipsoids"]):
+        for label, (cz, cy, cx, rz, ry, rx) in organs.items():
+            inside = ((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
+            labels[patient][inside] = int(label)
+    usable = ~touches_border(labels, len(anatomies))
+    assert usable.sum(0).tolist() == [3, 3, 3, 2]
+    captions = [[golden["captions"][name][patient] for name in anatomies] for patient in range(3)]
+    normal = [[text.startswith(f"{n} shows no") for n, text in zip(anatomies, row, strict=True)] for row in captions]
+    known = sorted({text for row in captions for text in row})
+    same = torch.zeros(3, 4, 8)
+    same[..., 0] = 1.0
+    pairs = AnatomyPairs(
+        same,
+        same,
+        usable,
+        torch.tensor(normal),
+        torch.tensor([[known.index(text) for text in row] for row in captions]),
+    )
+    losses = {f"{anatomies[k]}_itc": float(loss) for k, loss in anatomy_losses(pairs, TEMPERATURE).items()}
+    assert losses.keys() == golden["losses"].keys()
+    for name, loss in losses.items():  # all features alike: the logarithm of how many patients count, near the golden
+        assert loss == pytest.approx(golden["losses"][name], rel=0.08)
+    assert sum(golden["losses"].values()) == pytest.approx(golden["total"], abs=1e-5)
