@@ -180,12 +180,14 @@ def percent(probability: float) -> float:
 def algorithm_identification(
     algorithm: AlgorithmIdentity, finding: Finding | None = None, with_parameters: bool = True
 ) -> AlgorithmIdentification:
-    """TID 4019; the parameters (`key=value`) name weights, operating point and calibration, and mark a test model."""
+    """TID 4019; the parameters (`key=value`) name weights, operating points and calibration, and mark a test model."""
     parameters = identity.algorithm_parameters(algorithm) if with_parameters else {}
     if finding is not None:
         parameters["calibrated"] = "yes" if finding.calibrated else "no"
         if finding.threshold is not None and finding.verdict is not Verdict.NO_OPERATING_POINT:
             parameters["threshold"] = repr(finding.threshold)
+            if finding.absent_below is not None:
+                parameters["absent_below"] = repr(finding.absent_below)
     return AlgorithmIdentification(
         name=algorithm.name,
         version=algorithm.version,

@@ -114,6 +114,7 @@ class _Tree:
             verdict=Verdict.NO_OPERATING_POINT if verdict is None else by_code[_value(verdict)],
             threshold=float(parameters["threshold"]) if "threshold" in parameters else None,
             calibrated=parameters["calibrated"] == "yes",
+            absent_below=float(parameters["absent_below"]) if "absent_below" in parameters else None,
         )
 
     def not_assessed(self, item: Dataset) -> NotAssessed:

@@ -167,6 +167,8 @@ def summary_sentences(reading: Reading, vocabulary: Vocabulary) -> list[str]:
         sentences.append(
             f"Without operating point: {_count(unjudged, 'finding')}, of which only the certainty is given."
         )
+    if findings:
+        sentences.append(f"The certainties are probabilities of the model, {reading.calibration}.")
     sentences.append(
         f"Assessed: {_count(len(reading.anatomies), 'anatomy', 'anatomies')}, {_count(len(findings), 'finding')}. "
         f"Not assessed: {_count(len(reading.not_assessed), 'anatomy', 'anatomies')}."

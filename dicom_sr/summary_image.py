@@ -186,7 +186,8 @@ class _Page:
         listed = ranked(self._reading)
         shown = listed[:_ROWS] if len(listed) <= _ROWS else listed[: _ROWS - 1]
         every = [finding for anatomy in self._reading.anatomies for finding in anatomy.findings]
-        self._title(_MARGIN, "Findings", _RIGHT_COLUMN - 2 * _MARGIN)
+        note = f": probability, {self._reading.calibration}" if every else ""
+        self._title(_MARGIN, f"Findings{note}", _RIGHT_COLUMN - 2 * _MARGIN)
         top = _TABLE_TOP + 34
         for finding in shown:
             self._finding_row(finding, top)
@@ -225,9 +226,10 @@ class _Page:
         left, right = 400, 590
         self._pen.rectangle((left, top + 6, right, top + 19), fill=_RULE)
         self._pen.rectangle((left, top + 6, left + (right - left) * finding.probability, top + 19), fill=color)
-        if finding.threshold is not None:
-            tick = left + (right - left) * finding.threshold
-            self._pen.line((tick, top + 3, tick, top + 22), fill=_INK, width=2)
+        for point in (finding.threshold, finding.absent_below):
+            if point is not None:
+                tick = left + (right - left) * point
+                self._pen.line((tick, top + 3, tick, top + 22), fill=_INK, width=2)
         self._text((right + 78, top + 3), f"{percent(finding.probability):.1f} %", 16, bold=present, anchor="ra")
         self._text((right + 90, top + 4), finding.verdict.value, 14, color)
 

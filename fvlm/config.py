@@ -147,7 +147,7 @@ class FindingConfig(_Frozen):
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     """Present at or above it (after calibration); None: no operating point."""
     absent_below: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Absent below it, undetermined up to `threshold`; None: absent below `threshold`."""
+    """Absent below it, undetermined up to `threshold`; None: undetermined below `threshold`."""
     calibration: Calibration | None = None
 
     @model_validator(mode="after")

@@ -132,15 +132,21 @@ def judge(config: FindingConfig, probability: float) -> Finding:
     """Zero-shot probability -> calibrated probability and verdict at the release's operating points."""
     if config.calibration is not None:
         probability = calibrate(config.calibration, probability)
+    calibrated = config.calibration is not None
+    return Finding(
+        config.finding, probability, verdict(config, probability), config.threshold, calibrated, config.absent_below
+    )
+
+
+def verdict(config: FindingConfig, probability: float) -> Verdict:
+    """What a probability (after calibration) means; a finding is absent only where the release says how to tell."""
     if config.threshold is None:
-        verdict = Verdict.NO_OPERATING_POINT
-    elif probability >= config.threshold:
-        verdict = Verdict.PRESENT
-    elif config.absent_below is not None and probability >= config.absent_below:
-        verdict = Verdict.UNDETERMINED
-    else:
-        verdict = Verdict.ABSENT
-    return Finding(config.finding, probability, verdict, config.threshold, config.calibration is not None)
+        return Verdict.NO_OPERATING_POINT
+    if probability >= config.threshold:
+        return Verdict.PRESENT
+    if config.absent_below is not None and probability < config.absent_below:
+        return Verdict.ABSENT
+    return Verdict.UNDETERMINED
 
 
 def calibrate(calibration: Calibration, probability: float) -> float:

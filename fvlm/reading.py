@@ -31,8 +31,10 @@ class Finding:
     """0..1, softmax over the negative and the positive prompt (paper section 3.4), calibrated if `calibrated`."""
     verdict: Verdict
     threshold: float | None = None
-    """Operating point, probability; None where the release has none."""
+    """Present at or above it, probability; None where the release has no operating point."""
     calibrated: bool = False
+    absent_below: float | None = None
+    """Absent below it, undetermined up to `threshold`; None: the release never calls the finding absent."""
     heat: Heat | None = field(default=None, compare=False, repr=False)
     """What the score looked at: the log-odds that each token adds (`fvlm.evidence`); their sum is the log-odds of the
     probability before calibration."""
@@ -83,6 +85,15 @@ class Reading:
         """Findings with verdict PRESENT, by falling probability."""
         present = [f for a in self.anatomies for f in a.findings if f.verdict is Verdict.PRESENT]
         return tuple(sorted(present, key=lambda f: -f.probability))
+
+    @property
+    def calibration(self) -> str:
+        """Whether the probabilities are calibrated, in words."""
+        findings = [f for a in self.anatomies for f in a.findings]
+        calibrated = sum(f.calibrated for f in findings)
+        if calibrated in (0, len(findings)):
+            return "calibrated" if calibrated else "not calibrated"
+        return f"{calibrated} of {len(findings)} calibrated"
 
     @property
     def test_only(self) -> bool:

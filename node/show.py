@@ -22,7 +22,7 @@ def reading_table(title: str, reading: Reading) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left", expand=False)
     table.add_column("Anatomy", no_wrap=True)
     table.add_column("Volume", justify="right", no_wrap=True)
-    table.add_column("Findings: probability, verdict", overflow="fold")
+    table.add_column(f"Findings: verdict, probability ({reading.calibration})", overflow="fold")
     for anatomy in reading.anatomies:
         table.add_row(
             vocabulary.anatomy(anatomy.anatomy).title, f"{anatomy.volume_ml:,.0f} ml", _findings(anatomy, vocabulary)

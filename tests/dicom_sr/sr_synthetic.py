@@ -121,7 +121,7 @@ def empty_map() -> AnatomyMap:
 def reading(
     lung: tuple[Finding, ...] = (
         Finding("lung.nodule", 0.9134, Verdict.PRESENT, 0.5, True),
-        Finding("lung.emphysema", 0.06, Verdict.ABSENT, 0.45, True),
+        Finding("lung.emphysema", 0.06, Verdict.ABSENT, 0.45, True, 0.2),
         Finding("lung.peribronchial_thickening", 0.31, Verdict.UNDETERMINED, 0.4, False),
     ),
     **changes: Any,

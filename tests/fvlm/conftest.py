@@ -60,7 +60,13 @@ def release_config(config: ModelConfig) -> ReleaseConfig:
 def findings() -> tuple[FindingConfig, ...]:
     return (
         FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodules.", threshold=0.0),
-        FindingConfig(finding="lung.emphysema", negative="No emphysema.", positive="Emphysema.", threshold=1.0),
+        FindingConfig(
+            finding="lung.emphysema",
+            negative="No emphysema.",
+            positive="Emphysema.",
+            threshold=1.0,
+            absent_below=1.0,
+        ),
         FindingConfig(finding="heart.cardiomegaly", negative="No large heart.", positive="Large heart."),
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from config import Reason
 from ct.anatomy import AnatomyMap, AnatomyMeasure
+from ct.measure import measure
 from ct.volume import Volume
 from fvlm import FVLM, Reader, ReleaseError, load_release
 from fvlm.config import Calibration, FindingConfig, ReleaseConfig
@@ -90,6 +91,17 @@ def test_a_doubted_anatomy_is_never_read(reader: Reader, scan: Scan, reason: Rea
     assert [a.anatomy for a in reading.anatomies] == ["heart", "aorta"]
 
 
+def test_a_mask_on_the_wrong_tissue_is_not_read(reader: Reader, scan: Scan) -> None:
+    """The physiologic guard from the measurement on: a lung of plausible size, but of 40 HU."""
+    volume, anatomy_map = scan({"lung": (slice(4, 20), slice(10, 54), slice(8, 50))}, spacing=(6.0, 6.0, 6.0))
+    measured = measure(volume, anatomy_map.labels, anatomy_map.names)
+    reading = reader.read(volume, dataclasses.replace(anatomy_map, measures=measured))
+    refused = reading.not_assessed[0]
+    assert (refused.anatomy, refused.reason) == ("lung", Reason.ANATOMY_IMPLAUSIBLE_HU)
+    assert "mean 40 HU" in refused.detail
+    assert reading.anatomies == ()
+
+
 def test_absent_unknown_and_vanished_anatomies(reader: Reader, scan: Scan) -> None:
     volume, anatomy_map = scan({"heart": ORGANS["heart"], "lung": (slice(0, 0),) * 3})
     reading = reader.read(volume, anatomy_map)
@@ -141,6 +153,15 @@ def test_verdict_between_two_operating_points(probability: float, verdict: Verdi
     assert judge(config, probability).verdict is verdict
 
 
+def test_one_operating_point_calls_nothing_absent() -> None:
+    config = FindingConfig(finding="lung.nodule", negative="a", positive="b", threshold=0.6)
+    assert [judge(config, p).verdict for p in (0.6, 0.59, 0.0)] == [
+        Verdict.PRESENT,
+        Verdict.UNDETERMINED,
+        Verdict.UNDETERMINED,
+    ]
+
+
 @pytest.mark.parametrize(
     ("probability", "expected"), [(0.5, 0.7310586), (0.9, 0.9955208), (0.0, 2.7e-12), (1.0, 1.0 - 3.7e-13)]
 )
@@ -150,6 +171,7 @@ def test_calibration_is_platt_scaling(probability: float, expected: float) -> No
         negative="a",
         positive="b",
         threshold=0.5,
+        absent_below=0.5,
         calibration=Calibration(slope=2.0, intercept=1.0),
     )
     finding = judge(config, probability)

@@ -21,7 +21,13 @@ from node.pipeline import Pipeline
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "nodule", "emphysema", "heart", "large", "."]
 FINDINGS = (
     FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodule.", threshold=0.0),
-    FindingConfig(finding="lung.emphysema", negative="No emphysema.", positive="Emphysema.", threshold=1.0),
+    FindingConfig(
+        finding="lung.emphysema",
+        negative="No emphysema.",
+        positive="Emphysema.",
+        threshold=1.0,
+        absent_below=1.0,
+    ),
     FindingConfig(finding="heart.cardiomegaly", negative="No large heart.", positive="Large heart."),
 )
 
