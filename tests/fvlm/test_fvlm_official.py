@@ -108,6 +108,7 @@ prompts:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_checkpoint_of_another_body_part_with_a_preset_of_ones_own(tmp_path: Path, tokenizer_dir: Path) -> None:
     """15 anatomies on the abdominal grid, by the command line; every tensor is one repeated number, to be quick."""
     preset, file, out = tmp_path / "abdomen.yaml", tmp_path / "model.pth", tmp_path / "release"

@@ -101,12 +101,12 @@ def test_the_parity_fixture_teaches_the_same_anatomies() -> None:
     """
     golden = json.loads((GOLDEN / "fvlm_parity.json").read_text(encoding="utf-8"))["objective"]
     anatomies = list(golden["captions"])
+    axes = [torch.arange(n, dtype=torch.float32) for n in (112, 256, 352)]
     labels = torch.zeros(3, 112, 256, 352, dtype=torch.uint8)
-    z, y, x = torch.meshgrid(*(torch.arange(n) for n in labels.shape[1:]), indexing="ij")
     for patient, organs in enumerate(golden["ellipsoids"]):
-        for label, (cz, cy, cx, rz, ry, rx) in organs.items():
-            inside = ((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
-            labels[patient][inside] = int(label)
+        for label, box in organs.items():
+            z, y, x = (((axis - c) / r) ** 2 for axis, c, r in zip(axes, box[:3], box[3:], strict=True))
+            labels[patient][z[:, None, None] + y[:, None] + x <= 1] = int(label)
     usable = ~touches_border(labels, len(anatomies))
     assert usable.sum(0).tolist() == [3, 3, 3, 2]
     captions = [[golden["captions"][name][patient] for name in anatomies] for patient in range(3)]
