@@ -6,14 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from config import Reason, Settings
 from ct.part10 import Unfit
-from ct.series import FolderScan, Series, scan_folder
+from ct.series import Series
 from ct.vetting import Vetted, vet
 from node.analysis import STAGES, PipelineError
 from node.errors import CommandError
+from node.folder_scan import Problems, find_series, place_of, progress_bar
 from node.logs import configure_logs
 from node.processes import share_cores
 from node.results import remove_results, write_results
@@ -30,19 +31,6 @@ class _Candidate:
     """For the person: how many images, beside which file."""
 
 
-class _Problems:
-    """Prints one line a problem, as it is met, and counts."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self.count = 0
-
-    def report(self, what: str, reason: Reason, detail: str) -> None:
-        self.count += 1
-        text = f"[red]{reason}[/red]  {escape(what)}: {escape(detail or reason.meaning)} → {escape(reason.cure)}"
-        self._console.print(text, soft_wrap=True, highlight=False)
-
-
 def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console) -> int:
     """Analyse every good series below `folder`; results go to `out/series-N`. 0, or 2 if there was any problem.
 
@@ -56,10 +44,10 @@ def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console
     except OSError as error:
         raise CommandError(f"{out} cannot be made: {error.strerror}.", "Name a folder of yours with --out.") from error
     remove_results(out, "series")
-    problems = _Problems(console)
+    problems = Problems(console)
     with (out / "analyze.log").open("a", encoding="utf-8") as log:
         configure_logs("json", log)
-        candidates = _candidates(folder, _scan(folder, console, problems))
+        candidates = _candidates(folder, find_series(folder, console, problems))
         vetted = _vet(candidates, settings, problems)
         places = {candidate.name: candidate.where for candidate in candidates}
         read = _run(vetted, places, out, settings, console, problems) if vetted else 0
@@ -67,44 +55,14 @@ def analyze_folder(folder: Path, out: Path, settings: Settings, console: Console
     return 2 if problems.count else 0
 
 
-def _scan(folder: Path, console: Console, problems: _Problems) -> FolderScan:
-    files = 0
-    with _progress(console) as progress:
-        bar = progress.add_task("looking through the folder", total=None)
-
-        def looked(done: int, total: int) -> None:
-            nonlocal files
-            files = total
-            progress.update(bar, completed=done, total=total)
-
-        scan = scan_folder(folder, looked)
-    for problem in scan.problems:
-        problems.report(str(problem.path.relative_to(folder)), problem.reason, problem.detail)
-    if not scan.series and not scan.problems:
-        problems.report(str(folder), Reason.NOT_DICOM, f"none of its {files} files is DICOM")
-    other = files - len(scan.problems) - sum(len(series.headers) for series in scan.series)
-    if other and scan.series:
-        left_out = "1 file is no DICOM image and was" if other == 1 else f"{other} files are no DICOM images and were"
-        console.print(f"{left_out} passed over", highlight=False)
-    return scan
-
-
-def _progress(console: Console) -> Progress:
-    """A bar that vanishes when it is done; nothing where nobody watches."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _candidates(folder: Path, scan: FolderScan) -> list[_Candidate]:
+def _candidates(folder: Path, found: list[Series]) -> list[_Candidate]:
     candidates = []
-    for number, series in enumerate(scan.series, 1):
-        first = series.headers[0].source.path.relative_to(folder)
-        where = f"{len(series.headers)} images, the first {first}"
-        candidates.append(_Candidate(f"series-{number}", series, where))
+    for number, series in enumerate(found, 1):
+        candidates.append(_Candidate(f"series-{number}", series, place_of(series, folder)))
     return candidates
 
 
-def _vet(candidates: list[_Candidate], settings: Settings, problems: _Problems) -> dict[str, Vetted]:
+def _vet(candidates: list[_Candidate], settings: Settings, problems: Problems) -> dict[str, Vetted]:
     vetted = {}
     for candidate in candidates:
         try:
@@ -128,7 +86,7 @@ def _run(
     out: Path,
     settings: Settings,
     console: Console,
-    problems: _Problems,
+    problems: Problems,
 ) -> int:
     """Read each series, write its results and show them with its place in the folder; how many were read."""
     share_cores()
@@ -141,7 +99,7 @@ def _run(
             raise CommandError(f"{error.reason}: {error.detail}", error.reason.cure) from error
     seconds = {}
     for name, series in vetted.items():
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             bar = progress.add_task(name, total=len(STAGES) + 1)
 
             def stage(now: str, bar: TaskID = bar, name: str = name, progress: Progress = progress) -> None:

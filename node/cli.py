@@ -36,11 +36,16 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configu
 
 @app.command(epilog="Example: fvlm-node demo --input ~/my-ct --out my-output")
 def demo(
-    input: Annotated[Path | None, typer.Option(help="Folder with your own CT instead of phantoms.")] = None,
+    input: Annotated[
+        Path | None, typer.Option(help="Folder with your own CT instead of phantoms; each problem in it is one line.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("demo-output"),
     seed: Annotated[int, typer.Option(help="Which phantom patients: the same seed, the same patients.", min=0)] = 10,
 ) -> None:
-    """Run the whole node on this machine: CT in by C-STORE, SR and SEG back from an archive."""
+    """Run the whole node on this machine: CT in by C-STORE, SR and SEG back from an archive.
+
+    Exit status 2 if a phantom did not come back as it should; with --input, if nothing in the folder could be read.
+    """
     from node.demo import run_demo
 
     raise typer.Exit(run_demo(input, out, seed, Console()))

@@ -6,23 +6,26 @@ makes each phantom patient and one that sends it. What is shown comes from the a
 
 import json
 import os
+import re
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from rich.console import Console
 
 from config import Reason, Settings
-from ct.series import scan_folder
+from ct.series import Series, scan_folder
 from node.board import Board
 from node.children import Child, Children, free_port, wait_for_port
 from node.demo_report import Outcome, show_outcomes
 from node.errors import CommandError
+from node.folder_scan import Problems, find_series, place_of
 from node.logs import configure_logs
 from node.records import State
 from node.results import remove_results
@@ -48,17 +51,14 @@ class _Sender:
     healthy: bool = False
     maker: Child | None = None
     sender: Child | None = None
-    series: tuple[str, ...] = ()
-    """Series Instance UIDs in the folder."""
+    series: Mapping[str, str] = field(default_factory=dict)
+    """Series Instance UIDs in the folder, and where each lies."""
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def look(self) -> None:
-        """Which series are in the folder, and how many images. Raises CommandError if there are none."""
-        found = scan_folder(self.folder).series
-        self.series = tuple(series.series_instance_uid for series in found)
+    def expect(self, found: Sequence[Series]) -> None:
+        """These series are in the folder."""
+        self.series = {series.series_instance_uid: place_of(series, self.folder) for series in found}
         self.expected = sum(len(series.headers) for series in found)
-        if not found:
-            raise CommandError(f"{self.folder} holds no DICOM images.", "Name a folder with a CT with --input.")
 
     @property
     def made(self) -> int:
@@ -72,8 +72,9 @@ class _Sender:
 def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
     """Run it with phantoms drawn from `seed`, or with the CT in the folder `own`.
 
-    0 if everything came back and is valid, else 2. Raises CommandError naming the step, the cause and where the logs
-    are. No process is left running.
+    Of `own`, each file and series that cannot be read is one line with its reason. 0 if everything came back and is
+    valid, else 2; of `own`, 0 if at least one series was read. Raises CommandError naming the step, the cause and where
+    the logs are. No process is left running.
     """
     if own is not None and not own.is_dir():
         raise CommandError(f"{own} is no folder.", "Name a folder with DICOM files with --input.")
@@ -86,15 +87,23 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(logs, ignore_errors=True)
         remove_results(out, "patient", "series")
+        problems = Problems(console)
+        senders = _phantoms(work)
+        if own is not None:
+            senders = [_Sender("Own CT", own, 0)]
+            senders[0].expect(find_series(own, console, problems))
+            if not senders[0].series:
+                console.print(f"Series read: 0 of 0. Problems: {problems.count}.", highlight=False)
+                return 2
         try:
             with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
                 configure_logs("json", log)
                 with Board(console) as board:
-                    outcomes = _Demo(work, own, seed, children, board).run()
+                    outcomes = _Demo(work, senders, own is None, seed, children, board).run()
         finally:
             if (work / "node" / "logs").is_dir():
                 shutil.copytree(work / "node" / "logs", logs, dirs_exist_ok=True)
-        return show_outcomes(outcomes, ArchiveView(work / "archive"), out, console)
+        return show_outcomes(outcomes, ArchiveView(work / "archive"), out, console, problems)
     except OSError as error:
         raise CommandError(f"{out} or {work}: {error.strerror}.", "Name another folder with --out.") from error
     finally:
@@ -112,22 +121,21 @@ def _forget_environment() -> None:
 
 
 class _Demo:
-    def __init__(self, work: Path, own: Path | None, seed: int, children: Children, board: Board) -> None:
+    def __init__(
+        self, work: Path, senders: list[_Sender], phantoms: bool, seed: int, children: Children, board: Board
+    ) -> None:
         self._work, self._children, self._board = work, children, board
         self._archive_port, node_port = free_port(), free_port()
         self._config = work / "node.yaml"
         self._config.write_text(yaml.safe_dump(_configuration(work, node_port, self._archive_port)))
         self._settings = Settings.load(self._config)
-        self._senders = _phantoms(work) if own is None else [_Sender("Own CT", own, 0)]
-        self._phantoms = own is None
+        self._senders, self._phantoms = senders, phantoms
         self._seed = seed
         self._changed_s = 0.0
         self._last_seen: object = None
 
     def run(self) -> list[Outcome]:
         """The steps, until every series has come to an end in the node. Raises CommandError."""
-        if not self._phantoms:
-            self._senders[0].look()
         archive_folder = self._work / "archive"
         self._board.tell("archive and node start", 0, 2)
         archive = self._children.start(
@@ -179,7 +187,7 @@ class _Demo:
 
     def _send(self, sender: _Sender, number: int) -> None:
         if sender.maker is not None:
-            sender.look()
+            sender.expect(scan_folder(sender.folder).series)
             sender.seconds["make the phantom"] = self._board.elapsed_s
         sender.sender = self._children.start(
             f"send-{number}", "node", "send", sender.folder, "--to", f"127.0.0.1:{self._settings.dicom.port}",
@@ -203,25 +211,32 @@ class _Demo:
     def _ended(self, states: Mapping[str, SeriesState]) -> bool:
         expected = [uid for sender in self._senders for uid in sender.series]
         if not self._phantoms:
-            # Kinds of object that the node does not take are not its to end.
-            expected = [uid for uid in expected if uid in states]
-            if not expected:
-                sender = self._senders[0].sender
-                if sender is not None:
-                    self._stop(sender, "brought nothing into the node")
+            known = [uid for uid in expected if uid in states]
+            if not known:
+                return self._nothing_taken(self._senders[0].sender)
+            expected = known  # kinds of object that the node does not take are not its to end
         return all(uid in states and states[uid].state in ENDED for uid in expected)
+
+    def _nothing_taken(self, sender: Child | None) -> bool:
+        """The sender has ended, and nothing of it is in the index: whether nothing will be."""
+        if sender is None:
+            return False
+        accepted = re.search(r"^(\d+) instances accepted", sender.log.read_text(errors="replace"), re.MULTILINE)
+        if accepted is None:
+            self._stop(sender, "brought nothing into the node")
+        return accepted[1] == "0"
 
     def _outcomes(self, states: Mapping[str, SeriesState]) -> list[Outcome]:
         outcomes = []
         for sender in self._senders:
-            for number, uid in enumerate(sender.series, 1):
+            for number, (uid, place) in enumerate(sender.series.items(), 1):
                 name = sender.name if self._phantoms else f"Series {number}"
                 state = states.get(uid)
                 if state is None:
-                    state = SeriesState(0, State.REJECTED, Reason.NOT_CT, "the node took none of its images", {})
+                    state = SeriesState(0, State.REJECTED, Reason.NOT_CT, "the node took none of its images")
                 drawn = None if not self._phantoms else () if sender.healthy else DISEASES
                 seconds = {**sender.seconds, **state.seconds}
-                outcomes.append(Outcome(name, uid, sender.folder, drawn, state, seconds))
+                outcomes.append(Outcome(name, uid, sender.folder, place, drawn, state, seconds))
         return outcomes
 
     def _check_model(self) -> None:
@@ -242,7 +257,7 @@ class _Demo:
                 f"Look into {self._children.logs}",
             )
 
-    def _stop(self, child: Child, what: str) -> None:
+    def _stop(self, child: Child, what: str) -> NoReturn:
         last = child.last_line()
         raise CommandError(
             f"Step '{self._board.current}': the process '{child.name}' {what}" + (f": {last}" if last else "."),

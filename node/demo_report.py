@@ -18,6 +18,8 @@ from dicom_sr import TEST_MARKER, ReadError, read
 from dicom_sr.validate import validate
 from fvlm.reading import Reading
 from node.errors import CommandError
+from node.folder_scan import Problems
+from node.records import State
 from node.results import empty_map, map_from_segmentation, write_results
 from node.show import reading_table, seconds_table
 from node.watch import ArchiveView, SeriesState
@@ -33,6 +35,8 @@ class Outcome:
     name: str
     series_uid: str
     ct_folder: Path
+    place: str
+    """How many images in that folder, and where."""
     drawn: tuple[str, ...] | None
     """Findings drawn into a phantom, () for a healthy one; None for anybody's CT."""
     state: SeriesState
@@ -51,17 +55,20 @@ class _Trouble:
         self._console.print(f"[red]Problem:[/red] {escape(text)}", soft_wrap=True, highlight=False)
 
 
-def show_outcomes(outcomes: Sequence[Outcome], archive: ArchiveView, out: Path, console: Console) -> int:
+def show_outcomes(
+    outcomes: Sequence[Outcome], archive: ArchiveView, out: Path, console: Console, problems: Problems
+) -> int:
     """Read every result back from the archive, check it, write it below `out`, show it. 0 if all is well, else 2.
 
-    Somebody's own series that the node refuses (a localizer, say) is told, and no failure as long as one was read.
+    Somebody's own series that the node refuses (a localizer, say) is one of the `problems`, and no failure as long as
+    one was read.
     """
     trouble = _Trouble(console)
     seconds = {}
     written: list[Path] = []
     for number, outcome in enumerate(outcomes, 1):
         if not outcome.state.sent:
-            _tell_refusal(outcome, trouble, console)
+            _tell_refusal(outcome, trouble, problems)
             continue
         folder = out / (f"patient-{number}" if outcome.drawn is not None else f"series-{number}")
         found = _fetch(outcome, archive, trouble)
@@ -69,25 +76,31 @@ def show_outcomes(outcomes: Sequence[Outcome], archive: ArchiveView, out: Path, 
             continue
         with console.status(f"{outcome.name}: dciodvfy and the summary page"):
             reading = _check(outcome, found, trouble)
-            written += _write(folder, outcome, found, reading)
+            try:
+                written += _write(folder, outcome, found, reading)
+            except Unfit as unfit:  # not what the node has read: of images in conflict it takes what came first
+                detail = f"the node has read it, but not the folder as a whole: {unfit.detail}"
+                problems.report(f"{outcome.name} ({outcome.place})", unfit.reason, detail)
+                continue
         seconds[outcome.name] = outcome.seconds
         console.print(reading_table(_title(outcome), reading))
-    if not seconds and not trouble.count:
-        trouble.tell("none of the series could be read")
+        for note in outcome.state.notes:
+            console.print(f"{outcome.name}: {escape(note)}", soft_wrap=True, highlight=False)
+    if any(outcome.drawn is None for outcome in outcomes):
+        console.print(f"Series read: {len(seconds)} of {len(outcomes)}. Problems: {problems.count}.", highlight=False)
     if seconds:
         console.print(seconds_table(seconds))
         _say_where(out, written, console)
-    return 2 if trouble.count else 0
+    return 2 if trouble.count or not seconds else 0
 
 
-def _tell_refusal(outcome: Outcome, trouble: _Trouble, console: Console) -> None:
+def _tell_refusal(outcome: Outcome, trouble: _Trouble, problems: Problems) -> None:
     state = outcome.state
+    if outcome.drawn is None and state.state == State.REJECTED and state.reason is not None:
+        problems.report(f"{outcome.name} ({outcome.place})", state.reason, state.detail)
+        return
     reason = "no reason" if state.reason is None else f"{state.reason}: {state.detail or state.reason.meaning}"
-    text = f"{outcome.name} ended as {state.state}, {reason}"
-    if outcome.drawn is not None or state.state != "REJECTED":
-        trouble.tell(text)
-    else:
-        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True, highlight=False)
+    trouble.tell(f"{outcome.name} ended as {state.state}, {reason}")
 
 
 def _fetch(outcome: Outcome, archive: ArchiveView, trouble: _Trouble) -> list[Dataset] | None:
@@ -129,13 +142,10 @@ def _write(folder: Path, outcome: Outcome, found: list[Dataset], reading: Readin
 
 
 def _volume(outcome: Outcome) -> Volume:
-    """The CT that was sent."""
+    """The CT that was sent. Raises `Unfit`."""
     for series in scan_folder(outcome.ct_folder).series:
         if series.series_instance_uid == outcome.series_uid:
-            try:
-                return load_volume(vet(series, 1))
-            except Unfit as unfit:
-                raise CommandError(f"{outcome.name}: {unfit}", unfit.reason.cure) from unfit
+            return load_volume(vet(series, 1))
     raise CommandError(f"{outcome.name}: its CT is gone from {outcome.ct_folder}.", "Leave the folder as it is.")
 
 

@@ -110,14 +110,18 @@ def _why(series: Series, job: Job | None, deliveries: Sequence[Delivery], confli
         lines.append(Reason(row.reason).meaning)
     if row.reason is None and waiting is not None:
         lines.append(waiting.detail)
-    if series.reason is None:
-        lines.append(series.detail)
+    return [line for line in dict.fromkeys([*lines, *notes(series, conflicts)]) if line]
+
+
+def notes(series: Series, conflicts: int) -> list[str]:
+    """What a person should know of a series beside its state: what vetting left out, and images in conflict."""
+    told = [] if series.reason is not None or not series.detail else [series.detail]
     if conflicts:
-        lines.append(
+        told.append(
             f"{Reason.DUPLICATE_CONFLICT}: {conflicts} came with other content under a SOP Instance UID "
             "already known; what came first is used"
         )
-    return [line for line in dict.fromkeys(lines) if line]
+    return told
 
 
 def _unreadable_table(session: Session, total: int, limit: int) -> Table:

@@ -1,6 +1,6 @@
 """What the demo sees while it waits: states from the node's database, objects from the archive's folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +12,14 @@ from sqlalchemy.orm import selectinload
 
 from config import Reason, Settings
 from node.records import Instance, Job, Records, Result, Series, State, now, open_database
+from node.status import notes
 
 QUEUED = "complete, vet, route"
 """The stage that ends with a job in the queue."""
 ENDED = frozenset({State.SENT, State.COMMITTED, State.REJECTED, State.FAILED, State.QUARANTINED})
 """States after which the demo waits no longer."""
+
+_COUNTED = select(Instance.series_id, func.count())
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,10 @@ class SeriesState:
     state: State
     reason: Reason | None
     detail: str
-    seconds: Mapping[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall seconds per stage, receiving to delivery."""
+    notes: Sequence[str] = ()
+    """What vetting left out, and images in conflict."""
 
     @property
     def sent(self) -> bool:
@@ -50,16 +55,21 @@ class NodeView:
             return {}
         try:
             with self._records.session() as session:
-                by_series = select(Instance.series_id, func.count()).group_by(Instance.series_id)
-                counts = dict(session.execute(by_series).tuples().all())
+                images, conflicts = (
+                    dict(session.execute(counted.group_by(Instance.series_id)).tuples().all())
+                    for counted in (_COUNTED, _COUNTED.where(Instance.conflict))
+                )
                 loaded = select(Series).options(
                     selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries)
                 )
-                return {s.series_instance_uid: self._state(s, counts.get(s.id, 0)) for s in session.scalars(loaded)}
+                return {
+                    s.series_instance_uid: self._state(s, images.get(s.id, 0), conflicts.get(s.id, 0))
+                    for s in session.scalars(loaded)
+                }
         except OperationalError:  # the tables are being made
             return {}
 
-    def _state(self, series: Series, images: int) -> SeriesState:
+    def _state(self, series: Series, images: int, conflicts: int) -> SeriesState:
         job = max(series.jobs, key=lambda job: job.id, default=None)
         row = series if job is None else job
         seconds = {"receive": (series.last_at - series.first_at).total_seconds()}
@@ -75,7 +85,7 @@ class NodeView:
                     delivery = (max(sent) - started).total_seconds() - sum(job.seconds.values())
                     seconds["deliver"] = max(0.0, delivery)
         reason = None if row.reason is None else Reason(row.reason)
-        return SeriesState(images, State(row.state), reason, row.detail, seconds)
+        return SeriesState(images, State(row.state), reason, row.detail, seconds, notes(series, conflicts))
 
 
 @dataclass

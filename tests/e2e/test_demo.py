@@ -1,6 +1,7 @@
 """The demo, run as a person runs it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import MakeSeries
 from peers import fvlm_node, until
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from ct.phantom import DISEASES
 from dicom_sr import read
@@ -65,13 +68,52 @@ def test_two_phantoms_go_round_and_everything_is_written(tmp_path: Path) -> None
     assert "Next:" in done.stdout
 
 
-def test_a_failure_names_the_step_and_the_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "problems"),
+    [
+        ({"a.txt": b"text"}, [("NOT_DICOM", "DIR:")]),
+        ({"a.dcm": b"text", "b.dcm": b""}, [("NOT_DICOM", "a.dcm:"), ("NOT_DICOM", "b.dcm:")]),
+    ],
+)
+def test_a_folder_without_dicom_is_told_line_by_line_before_anything_starts(
+    tmp_path: Path, content: dict[str, bytes], problems: list[tuple[str, str]]
+) -> None:
     folder = tmp_path / "no-dicom"
     folder.mkdir()
-    (folder / "a.txt").write_text("text")
+    for name, data in content.items():
+        (folder / name).write_bytes(data)
     done = fvlm_node("demo", "--input", folder, "--out", tmp_path / "out", seconds=200)
     assert done.returncode == 2
-    assert "holds no DICOM" in done.stderr
+    told = re.findall(r"^([A-Z_]+)  (\S+)", done.stdout.replace(str(folder), "DIR"), re.MULTILINE)
+    assert told == problems
+    assert f"Problems: {len(problems)}." in done.stdout
+    assert done.stdout.count(" → ") == len(problems)
+    assert done.stderr == ""
+
+
+def test_files_and_series_of_ones_own_that_cannot_be_read_are_told_with_their_reason(
+    tmp_path: Path, make_series: MakeSeries
+) -> None:
+    folder = tmp_path / "in"
+    good = make_series(folder=folder / "short")
+    files = sorted(good.rglob("*.dcm"), key=lambda path: dcmread(path).ImagePositionPatient[2])
+    for path in files[10:]:
+        path.unlink()
+    (folder / "broken.dcm").write_bytes(files[0].read_bytes()[:2000])
+    capture = dcmread(files[1])
+    capture.SOPClassUID = capture.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    capture.SOPInstanceUID = capture.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+    capture.SeriesInstanceUID, capture.Modality = "2.25.2", "OT"
+    capture.save_as(folder / "z.dcm")
+    done = fvlm_node("demo", "--input", folder, "--out", tmp_path / "out")
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = re.findall(r"^([A-Z_]+)  (.*?):", done.stdout, re.MULTILINE)
+    assert told[0] == ("TRUNCATED", "broken.dcm")
+    assert sorted(told[1:]) == [
+        ("NOT_CT", "Series 2 (1 images, the first z.dcm)"),
+        ("TOO_FEW_SLICES", f"Series 1 (10 images, the first short/{min(path.name for path in files[:10])})"),
+    ]
+    assert "Series read: 0 of 2. Problems: 3." in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
