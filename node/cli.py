@@ -3,7 +3,7 @@
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.markup import escape
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from node.errors import CommandError
+
+if TYPE_CHECKING:
+    from node.search import Answer  # torch
 
 _PLUGINS = "fvlm_node.commands"
 """Entry point group of Typer apps that stand beside the commands here (pyproject.toml)."""
@@ -30,8 +33,14 @@ app = typer.Typer(
 )
 model_app = typer.Typer(help="Look at model releases, and import the public checkpoint.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
+findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
+app.add_typer(findings_app, name="findings")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
+AskedAnatomy = Annotated[str, typer.Option(help="Where to look: an anatomy of the release, such as `lung`.")]
+Negative = Annotated[
+    str | None, typer.Option(help="Prompt to compare with; none: negated as the release's own prompts are.")
+]
 
 
 @app.command(epilog="Example: fvlm-node demo --input ~/my-ct --out my-output")
@@ -231,6 +240,43 @@ def model_import(
 
     for line in import_checkpoint(checkpoint, tokenizer, out, preset):
         _say(line)
+
+
+@app.command(epilog='Example: fvlm-node search "pericardial effusion" --anatomy heart --top 20 --config fvlm-node.yaml')
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for, a sentence as in a report.")],
+    anatomy: AskedAnatomy,
+    top: Annotated[int, typer.Option(help="Studies shown.", min=1)] = 20,
+    negative: Negative = None,
+    config: ConfigFile = None,
+) -> None:
+    """Rank all studies that the node's release has read by a sentence, without touching the images."""
+    from node.search import Question
+    from node.search import search as ask
+
+    _show(ask(Settings.load(config), Question(text, anatomy, negative)), top)
+
+
+@findings_app.command("try", epilog='Example: fvlm-node findings try "Honeycombing." --anatomy lung --study 1.2.3.4')
+def findings_try(
+    text: Annotated[str, typer.Argument(help="The finding as a sentence, such as `Honeycombing.`")],
+    anatomy: AskedAnatomy,
+    study: Annotated[str, typer.Option(metavar="UID", help="Study Instance UID of a study that the node has read.")],
+    negative: Negative = None,
+    config: ConfigFile = None,
+) -> None:
+    """Score a new prompt on the stored features of one study, without touching the images."""
+    from node.search import Question, try_finding
+
+    _show(try_finding(Settings.load(config), Question(text, anatomy, negative), study))
+
+
+def _show(answer: "Answer", top: int | None = None) -> None:
+    from node.search import answer_table, how_asked
+
+    for line in how_asked(answer):
+        _say(line)
+    Console().print(answer_table(answer, top))
 
 
 @model_app.command("show", epilog="Example: fvlm-node model show")

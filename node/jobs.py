@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from config import Reason, Settings
-from node import leases, outbox
+from node import embeddings, leases, outbox
 from node.analysis import Analysis, PipelineError
 from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
@@ -112,7 +112,7 @@ class Analyst:
         )
 
     def _encoded(self, session: Session, job_id: int, owner: str, analysis: Analysis, files: list[Path]) -> list[int]:
-        """Results, outbox and ENCODED in one transaction. Raises LeaseLostError before anything is written."""
+        """Results, features, outbox and ENCODED in one transaction. Raises LeaseLostError before it writes anything."""
         job = leases.claim(session, job_id, owner, self._settings.work.lease_s)
         former = {result.sop_instance_uid: result for result in job.results}
         due: list[Delivery] = []
@@ -129,6 +129,7 @@ class Analyst:
             for delivery in result.deliveries:
                 session.delete(delivery)
             session.delete(result)
+        embeddings.store(session, job, analysis.reading)
         job.seconds = {stage: round(seconds, 3) for stage, seconds in analysis.seconds.items()}
         leases.release(job)
         job.move(State.ENCODED)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Engine,
     ForeignKey,
     Index,
+    LargeBinary,
     String,
     UniqueConstraint,
     create_engine,
@@ -243,6 +244,22 @@ class Result(Base):
     """Relative to the results folder."""
     job: Mapped[Job] = relationship(back_populates="results")
     deliveries: Mapped[list["Delivery"]] = relationship(back_populates="result")
+
+
+class Embedding(Base):
+    """What one anatomy of a series looked like to the release that read it (`node.embeddings`).
+
+    Stored in the order of the key, so that one anatomy of all series is read in one sweep.
+    """
+
+    __tablename__ = "embedding"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+    release_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    anatomy: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True, index=True, autoincrement=False)
+    feature: Mapped[bytes] = mapped_column(LargeBinary)
+    """Float16, little endian, unit length."""
 
 
 class Delivery(Base):

@@ -10,10 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rows import DIGEST, small_object
 
 from config import Reason, Settings
+from ct.anatomy import AlgorithmIdentity
 from ct.volume import SourceSlice
+from fvlm.reading import AnatomyReading, Reading
 from node.analysis import Analysis, PipelineError
 
 
@@ -45,7 +48,10 @@ class FakePipeline:
         objects = (small_object("SEG", "2.25.71"), small_object("SR", "2.25.81"))
         for made in objects:
             made.ContentDate, made.ContentTime = images_at.strftime("%Y%m%d"), images_at.strftime("%H%M%S.%f")
-        return Analysis(None, None, None, objects, {"read": 0.25})  # type: ignore[arg-type]
+        lung = AnatomyReading("lung", 4000.0, -800.0, (), np.array([1, 0, 0, 0.25], np.float16))
+        who = AlgorithmIdentity("fake", "1", DIGEST, test_only=True)
+        reading = Reading(who, who, (lung,), (), images_at)
+        return Analysis(None, None, reading, objects, {"read": 0.25})  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

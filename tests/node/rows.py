@@ -35,11 +35,14 @@ def settings_for(data_dir: Path, *destinations: tuple[str, int], **more: object)
     return Settings(**{"data_dir": data_dir, "destinations": peers, "routing": routing, "delivery": QUICK, **more})
 
 
-def add_job(records: Records, uid: str = "2.25.1", state: State = State.QUEUED, digest: str = DIGEST) -> int:
+def add_job(
+    records: Records, uid: str = "2.25.1", state: State = State.QUEUED, digest: str = DIGEST, generation: int = 1
+) -> int:
     """A vetted series with a job; the job's id."""
     with records.session() as session:
         series = Series(
             series_instance_uid=uid,
+            generation=generation,
             study_instance_uid="2.25.9",
             modality="CT",
             source_ae="SCANNER",

@@ -18,7 +18,7 @@ from sqlalchemy import func, select, update
 
 from config import Reason, Settings
 from config.settings import WorkSettings
-from node import leases
+from node import embeddings, leases
 from node.delivery import Courier
 from node.jobs import Analyst
 from node.logs import configure_logs
@@ -63,6 +63,8 @@ def test_an_attempt_leaves_files_results_and_due_deliveries(records: Records, se
         assert dcmread(settings.results_dir / row.path).SOPInstanceUID == row.sop_instance_uid
     assert [row.kind for row in rows] == ["SEG", "SR"]
     assert not list(settings.results_dir.rglob("*.part"))
+    with records.reading() as session:
+        assert embeddings.load(session, DIGEST, "lung").features.tolist() == [[1, 0, 0, 0.25]]
 
 
 def test_a_job_without_destinations_is_sent_at_once(tmp_path: Path) -> None:
