@@ -137,6 +137,7 @@ def send(
             folder,
             Peer(host, int(port), called, calling),
             lambda done, total: progress.update(bar, completed=done, total=total),
+            lambda line: typer.echo(line, err=True),
         )
     _say(f"{sent.accepted} instances accepted by {called}")
     if sent.not_dicom:

@@ -1,22 +1,22 @@
 """Sending results: a storage SCU for one destination, and the loop that empties its part of the outbox."""
 
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Lock
-from typing import Any, Self
+from typing import Self
 
 import structlog
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import AE
 
 from config import Reason, Settings
 from config.settings import Destination
 from node import outbox
 from node.outbox import Due, Fate, Outcome
 from node.records import Delivery, Records
+from node.scu import associate
 
 _log = structlog.get_logger(__name__)
 
@@ -58,12 +58,7 @@ class Link:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
         for sop_class in sorted(set(sop_classes)):
             ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        self._association: Any = ae.associate(
-            destination.host,
-            destination.port,
-            ae_title=destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
-        )
+        self._association = associate(ae, destination.host, destination.port, destination.ae_title)
         self._accepted = {context.abstract_syntax for context in self._association.accepted_contexts}
         if self._association.is_established or self._association.rejected_contexts:
             return
@@ -92,7 +87,10 @@ class Link:
             if not self.alive:
                 return judge(None)
             return Outcome(Fate.REFUSED, Reason.INVALID_OBJECT, f"cannot be sent: {type(error).__name__}")
-        return judge(answer.Status if "Status" in answer else None)
+        if "Status" not in answer:
+            self._association.abort()  # it may not know yet that it has ended; a release would wait
+            return judge(None)
+        return judge(answer.Status)
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +207,3 @@ class Courier:
 
 _LEVELS = {Fate.STORED: 20, Fate.RETRY: 30, Fate.REFUSED: 40}
 """Levels of the standard library's logging."""
-
-
-def _no_delay(event: evt.Event) -> None:
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

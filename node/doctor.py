@@ -155,11 +155,13 @@ def _destination(name: str, destination: Destination, settings: Settings) -> Che
     from pynetdicom import AE
     from pynetdicom.sop_class import Verification
 
+    from node.scu import associate
+
     ae = AE(ae_title=settings.dicom.ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5.0
     ae.add_requested_context(Verification)
     where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-    association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
+    association = associate(ae, destination.host, destination.port, destination.ae_title)
     if not association.is_established:
         answer = "rejects us" if association.is_rejected else "does not answer"
         return Check(f"Destination {name}", False, f"{where} {answer}", "Check host, port, firewall and its AE list")

@@ -1,0 +1,76 @@
+"""Associations that the node opens itself: every C-STORE and C-ECHO that goes out starts here.
+
+pynetdicom 3.0 runs a thread beside each association, its reactor, which takes messages off the queue at which
+`send_c_store` waits for its answer. Two races between them cost an answer, and with it the whole DIMSE time-out:
+
+- A request goes out once `_is_paused` says that the reactor rests. A reactor that the last request has woken up, and
+  that a busy machine has not yet let run, still says so; when it runs at last it takes the answer, drops it as
+  unexpected, and the sender waits in vain (30 s by default).
+- The reactor takes the mark that the association has ended off the queue, just before a request goes out.
+
+`associate` closes both. pyproject.toml holds pynetdicom at 3.0.x because of the names used here.
+"""
+
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.presentation import PresentationContext
+
+
+class _Checkpoint:
+    """Takes the place of `Association._reactor_checkpoint`: where the reactor rests while a request is under way.
+
+    The reactor leaves it only while it is open, however late it wakes up, and is marked as running before anybody can
+    close it again.
+    """
+
+    def __init__(self, association: Any) -> None:
+        self._association = association
+        self._open = True
+        self._changed = threading.Condition()
+
+    def set(self) -> None:
+        """Let the reactor run."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Close it. The reactor rests as soon as `_is_paused` is true."""
+        with self._changed:
+            self._open = False
+
+    def wait(self) -> None:
+        """The reactor waits here until it may run."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._open)
+            self._association._is_paused = False
+
+
+def associate(ae: AE, host: str, port: int, called: str, contexts: Sequence[PresentationContext] | None = None) -> Any:
+    """Ask `called` for an association, without Nagle's algorithm (it costs up to 50 ms an image against DCMTK peers).
+
+    `contexts`: what to propose instead of the contexts of `ae`. Returns the `pynetdicom.Association`, established or
+    not, as `AE.associate` does.
+    """
+    return ae.associate(
+        host,
+        port,
+        contexts=None if contexts is None else list(contexts),
+        ae_title=called,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ABORTED, _on_end), (evt.EVT_RELEASED, _on_end)],
+    )
+
+
+def _on_open(event: evt.Event) -> None:
+    """The connection is there; the reactor is not yet."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
+
+
+def _on_end(event: evt.Event) -> None:
+    """The reactor takes no more messages: who waits, or is about to wait, for an answer learns that none comes."""
+    event.assoc.dimse.msg_queue.put((None, None))
