@@ -55,9 +55,9 @@ class _Sender:
     """Series Instance UIDs in the folder, and where each lies."""
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def expect(self, found: Sequence[Series]) -> None:
-        """These series are in the folder."""
-        self.series = {series.series_instance_uid: place_of(series, self.folder) for series in found}
+    def expect(self, found: Sequence[Series], below: Path) -> None:
+        """These series are to be sent; they were found below a folder."""
+        self.series = {series.series_instance_uid: place_of(series, below) for series in found}
         self.expected = sum(len(series.headers) for series in found)
 
     @property
@@ -90,11 +90,12 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
         problems = Problems(console)
         senders = _phantoms(work)
         if own is not None:
-            senders = [_Sender("Own CT", own, 0)]
-            senders[0].expect(find_series(own, console, problems))
-            if not senders[0].series:
+            found = find_series(own, console, problems)
+            if not found:
                 console.print(f"Series read: 0 of 0. Problems: {problems.count}.", highlight=False)
                 return 2
+            senders = [_Sender("Own CT", _usable(found, work / "own"), 0)]
+            senders[0].expect(found, own)
         try:
             with Children(logs) as children, (logs / "demo.log").open("w", encoding="utf-8") as log:
                 configure_logs("json", log)
@@ -108,6 +109,14 @@ def run_demo(own: Path | None, out: Path, seed: int, console: Console) -> int:
         raise CommandError(f"{out} or {work}: {error.strerror}.", "Name another folder with --out.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _usable(found: Sequence[Series], folder: Path) -> Path:
+    """A folder of links to the files of these series: what else lies beside them is told, not sent."""
+    folder.mkdir()
+    for number, header in enumerate(header for series in found for header in series.headers):
+        (folder / f"{number:06d}.dcm").symlink_to(header.source.path.absolute())
+    return folder
 
 
 def _forget_environment() -> None:
@@ -187,7 +196,7 @@ class _Demo:
 
     def _send(self, sender: _Sender, number: int) -> None:
         if sender.maker is not None:
-            sender.expect(scan_folder(sender.folder).series)
+            sender.expect(scan_folder(sender.folder).series, sender.folder)
             sender.seconds["make the phantom"] = self._board.elapsed_s
         sender.sender = self._children.start(
             f"send-{number}", "node", "send", sender.folder, "--to", f"127.0.0.1:{self._settings.dicom.port}",
