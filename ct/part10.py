@@ -4,6 +4,7 @@ Written for hostile bytes: nothing is read beyond the window, no declared length
 """
 
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,6 +29,14 @@ MAX_INFLATED_BYTES = 256 * 2**20
 MAX_FRAGMENTS = 100_000
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _FIRST_VRS = (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH", b"OB")
+
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def is_uid(text: str) -> bool:
+    """Digits and dots, 1 to 64 characters. Leading zeros of a component are let pass: they exist in archives."""
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 class Unfit(Exception):  # noqa: N818 - reads as what it is: raise Unfit(Reason.TILT, ...)

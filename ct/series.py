@@ -6,7 +6,6 @@ ordering and decoding need is kept; of the patient only a digest of the id, whic
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydicom.uid import (
 )
 
 from config import Reason
-from ct.part10 import PixelSpan, Stream, Unfit, Window, data_set_start, pixel_span, read_until_pixels
+from ct.part10 import PixelSpan, Stream, Unfit, Window, data_set_start, is_uid, pixel_span, read_until_pixels
 from ct.volume import SourceSlice
 
 Progress = Callable[[int, int], None]
@@ -49,7 +48,6 @@ _TAGS = {
     "bits_stored": 0x00280101, "high_bit": 0x00280102, "signed": 0x00280103, "padding": 0x00280120,
     "padding_limit": 0x00280121, "intercept": 0x00281052, "slope": 0x00281053, "rescale_type": 0x00281054,
 }  # fmt: skip
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +224,7 @@ def _parse(window: Window, source: SourceSlice) -> Header:
     for name, uid in uids.items():
         if not uid and stream.tell() >= end:
             raise Unfit(Reason.TRUNCATED, f"the data set ends without a {name}")
-        if sop_class != MediaStorageDirectoryStorage and not (len(uid) <= 64 and _UID.fullmatch(uid)):
+        if sop_class != MediaStorageDirectoryStorage and not is_uid(uid):
             raise Unfit(Reason.BAD_UID, f"{name} is {'not a UID' if uid else 'missing'}")
     pixels = pixel_span(stream, end, syntax)
     if pixels is None and sop_class in (CT_IMAGE, *ENHANCED_CT):

@@ -1,6 +1,5 @@
 """What the node puts before a data set so that it is a Part 10 stream (DICOM PS3.10 section 7.1)."""
 
-import re
 import struct
 from dataclasses import dataclass
 
@@ -8,14 +7,6 @@ IMPLEMENTATION_CLASS_UID = "2.25.309543183572962394830889801906695403146"
 """Implementation Class UID of the node (PS3.7 D.3.3.2), a UUID under 2.25."""
 IMPLEMENTATION_VERSION = "FVLM_NODE_1"
 """Implementation Version Name, at most 16 characters."""
-
-
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
-def is_uid(text: str) -> bool:
-    """Digits and dots, 1 to 64 characters. Leading zeros of a component are let pass: they exist in archives."""
-    return len(text) <= 64 and _UID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config import Reason
-from ct.part10 import Unfit, Values
-from node.file_meta import Origin, is_uid
+from ct.part10 import Unfit, Values, is_uid
+from node.file_meta import Origin
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
 _LONGEST = 4 * 2**20

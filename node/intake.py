@@ -15,7 +15,8 @@ from typing import Self
 import structlog
 
 from config import Reason
-from node.file_meta import Origin, is_uid
+from ct.part10 import is_uid
+from node.file_meta import Origin
 from node.spool import Buffer, Record, SegmentWriter, SpoolError, free_bytes
 
 _log = structlog.get_logger(__name__)
