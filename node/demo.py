@@ -189,8 +189,7 @@ class _Demo:
             if sender.maker is not None and sender.maker.status:
                 self._stop(sender.maker, f"ended with status {sender.maker.status}")
             if sender.sender is None:
-                if not any(other.sender is not None and other.sender.running for other in self._senders):
-                    self._send(sender, number)
+                self._send(sender, number)
             elif sender.sender.status and self._phantoms:
                 self._stop(sender.sender, f"ended with status {sender.sender.status}")
 
