@@ -14,7 +14,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,12 +81,7 @@ def save_release(
     _check_fit(folder, config, table, len(tokenizer))
     if model.config != config.model:
         raise ReleaseError(f"{folder}: the model was built with another configuration than config.model; pass its own")
-    if folder.exists():
-        raise ReleaseError(f"{folder}: exists already; remove it or choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    with _new_folder(folder) as partial:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         if half:
             state = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in state.items()}
@@ -95,12 +91,39 @@ def save_release(
         (partial / FINDINGS).write_bytes(_FINDINGS.dump_json(table, indent=2) + b"\n")
         (partial / CARD).write_text(card, encoding="utf-8")
         save_tokenizer(tokenizer, partial)
-        digest = seal(partial)
+        return seal(partial)
+
+
+def derive_release(release: Release, findings: Iterable[FindingConfig], card: str, folder: Path) -> str:
+    """Write a release into a new folder with other findings and another card; returns its digest, which differs.
+
+    Raises ReleaseError if the folder exists or the findings do not fit.
+    """
+    table = tuple(findings)
+    _check_fit(folder, release.config, table, len(release.tokenizer))
+    with _new_folder(folder) as partial:
+        for file in release.path.iterdir():
+            if file.name not in (FINDINGS, CARD, SUMS):
+                shutil.copyfile(file, partial / file.name)
+        (partial / FINDINGS).write_bytes(_FINDINGS.dump_json(table, indent=2) + b"\n")
+        (partial / CARD).write_text(card, encoding="utf-8")
+        return seal(partial)
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder that becomes `folder` at the end, or vanishes. Raises ReleaseError if there is one already."""
+    if folder.exists():
+        raise ReleaseError(f"{folder}: exists already; remove it or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        partial.chmod(0o755)
+        yield partial
         partial.rename(folder)
     except BaseException:  # an interrupt too must not leave half a release behind; it is raised again
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return digest
 
 
 def seal(folder: Path) -> str:

@@ -38,14 +38,15 @@ def describe(release: str) -> list[RenderableType]:
 
 
 def verify(release: str) -> list[RenderableType]:
-    """Check the files against SHA256SUMS and load the weights; identity and praise. Raises CommandError."""
+    """Check the files against SHA256SUMS and load the weights; identity, card and praise. Raises CommandError."""
     try:
         model = load_release(release_folder(release))
     except ReleaseError as error:
         raise _unusable(error) from error
     assert model.release is not None  # load_release sets it
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return [_identity(model.release), f"Whole: every file is as it was sealed, {parameters:,} parameters load."]
+    praise = f"Whole: every file is as it was sealed, {parameters:,} parameters load."
+    return [_identity(model.release), Markdown(model.release.card), praise]
 
 
 def _unusable(error: ReleaseError) -> CommandError:

@@ -58,7 +58,9 @@ def _summary(reading: Reading, vocabulary: Vocabulary) -> str:
     if not judged:
         return f"{len(every)} findings asked; none has an operating point, nothing is concluded"
     anatomies = len({finding.anatomy for finding in judged})
-    return f"nothing present among {len(judged)} judged findings in {anatomies} assessed anatomies"
+    unsure = sum(finding.verdict is Verdict.UNDETERMINED for finding in judged)
+    told = f", {unsure} undetermined" if unsure else ""
+    return f"nothing present among {len(judged)} judged findings in {anatomies} assessed anatomies{told}"
 
 
 def _findings(anatomy: AnatomyReading, vocabulary: Vocabulary) -> Text:

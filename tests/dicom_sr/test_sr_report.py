@@ -217,6 +217,13 @@ def test_the_negative_claims_no_more_than_was_judged(findings: tuple[Finding, ..
     assert summary_sentences(of, load_vocabulary())[0] == sentence
 
 
+@pytest.mark.parametrize(("calibrated", "said"), [(0, "not calibrated"), (1, "1 of 2 calibrated"), (2, "calibrated")])
+def test_the_report_says_whether_its_certainties_are_calibrated(calibrated: int, said: str) -> None:
+    findings = tuple(Finding("lung.nodule", 0.1, Verdict.ABSENT, 0.5, n < calibrated, 0.2) for n in range(2))
+    of = replace(reading(), anatomies=(AnatomyReading("lung", 1.0, 1.0, findings),))
+    assert f"The certainties are probabilities of the model, {said}." in summary_sentences(of, load_vocabulary())
+
+
 @given(st.floats(0, 1))
 def test_percent_has_one_decimal_and_is_near(probability: float) -> None:
     value = percent(probability)

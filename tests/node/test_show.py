@@ -35,6 +35,10 @@ def _with(*verdicts: Verdict) -> Reading:
             "Summary: 1 findings asked; none has an operating point, nothing is concluded",
         ),
         (_with(Verdict.ABSENT), "Summary: nothing present among 1 judged findings in 1 assessed anatomies"),
+        (
+            _with(Verdict.ABSENT, Verdict.UNDETERMINED),
+            "Summary: nothing present among 2 judged findings in 1 assessed anatomies, 1 undetermined",
+        ),
     ],
 )
 def test_the_summary_is_a_negative_only_where_something_was_judged(reading: Reading, said: str) -> None:

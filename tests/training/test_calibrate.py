@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
-from training.calibrate import OperatingPoints, operating_points
+from fvlm.reader import calibrate
+from training.calibrate import OperatingPoints, calibrated, fit_calibration, fit_finding, operating_points
 
 
 def patients(seed: int, distance: float, count: int = 400) -> tuple[np.ndarray, np.ndarray]:
@@ -63,3 +65,56 @@ def test_a_useless_score_calls_nobody_present() -> None:
     points = operating_points(np.array([True, False] * 10), np.full(20, 0.7), 0.9, 0.9)
     assert points == OperatingPoints(0.7, 1.0)
     assert operating_points(np.array([True, False] * 10), np.ones(20), 0.9, 0.9) is None
+
+
+def test_platt_finds_what_was_bent() -> None:
+    """Probabilities that are right, bent by a known slope and intercept, come back."""
+    random = np.random.default_rng(3)
+    right = random.uniform(0.02, 0.98, 20000)
+    positive = random.random(len(right)) < right
+    bent = expit((logit(right) - 1.5) / 0.5)  # right = sigmoid(0.5 * logit(bent) + 1.5)
+    found = fit_calibration(positive, bent)
+    assert found is not None
+    assert (found.slope, found.intercept) == pytest.approx((0.5, 1.5), abs=0.1)
+    assert calibrated(found, bent) == pytest.approx([calibrate(found, p) for p in bent], abs=1e-12)
+    hot = expit(logit(right) / 0.25)
+    temperature = fit_calibration(positive, hot, "temperature")
+    assert temperature is not None
+    assert temperature.intercept == 0.0
+    assert temperature.slope == pytest.approx(0.25, abs=0.02)
+
+
+def test_classes_apart_have_an_end() -> None:
+    found = fit_calibration(np.arange(40) >= 20, np.linspace(0.01, 0.99, 40))
+    assert found is not None
+    assert 0 < found.slope < 50
+
+
+def test_what_does_not_rise_is_not_calibrated() -> None:
+    positive, probability = patients(2, -2.0)
+    fit = fit_finding(positive, probability, [str(n) for n in range(400)], "platt", 0.9, 0.9)
+    assert fit is not None
+    assert (fit.calibration, fit.points, fit.check) == (None, None, None)
+    assert fit.auc < 0.3
+
+
+def test_a_fit_tells_how_it_does_on_others() -> None:
+    positive, probability = patients(4, 2.0, 2000)
+    overconfident = expit(4 * logit(probability))
+    names = [f"p{n // 2}" for n in range(2000)]
+    fit = fit_finding(positive, overconfident, names, "platt", 0.95, 0.95)
+    assert fit is not None
+    assert fit.check is not None
+    assert fit.calibration is not None
+    assert fit.points is not None
+    assert fit.check.specificity == pytest.approx(0.95, abs=0.02)
+    assert fit.check.missed == pytest.approx(0.05, abs=0.02)
+    assert fit.check.brier_after < fit.check.brier_before - 0.01
+    assert 0 < fit.check.undetermined < 0.6
+    again = fit_finding(positive, overconfident, names, "platt", 0.95, 0.95)
+    assert again == fit
+
+
+def test_too_few_are_not_fitted() -> None:
+    positive = np.array([True] * 9 + [False] * 50)
+    assert fit_finding(positive, np.linspace(0, 1, 59), [str(n) for n in range(59)], "platt", 0.9, 0.9) is None

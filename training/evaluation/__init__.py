@@ -1,0 +1,1 @@
+"""Evaluation on public data sets: their layouts, predictions, the published protocol's metrics, a report."""
