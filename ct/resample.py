@@ -1,7 +1,9 @@
 """Resampling between regular grids of parallel axes, separable and without torch.
 
-Convention: the centre of voxel [0, 0, 0] stays where it is. Output voxel i lies at i * new spacing from it, so a
-coordinate in mm from the first voxel centre means the same point on both grids (no half-voxel shift).
+Convention, aligned at the first voxel's centre: the centre of voxel [0, 0, 0] stays where it is. Output voxel i lies at
+i * new spacing from it, so a coordinate in mm from the first voxel centre means the same point on both grids (no
+half-voxel shift). This is the grid of the segmenters. It is not the grid of the model: `fvlm.preprocess`, whose
+functions have the same names, aligns the outer edges of the first voxels, half the difference of the spacings away.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ def resampled_shape(shape: Sequence[int], spacing: Triple, new_spacing: Triple) 
 def resample_hu(
     hu: npt.NDArray[np.generic], spacing: Triple, new_spacing: Triple, antialias: bool = True
 ) -> Float32Array:
-    """Trilinear resampling of [z, y, x] to `resampled_shape`, float32; edges are repeated.
+    """Trilinear resampling of [z, y, x] to `resampled_shape`, aligned at the first centre, float32; edges are repeated.
 
     Spacings are (z, y, x) in mm. With `antialias`, axes that get coarser are averaged with a triangle as wide as the
     new voxels, so that no structure is skipped.
@@ -34,7 +36,10 @@ def resample_hu(
 def resample_labels(
     labels: npt.NDArray[np.generic], spacing: Triple, new_spacing: Triple, shape: tuple[int, int, int] | None = None
 ) -> npt.NDArray[np.generic]:
-    """Nearest neighbour of [z, y, x] labels, same dtype; `shape` None means `resampled_shape`."""
+    """Nearest neighbour of [z, y, x] labels, aligned at the first centre, same dtype.
+
+    `shape` None means `resampled_shape`.
+    """
     steps = _steps(spacing, new_spacing)
     shape = shape or resampled_shape(labels.shape, spacing, new_spacing)
     picks = [

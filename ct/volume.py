@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Int16Array = npt.NDArray[np.int16]
 FloatArray = npt.NDArray[np.float64]
+SAME_PLACE_MM = 0.01
+"""Points no further apart along any axis are the same: headers give positions as decimal texts."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Grid:
         affine[:3, 3] = origin
         affine[3, 3] = 1.0
         return cls(shape, spacing, affine)
+
+    def coincides(self, other: "Grid") -> bool:
+        """Whether both have the same voxels: the same shape, and each corner within SAME_PLACE_MM of the other's."""
+        if self.shape != other.shape:
+            return False
+        ends = [(0, size - 1) for size in self.shape]
+        corners = np.array([(z, y, x, 1) for z in ends[0] for y in ends[1] for x in ends[2]], float)
+        apart = corners @ (self.affine - other.affine).T
+        return bool(np.abs(apart).max() <= SAME_PLACE_MM)
 
     @property
     def voxel_ml(self) -> float:

@@ -2,7 +2,8 @@
 
 What is done is said by the release's `PreprocessConfig`; `PROTOCOLS` are those of the public checkpoints.
 
-Voxel i of the model's grid covers [i, i + 1) * spacing from the outer edge of the first voxel of the scan.
+Voxel i of the model's grid covers [i, i + 1) * spacing from the outer edge of the first voxel of the scan: grids are
+aligned at that edge, not at the centre of the first voxel as in `ct.resample`, whose functions have the same names.
 """
 
 from collections.abc import Collection, Iterable
@@ -110,8 +111,9 @@ def prepare(
 
     Raises ValueError if the anatomy map lies on another grid than the volume.
     """
-    if anatomy_map.grid.shape != volume.grid.shape:
-        raise ValueError(f"anatomy map {anatomy_map.grid.shape} and volume {volume.grid.shape} differ in shape")
+    if not anatomy_map.grid.coincides(volume.grid):
+        shapes = f"{anatomy_map.grid.shape} and {volume.grid.shape}"
+        raise ValueError(f"the anatomy map lies on another grid than the volume (shapes {shapes})")
     names, settings = config.model.anatomies, config.preprocess
     asked = [name for name in names if wanted is None or name in wanted]
     labels = resample_labels(_relabel(anatomy_map, names), volume.spacing, settings.spacing)
@@ -171,7 +173,7 @@ def resample_hu(
     settings: PreprocessConfig,
     region: Box,
 ) -> Tensor:
-    """HU int16 [z, y, x] -> the voxels `region` of the model's grid, trilinear, as float32 in [0, 1].
+    """HU int16 [z, y, x] -> voxels `region` of the model's grid (aligned at the edge), trilinear, float32 in [0, 1].
 
     With `settings.antialias` the triangle kernel widens by the down-sampling factor, as in `F.interpolate`.
     """

@@ -1,6 +1,7 @@
 """Geometry of the model's windows, followed with shapes that have no symmetry to hide behind."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from config import Reason
 from ct.anatomy import AnatomyMap
+from ct.resample import resample_hu as centre_aligned
 from ct.volume import Volume
 from fvlm.config import ModelConfig, PreprocessConfig, ReleaseConfig
 from fvlm.preprocess import Box, grid_size, prepare, resample_hu, resample_labels
@@ -200,8 +202,31 @@ def test_flipped_and_read_only_arrays(scan: Scan) -> None:
         assert torch.equal(a, b)
 
 
-def test_another_grid_is_refused(scan: Scan) -> None:
-    volume, _ = scan({"lung": LUNG, "heart": HEART})
-    _, other = scan({"lung": LUNG, "heart": HEART}, shape=(24, 64, 60))
-    with pytest.raises(ValueError, match="differ in shape"):
-        prepare(volume, other, release(PreprocessConfig(window=(16, 32, 32))))
+@pytest.mark.parametrize("change", ["shape", "spacing", "origin", "direction"])
+def test_another_grid_is_refused(scan: Scan, change: str) -> None:
+    volume, same = scan({"lung": LUNG, "heart": HEART})
+    settings = release(PreprocessConfig(window=(16, 32, 32)))
+    affine = same.grid.affine.copy()
+    if change == "shape":
+        _, other = scan({"lung": LUNG, "heart": HEART}, shape=(24, 64, 60))
+    elif change == "spacing":
+        affine[:3, 2] *= 1.01
+    elif change == "origin":
+        affine[1, 3] += 0.5
+    else:
+        affine[:3, 1] *= -1
+    if change != "shape":
+        other = replace(same, grid=replace(same.grid, affine=affine))
+    with pytest.raises(ValueError, match="another grid"):
+        prepare(volume, other, settings)
+    rounded = replace(same, grid=replace(same.grid, affine=same.grid.affine + 1e-5))
+    assert prepare(volume, rounded, settings).windows == prepare(volume, same, settings).windows
+
+
+def test_the_grids_of_model_and_segmenters_are_half_the_difference_of_spacings_apart() -> None:
+    ramp = np.broadcast_to(100 * np.arange(12, dtype=np.int16)[:, None, None], (12, 2, 2))  # HU at 100 a mm
+    settings = PreprocessConfig(spacing=(3.0, 1.0, 1.0), hu_window=(0, 1100), antialias=False)
+    at_edge = resample_hu(ramp, (1.0, 1.0, 1.0), settings, Box((0, 0, 0), (4, 2, 2)))[:, 0, 0] * 1100
+    at_centre = centre_aligned(ramp, (1.0, 1.0, 1.0), (3.0, 1.0, 1.0), antialias=False)[:, 0, 0]
+    assert at_centre[:3].tolist() == pytest.approx([0, 300, 600])
+    assert at_edge[:3].tolist() == pytest.approx([100, 400, 700])
