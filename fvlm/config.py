@@ -116,7 +116,8 @@ class PreprocessConfig(_Frozen):
     window: PositiveTriple = (112, 288, 352)
     """Voxels z, y, x of the model's grid: exact for `whole`, least for `organ`."""
     windows: Literal["organ", "whole"] = "organ"
-    """`organ`: one window an anatomy, centred on it, grown to hold it. `whole`: one window for all of them."""
+    """`organ`: one window an anatomy, centred on it, grown to hold it; anatomies whose windows coincide share one.
+    `whole`: one window for all of them."""
     margin: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     """Voxels z, y, x kept around the box of all anatomies, everything beyond is blanked; None keeps the whole scan."""
     antialias: bool = False

@@ -143,11 +143,12 @@ def prepare(
             windows = [Window(window, tuple(name for name in asked if name not in lost))]
         else:
             scan = _padded(region, config.model.image_shape)
-            windows = [
-                Window(_around(boxes[name], scan, settings.window, config.model.patch), (name,))
-                for name in asked
-                if name in boxes
-            ]
+            shared: dict[Box, list[str]] = {}
+            for name in asked:
+                if name in boxes:
+                    box = _around(boxes[name], scan, settings.window, config.model.patch)
+                    shared.setdefault(box, []).append(name)
+            windows = [Window(box, tuple(together)) for box, together in shared.items()]
     image = resample_hu(volume.hu, volume.spacing, settings, region)
     return Prepared(tuple(windows), lost, image, labels[region.slices((0, 0, 0))], region, names)
 

@@ -38,7 +38,11 @@ def test_every_organ_lands_where_it_belongs(
     """Image and labels agree, and the millimetres between the organs and their extents survive."""
     volume, anatomy_map = scan({"lung": LUNG, "heart": HEART}, spacing=spacing)
     settings = PreprocessConfig(
-        spacing=(1.5, 0.7, 0.9), window=(64, 96, 128), windows=windows, antialias=antialias, hu_window=(-1000, 40)
+        spacing=(1.5, 0.7, 0.9),
+        window=(64, 96, 128) if windows == "whole" else (16, 32, 32),
+        windows=windows,
+        antialias=antialias,
+        hu_window=(-1000, 40),
     )
     prepared = prepare(volume, anatomy_map, release(settings))
     assert not prepared.lost
@@ -133,6 +137,26 @@ def test_organ_window_follows_the_reference(scan: Scan) -> None:
     assert labels.unique().tolist() == [0, 2]
     assert int((labels == 2).sum()) == 4 * 10 * 10
     assert bool((image[0, 0, :, 48:] == 0).all())
+
+
+def test_organs_whose_windows_coincide_share_one(scan: Scan) -> None:
+    """Lung and aorta are centred at the same place, the heart is not: two windows, each with its own labels only."""
+    boxes = {
+        "lung": (slice(4, 12), slice(10, 34), slice(8, 20)),
+        "heart": (slice(14, 18), slice(40, 52), slice(30, 54)),
+        "aorta": (slice(7, 9), slice(20, 24), slice(12, 16)),
+    }
+    volume, anatomy_map = scan(boxes)
+    settings = PreprocessConfig(spacing=volume.spacing, window=(8, 24, 16))
+    names = ("lung", "heart", "aorta")
+    prepared = prepare(volume, anatomy_map, release(settings, names))
+    assert [w.anatomies for w in prepared.windows] == [("lung", "aorta"), ("heart",)]
+    assert [prepared.tensors(w)[1].unique().tolist() for w in prepared.windows] == [[0, 1, 3], [0, 2]]
+    for name in names:
+        alone = prepare(volume, anatomy_map, release(settings, names), [name])
+        shared = next(w for w in prepared.windows if name in w.anatomies)
+        assert alone.windows[0].box == shared.box
+        assert torch.equal(alone.tensors(alone.windows[0])[0], prepared.tensors(shared)[0])
 
 
 def test_organ_window_is_shifted_down_and_small_scans_are_padded_on_both_sides(scan: Scan) -> None:
