@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from fvlm.config import ModelConfig, TextConfig, Triple
+from fvlm.kernels import attention, linear
 
 
 class SelfAttention(nn.Module):
@@ -23,9 +24,11 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, W] -> [B, L, W]."""
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        out = self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        qkv = linear(x, self.qkv.weight, self.qkv.bias)
+        q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = attention(q, k, v, self.dropout if self.training else 0.0)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        out = linear(mixed, self.out_proj.weight, self.out_proj.bias)
         return F.dropout(out, self.dropout, self.training)
 
 
@@ -40,8 +43,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., W] -> [..., W]."""
-        hidden = F.dropout(F.gelu(self.linear1(x)), self.dropout, self.training)
-        return F.dropout(self.linear2(hidden), self.dropout, self.training)
+        hidden = F.gelu(linear(x, self.linear1.weight, self.linear1.bias))
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return F.dropout(linear(hidden, self.linear2.weight, self.linear2.bias), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -100,8 +104,16 @@ class PatchEmbedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, 1, D, H, W] in [0, 1] -> [B, L, W]."""
         grid = self.token_grid(image.shape)
-        x = self.patch_embeddings(self.stem(image)).flatten(2).transpose(1, 2)
+        x = self._embed(self.stem(image), grid)
         return F.dropout(x + self.positions(grid), self.dropout, self.training)
+
+    def _embed(self, x: Tensor, grid: Triple) -> Tensor:
+        """The convolution as one multiplication, for its patches do not overlap: [B, C, D, H, W] -> [B, L, W]."""
+        batch, channels = x.shape[:2]
+        (z, y, x_), (pz, py, px) = grid, self.patch_embeddings.kernel_size
+        patches = x.view(batch, channels, z, pz, y, py, x_, px).permute(0, 2, 4, 6, 1, 3, 5, 7)
+        patches = patches.reshape(batch, z * y * x_, channels * pz * py * px)
+        return linear(patches, self.patch_embeddings.weight.flatten(1), self.patch_embeddings.bias)
 
 
 class VisionEncoder(nn.Module):

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
 from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
+from fvlm.engine import Engine, Precision
 from fvlm.evidence import Evidence, as_heat, explain, token_grid
 from fvlm.model import FVLM, tokens_of_anatomies
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
+from fvlm.text_cache import text_features
 
 _DETAIL = {
     Reason.ANATOMY_TOO_SMALL: "no voxel is left at the model's resolution",
@@ -28,27 +31,23 @@ _DETAIL = {
 class Reader:
     """Reads scans with one release. The prompts are encoded once, when it is made."""
 
-    def __init__(self, release: FVLM) -> None:
-        """`release` is what `load_release` returned; raises ReleaseError for any other model."""
+    def __init__(
+        self, release: FVLM, cache: Path | None = None, precision: Precision = "float32", compiled: bool = False
+    ) -> None:
+        """`release` is what `load_release` returned; raises ReleaseError for any other model.
+
+        `cache` is a folder that keeps the prompts' features (`fvlm.text_cache`); `precision` and `compiled` are those
+        of `fvlm.engine.Engine`, which raises ValueError.
+        """
         if release.release is None:
             raise ReleaseError("the model belongs to no release; load it with fvlm.load_release")
         self.model = release.eval()
         self.release = release.release
         findings = self.release.findings
-        texts = [f.negative for f in findings] + [f.positive for f in findings]
-        self._negative: dict[str, Tensor] = {}
-        self._positive: dict[str, Tensor] = {}
-        if texts:
-            ids, mask = self.release.tokenize(texts)
-            with torch.inference_mode():
-                features = self.model.text_features(ids.to(self._device), mask.to(self._device))
-            for row, finding in enumerate(findings):
-                self._negative[finding.finding] = features[row]
-                self._positive[finding.finding] = features[row + len(findings)]
-
-    @property
-    def _device(self) -> torch.device:
-        return self.model.temp.device
+        self._engine = Engine(self.model, precision, compiled)
+        features = text_features(self.model, [text for f in findings for text in (f.negative, f.positive)], cache)
+        self._negative = {f.finding: row for f, row in zip(findings, features[0::2], strict=True)}
+        self._positive = {f.finding: row for f, row in zip(findings, features[1::2], strict=True)}
 
     def read(self, volume: Volume, anatomy_map: AnatomyMap) -> Reading:
         """What the release says about each of its anatomies, or why it says nothing.
@@ -65,12 +64,9 @@ class Reader:
         prepared_at = time.perf_counter()
         readings: dict[str, AnatomyReading] = {}
         with torch.inference_mode():
-            for window in prepared.windows:
-                if not window.anatomies:
-                    continue
-                image, labels = (tensor.to(self._device) for tensor in prepared.tensors(window))
-                tokens = self.model.encode_tokens(image)
-                selected = tokens_of_anatomies(labels, self.model.config.patch, len(names))
+            for encoded in self._engine.encode(prepared):
+                window, tokens = encoded.window, encoded.tokens
+                selected = tokens_of_anatomies(encoded.labels, self.model.config.patch, len(names))
                 features, _ = self.model.pool_tokens(tokens, selected)
                 grid = token_grid(volume.grid, window.box, self.release.config)
                 for name in window.anatomies:

@@ -29,6 +29,7 @@ from dicom_sr.validate import ToolMissingError, validate
 from dicom_sr.writer import write
 from fvlm.checkpoint import load_release
 from fvlm.reader import Reader
+from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
 from node.release import release_folder
 
@@ -86,7 +87,12 @@ class Pipeline:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            reader = Reader(load_release(release_folder(settings.model.release), device))
+            reader = Reader(
+                load_release(release_folder(settings.model.release), device),
+                settings.model.cache_dir or user_cache(),
+                settings.model.precision,
+                settings.model.compiled,
+            )
             segmenter = load_segmenter(settings.model, device)
         # What is wrong with a folder of weights comes as many types (OS, safetensors, torch, nnU-Net).
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:

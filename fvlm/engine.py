@@ -1,0 +1,69 @@
+"""`Engine`: how the image encoder runs over the windows of a scan: in batches, in which precision, compiled or not."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fvlm.config import Triple
+from fvlm.model import FVLM
+from fvlm.preprocess import Prepared, Window
+
+BATCH = 4
+"""Most windows in one pass: a scan of the public model has no more, and memory stays bounded where it has."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One window as the encoder sees it."""
+
+    window: Window
+    tokens: list[Tensor]
+    """Float32 [1, L, W] of each level."""
+    labels: Tensor
+    """uint8 [1, D, H, W]."""
+
+
+class Engine:
+    """Runs the image encoder of a model in inference."""
+
+    def __init__(self, model: FVLM, precision: Precision = "float32", compiled: bool = False) -> None:
+        """`bfloat16` multiplies in bfloat16 (autocast), `compiled` fuses with `torch.compile` at the first scan.
+
+        Raises ValueError if `compiled` finds no C++ compiler.
+        """
+        if compiled and not shutil.which(os.environ.get("CXX", "g++")):
+            raise ValueError("torch.compile needs a C++ compiler: apt-get install g++, or set model.compiled: false")
+        self._device = model.temp.device
+        self._precision = precision
+        encode: Callable[[Tensor], list[Tensor]] = model.encode_tokens
+        self._encode = torch.compile(encode) if compiled else encode
+
+    def encode(self, prepared: Prepared) -> Iterator[Encoded]:
+        """Every window of a scan that holds an anatomy; windows of one shape share a pass."""
+        by_shape: dict[Triple, list[Window]] = {}
+        for window in prepared.windows:
+            if window.anatomies:
+                by_shape.setdefault(window.box.shape, []).append(window)
+        for windows in by_shape.values():
+            for first in range(0, len(windows), BATCH):
+                yield from self._pass(prepared, windows[first : first + BATCH])
+
+    @torch.inference_mode()
+    def _pass(self, prepared: Prepared, windows: list[Window]) -> list[Encoded]:
+        images, labels = zip(*(prepared.tensors(window) for window in windows), strict=True)
+        batch = (images[0] if len(images) == 1 else torch.cat(images)).to(self._device)
+        low = self._precision == "bfloat16"
+        with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
+            levels = self._encode(batch)
+        return [
+            Encoded(window, [level[row : row + 1].float() for level in levels], labels[row].to(self._device))
+            for row, window in enumerate(windows)
+        ]
