@@ -8,13 +8,14 @@ _ROWS = 512
 """Queries whose scores are held at once: larger blocks leave the cache, smaller ones starve the multiplication."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., I], weight [O, I], bias [O] -> [..., O]; as `F.linear`, up to the rounding of sums.
 
     `F.linear` multiplies float32 by MKL, which uses half of the vector width on processors that are not Intel's;
     oneDNN does not (measured on AMD EPYC with AVX-512: 100 against 230 GFLOP/s a core).
     """
     if _by_onednn(x):
+        x, weight = x.contiguous(), weight.contiguous()  # else oneDNN's reference code, which is very slow
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return F.linear(x, weight, bias)
 
@@ -24,14 +25,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -
     if not _by_onednn(query):
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     multiply = torch.ops.mkldnn._linear_pointwise
-    scaled = query * query.shape[-1] ** -0.5
+    scaled, keys = (query * query.shape[-1] ** -0.5).contiguous(), key.contiguous()
     values = value.transpose(-2, -1).contiguous()
-    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    out = torch.empty_like(scaled)
     for sample in range(query.shape[0]):
         for head in range(query.shape[1]):
             for first in range(0, query.shape[2], _ROWS):
                 at = (sample, head, slice(first, first + _ROWS))
-                scores = multiply(scaled[at], key[sample, head], None, "none", [], "")
+                scores = multiply(scaled[at], keys[sample, head], None, "none", [], "")
                 torch.softmax(scores, -1, out=scores)
                 out[at] = multiply(scores, values[sample, head], None, "none", [], "")
     return out
@@ -42,7 +43,7 @@ def _by_onednn(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from transformers import BertTokenizer
 
-from benchmarks.naive_fvlm import NaiveReader
+from benchmarks.bench_naive_fvlm import NaiveReader
 from ct.anatomy import AnatomyMap
 from ct.volume import Volume
 from fvlm import FVLM, Reader, load_release, save_release

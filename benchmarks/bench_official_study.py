@@ -29,7 +29,7 @@ def chest_scan(lung_mm: float, slices: int = 400, matrix: int = 512, seed: int =
         "lung": (-820.0, [((0, 0, -75), (half, 95, 62)), ((0, 0, 75), (half, 95, 62))]),
         "heart": (45.0, [((-30, -35, 15), (55, 50, 58))]),
         "esophagus": (20.0, [((10, 55, 2), (120, 9, 9))]),
-        "aorta": (180.0, [((0, 70, 18), (130, 13, 13))]),
+        "aorta": (180.0, [((20, 70, 18), (130, 13, 13))]),
     }
     z, y, x = (
         (np.arange(n, dtype=np.float32)[(slice(None), *[None] * (2 - axis))] - (n - 1) / 2) * np.float32(SPACING[axis])
