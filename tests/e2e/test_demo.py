@@ -107,6 +107,7 @@ def test_files_and_series_of_ones_own_that_cannot_be_read_are_told_with_their_re
     capture.save_as(folder / "z.dcm")
     done = fvlm_node("demo", "--input", folder, "--out", tmp_path / "out")
     assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr == ""
     told = re.findall(r"^([A-Z_]+)  (.*?):", done.stdout, re.MULTILINE)
     assert told[0] == ("TRUNCATED", "broken.dcm")
     assert sorted(told[1:]) == [
@@ -114,7 +115,6 @@ def test_files_and_series_of_ones_own_that_cannot_be_read_are_told_with_their_re
         ("TOO_FEW_SLICES", f"Series 1 (10 images, the first short/{min(path.name for path in files[:10])})"),
     ]
     assert "Series read: 0 of 2. Problems: 3." in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
