@@ -20,7 +20,6 @@ _TITLES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
 }
-_COLUMNS = ("Finding", "Positive", "Not assessed", "Threshold", *_TITLES.values())
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,21 @@ class Evaluation:
 
 
 def tables(evaluation: Evaluation) -> Iterable[Table]:
-    """One table a section."""
+    """One table a section, in per cent; it fits 80 columns."""
     for section in evaluation.sections:
-        table = Table(title=section.title, title_justify="left", caption=section.protocol, caption_justify="left")
-        for title in _COLUMNS:
-            table.add_column(title, justify="left" if title == "Finding" else "right")
+        table = Table(
+            title=section.title,
+            title_justify="left",
+            caption=section.protocol,
+            caption_justify="left",
+            box=None,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("Finding", overflow="fold")
+        for title in ("Pos.", "N/A", "Thr.", "AUC", "ACC", "F1", "Prec.", "Sens.", "Spec."):
+            table.add_column(title, justify="right", no_wrap=True)
         for row in _rows(section, interval=False):
-            table.add_row(*row, style="bold" if row[0] == "Macro mean" else "")
+            table.add_row(*(cell.replace(" / ", "/") for cell in row), style="bold" if row[0] == "Macro mean" else "")
         yield table
 
 
