@@ -17,7 +17,7 @@ from ct.resample import resample_hu
 from ct.volume import Volume
 
 WEIGHTS = Path(__file__).parent / "weights" / "phantom_segmenter.safetensors"
-SPACING = (5.0, 4.0, 4.0)
+SPACING = (4.0, 4.0, 4.0)
 """mm z, y, x of the network's grid."""
 HU_WINDOW = (-1000.0, 500.0)
 _MULTIPLE = 16
@@ -31,16 +31,16 @@ class SegmenterWeightsError(RuntimeError):
 def build_network(classes: int) -> nn.Module:
     """The U-Net: HU window [B, 1, D, H, W] in [0, 1], D, H, W multiples of 16 -> logits [B, classes, D, H, W].
 
-    Its layers work on half the resolution, between a strided and a transposed convolution.
+    Its layers work on half the resolution and less, between a strided and a transposed convolution.
     """
     unet = UNet(
         spatial_dims=3,
         in_channels=16,
         out_channels=32,
-        channels=(32, 64, 128, 160),
-        strides=(2, 2, 2),
+        channels=(32, 64, 96, 128, 160),
+        strides=(1, 2, 2, 2),
         num_res_units=1,
-        norm="batch",
+        norm=("instance", {"affine": True}),
     )
     return nn.Sequential(nn.Conv3d(1, 16, 2, 2), unet, nn.ConvTranspose3d(32, classes, 2, 2))
 

@@ -3,12 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.size import Size
+
+if TYPE_CHECKING:
+    from training.phantom import Stages
+
+_console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no running node.")
 
 
@@ -18,29 +24,58 @@ def _group() -> None:
 
 
 @app.command()
+def segmenter(
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
+    steps: Annotated[int, typer.Option(min=1, help="One phantom each.")] = Size.segmenter_steps,
+) -> None:
+    """Train the bundled anatomy segmenter on synthetic patients: the first half of `train phantom`, on one core.
+
+    Example: fvlm-node train segmenter --out runs/phantom &   (and `train phantom` beside it, on the other core)
+    """
+    with _stages() as stages, stages("segmenter: training") as update:
+        from training.segmenter import train_segmenter
+
+        weights = train_segmenter(out / "segmenter", steps, update)
+    _console.print(f"Segmenter: {weights}")
+
+
+@app.command()
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
-    patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = 2000,
-    trunk_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image trunk.")] = 360,
-    token_steps: Annotated[int, typer.Option(min=1, help="More of them, that ask each token too.")] = 150,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")] = 150,
-    segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = 720,
-    validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = 200,
-    test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = 500,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = 2,
+    patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = Size.patients,
+    stem_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image stem.")] = Size.stem_steps,
+    trunk_steps: Annotated[int, typer.Option(min=1, help="Of the whole image trunk.")] = Size.trunk_steps,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")
+    ] = Size.steps,
+    segmenter_steps: Annotated[int, typer.Option(min=1, help="Steps of the segmenter.")] = Size.segmenter_steps,
+    validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = Size.validation,
+    test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = Size.test,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = Size.processes,
 ) -> None:
     """Train the two bundled networks on synthetic patients and write a release with its card.
 
+    It computes on one thread, so that the same command gives the same weights.
+
     Example: fvlm-node train phantom --out runs/phantom
 
-    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --trunk-steps 4 --token-steps 4 --steps 4
+    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --stem-steps 4 --trunk-steps 4 --steps 4
     --segmenter-steps 4 --validation 16 --test 16
     """
-    from training.card import Size
-    from training.phantom import train_phantom
+    size = Size(patients, stem_steps, trunk_steps, steps, segmenter_steps, validation, test, processes)
+    with _stages() as stages:
+        from training.phantom import train_phantom
 
-    console = Console(stderr=True)
-    size = Size(patients, trunk_steps, token_steps, steps, segmenter_steps, validation, test, processes)
+        release = train_phantom(out, size, stages)
+    _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
+
+
+@contextmanager
+def _stages() -> Iterator["Stages"]:
+    """Progress bars on standard error; a ValueError becomes its text and exit status 2."""
+    import torch
+
+    torch.set_num_threads(1)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -49,7 +84,7 @@ def phantom(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=_console) as bars:
 
         @contextmanager
         def stage(title: str) -> Iterator[Callable[[int, int, float | None], None]]:
@@ -62,8 +97,7 @@ def phantom(
             yield update
 
         try:
-            release = train_phantom(out, size, stage)
+            yield stage
         except ValueError as error:
-            console.print(f"[red]{error}[/]")
+            _console.print(f"[red]{error}[/]")
             raise typer.Exit(2) from error
-    console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")

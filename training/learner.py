@@ -42,9 +42,9 @@ def pool_set(model: FVLM, data: PhantomSet, progress: Progress, batch: int = 8) 
     """Run the trunk once over a set."""
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(data.patients), batch):
-        images, labels = data.batch(range(first, min(first + batch, len(data.patients))))
-        tokens, selected = select(model, images, labels)
-        usable = selected.any(-1) & ~touches_border(labels, selected.shape[1])
+        some = data.batch(range(first, min(first + batch, len(data.patients))))
+        tokens, selected = select(model, some.image, some.labels)
+        usable = selected.any(-1) & ~touches_border(some.labels, selected.shape[1])
         rows.append((tokens[-1].mean(1), gather(model, tokens, selected), usable))
         progress(min(first + batch, len(data.patients)), len(data.patients))
     whole, anatomies, usable = (torch.cat(parts).clone() for parts in zip(*rows, strict=True))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -17,18 +18,23 @@ from ct.phantom import PhantomPatient
 from fvlm.checkpoint import save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
 from fvlm.model import FVLM
-from training.card import Figures, Size, write_card
-from training.evaluate import SPECIFICITY, rate
+from training.calibrate import operating_points
+from training.card import SENSITIVITY, SPECIFICITY, Figures, Operating, write_card
+from training.evaluate import probabilities, rate, truth
 from training.learner import Learner, Method, Pooled, build, pool_set
+from training.localise import localise
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
 from training.pretrain import Recipe, fit
-from training.segmenter import dice, save_segmenter, train_segmenter
-from training.supervise import Supervised
+from training.segmenter import dice, train_segmenter
+from training.size import Size
+from training.supervise import Lesson, Supervised
 from training.vocabulary_text import build_tokenizer
 
 NAME, VERSION = "fVLM phantom", "1"
-VALIDATION_SEED, TEST_SEED = 2_000_000, 3_000_000
-"""First seeds of the patients for operating points and for the metrics; training starts at 0."""
+VALIDATION_SEED, TEST_SEED, LOCALISATION_SEED = 2_000_000, 3_000_000, 4_000_000
+"""First seeds of the patients for operating points, metrics and heat maps; training starts at 0."""
+LOCALISED = 100
+"""Patients with one lesion whose heat maps are looked at."""
 
 
 class Stages(Protocol):
@@ -48,8 +54,8 @@ def release_config(vocabulary_size: int) -> ReleaseConfig:
         test_only=True,
         model=ModelConfig(
             anatomies=preset.anatomies,
-            image_shape=(104, 48, 64),
-            patch=(8, 8, 8),
+            image_shape=(104, 72, 96),
+            patch=(8, 12, 12),
             width=128,
             depth=4,
             heads=4,
@@ -57,12 +63,12 @@ def release_config(vocabulary_size: int) -> ReleaseConfig:
             embedding=128,
             dropout=0.0,
             stem="conv",
-            stem_channels=(24, 48, 64),
-            stem_strides=((2, 2, 2), (2, 2, 2), (1, 1, 1)),
+            stem_channels=(24, 48, 64, 64),
+            stem_strides=((2, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1)),
             text=TextConfig(vocab_size=vocabulary_size, width=128, depth=2, heads=4, max_positions=384, max_tokens=384),
         ),
         preprocess=PreprocessConfig(
-            spacing=(6.0, 6.0, 6.0), hu_window=(-1000.0, 300.0), window=(104, 48, 64), windows="whole", antialias=True
+            spacing=(6.0, 4.0, 4.0), hu_window=(-1000.0, 300.0), window=(104, 72, 96), windows="whole", antialias=True
         ),
     )
 
@@ -71,8 +77,8 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     """Train everything into `out`, going on where an earlier call stopped; returns the release folder.
 
     `out/segmenter/` holds the segmenter's weights, `out/release/` the release, `out/metrics.json` the figures.
+    Validation and test patients are segmented by the trained segmenter, as in the node.
     """
-    segmenter = _segmenter(out, size, stages)
     preset = load_vocabulary().preset("phantom")
     findings = [FindingConfig.of(prompt) for prompt in preset.prompts]
     with stages("reports") as update:
@@ -84,23 +90,53 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     config = release_config(len(tokenizer))
     training = _set(out, "train", range(size.patients), config, stages, size)
     trunk = _trunk(out, training, config, findings, size, stages)
-    validation = _set(out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter)
-    test = _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size)
-    sets = {"train": training, "validation": validation, "test": test}
-    pooled = {name: _pool(trunk, data, name, stages) for name, data in sets.items()}
+    pooled = {"train": _pool(trunk, training, "train", stages)}
     methods: tuple[Method, ...] = ("clip", "fvlm")
     learners = {m: _align(out, m, trunk, tokenizer, pooled["train"], size, stages) for m in methods}
+    with stages("segmenter: training") as update:
+        segmenter = train_segmenter(out / "segmenter", size.segmenter_steps, update)
+    held_out = {
+        "validation": _set(
+            out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter
+        ),
+        "test": _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size, segmenter),
+    }
+    pooled |= {name: _pool(trunk, data, name, stages) for name, data in held_out.items()}
+    operating = _operating(learners["fvlm"], pooled["validation"], pooled["test"], findings)
+    judged = [
+        finding.model_copy(update={"threshold": row.points.present_from, "absent_below": row.points.absent_below})
+        if row.points
+        else finding
+        for finding, row in zip(findings, operating, strict=True)
+    ]
+
+    def save(folder: Path, card: str) -> None:
+        save_release(folder, learners["fvlm"].model, config, judged, tokenizer, card, half=True)
+
+    save(out / "draft", "# Draft, to be measured\n")
+    with stages("localisation") as update:
+        located = localise(
+            out / "draft", _seeds(LOCALISATION_SEED, LOCALISED), lambda done, total: update(done, total, None)
+        )
     figures = Figures(
         auc={m: rate(learners[m], pooled["test"], findings, None) for m in methods},
-        operating=rate(learners["fvlm"], pooled["validation"], findings, SPECIFICITY),
+        operating=operating,
         dice=_segmenter_dice(segmenter, size, stages),
+        located=located,
     )
     (out / "metrics.json").write_text(json.dumps({"size": asdict(size), **asdict(figures)}, indent=1))
-    thresholds = [row.threshold for row in figures.operating]
-    operating = [f.model_copy(update={"threshold": t}) for f, t in zip(findings, thresholds, strict=True)]
-    card = write_card(config, size, figures)
-    save_release(out / "release", learners["fvlm"].model, config, operating, tokenizer, card, half=True)
+    save(out / "release", write_card(config, size, figures))
     return out / "release"
+
+
+def _operating(learner: Learner, chosen_on: Pooled, shown_on: Pooled, findings: list[FindingConfig]) -> list[Operating]:
+    """Operating points chosen on some patients, and what they do on others."""
+    positive, probability = truth(chosen_on, findings), probabilities(learner, chosen_on, findings)
+    points = [
+        operating_points(positive[:, k], probability[:, k], SPECIFICITY, SENSITIVITY) for k in range(len(findings))
+    ]
+    positive, probability = truth(shown_on, findings), probabilities(learner, shown_on, findings)
+    return [Operating.of(points[k], positive[:, k], probability[:, k]) for k in range(len(findings))]
 
 
 def _seeds(first: int, count: int) -> range:
@@ -112,15 +148,18 @@ def _trunk(
 ) -> FVLM:
     torch.manual_seed(0)
     supervised = Supervised(config.model, [f.finding for f in findings], data)
-    for name, steps in (("trunk", size.trunk_steps), ("tokens", size.token_steps)):
-        supervised.ask_tokens = name == "tokens"
-        with stages(f"{name}: supervised") as update:
-            fit(supervised, size.patients, Recipe(name, steps), out / name, _reporter(update, steps))
+    lessons: dict[Lesson, Recipe] = {
+        "stem": Recipe("stem", size.stem_steps, batch=8, peak_lr=3e-3),
+        "trunk": Recipe("trunk", size.trunk_steps),
+    }
+    for supervised.lesson, recipe in lessons.items():
+        with stages(f"{recipe.name}: supervised") as update:
+            fit(supervised, size.patients, recipe, out / recipe.name, partial(_report, update, recipe.steps))
     return supervised.model
 
 
-def _reporter(update: Callable[[int, int, float | None], None], steps: int) -> Callable[[int, float], None]:
-    return lambda step, loss: update(step, steps, loss)
+def _report(update: Callable[[int, int, float | None], None], steps: int, step: int, loss: float) -> None:
+    update(step, steps, loss)
 
 
 def _pool(trunk: FVLM, data: PhantomSet, name: str, stages: Stages) -> Pooled:
@@ -134,17 +173,7 @@ def _align(
     learner = build(trunk, tokenizer, pooled, method, seed=0)
     with stages(f"{method}: alignment") as update:
         recipe = Recipe(method, size.steps, batch=32)
-        return fit(learner, size.patients, recipe, out / method, lambda step, loss: update(step, recipe.steps, loss))
-
-
-def _segmenter(out: Path, size: Size, stages: Stages) -> Path:
-    weights = out / "segmenter" / "phantom_segmenter.safetensors"
-    with stages("segmenter: training") as update:
-        network = train_segmenter(
-            out / "segmenter", size.segmenter_steps, lambda step, loss: update(step, size.segmenter_steps, loss)
-        )
-    save_segmenter(network, weights)
-    return weights
+        return fit(learner, size.patients, recipe, out / method, partial(_report, update, recipe.steps))
 
 
 def _set(

@@ -14,6 +14,7 @@ from torch import Tensor
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
 from ct.bundled import BundledSegmenter
 from ct.phantom import PhantomPatient, render, write_report
+from ct.phantom.rendering import grid_origin
 from ct.volume import Grid, Volume
 from fvlm.config import ReleaseConfig
 from fvlm.preprocess import prepare
@@ -70,25 +71,53 @@ def describe(patient: PhantomPatient, anatomies: Sequence[str]) -> Patient:
 
 
 @dataclass(frozen=True)
+class Ball:
+    """One ball of a focal lesion, as it was drawn."""
+
+    finding: str
+    centre_mm: tuple[float, float, float]
+    """From the outer corner of the window, z, y, x."""
+    radius_mm: float
+
+    def moved(self, mm: npt.NDArray[np.float64]) -> "Ball":
+        z, y, x = (float(a + b) for a, b in zip(self.centre_mm, mm, strict=True))
+        return Ball(self.finding, (z, y, x), self.radius_mm)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some patients of a set, each window perhaps shifted."""
+
+    image: Tensor
+    """float [B, 1, D, H, W] in [0, 1]."""
+    labels: Tensor
+    """uint8 [B, D, H, W]."""
+    balls: tuple[tuple[Ball, ...], ...]
+    """Of each patient."""
+
+
+@dataclass(frozen=True)
 class PhantomSet:
-    """A prepared set: images uint8 [N, D, H, W] (0..255 for 0..1), labels uint8 [N, D, H, W], and the patients."""
+    """A prepared set of N patients."""
 
     images: npt.NDArray[np.uint8]
+    """[N, D, H, W], 0..255 for 0..1."""
     labels: npt.NDArray[np.uint8]
+    """[N, D, H, W]."""
     patients: tuple[Patient, ...]
+    balls: tuple[tuple[Ball, ...], ...]
+    spacing: tuple[float, float, float]
+    """mm z, y, x."""
 
-    def window(self, index: int, generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Image float [1, D, H, W] and labels [D, H, W]; shifted at random if a generator is given."""
-        image, labels = np.asarray(self.images[index]), np.asarray(self.labels[index])
-        if generator is not None:
-            shift = generator.integers(-SHIFT, SHIFT + 1, size=3)
-            image, labels = _shifted(image, shift), _shifted(labels, shift)
-        return torch.from_numpy(image.astype(np.float32))[None] / 255.0, torch.from_numpy(labels.copy())
-
-    def batch(self, chosen: Sequence[int], generator: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Images [B, 1, D, H, W] and labels [B, D, H, W] of some patients."""
-        images, labels = zip(*(self.window(index, generator) for index in chosen), strict=True)
-        return torch.stack(images), torch.stack(labels)
+    def batch(self, chosen: Sequence[int], generator: np.random.Generator | None = None) -> Batch:
+        """Some patients; each window is shifted at random if a generator is given."""
+        images, labels, balls = [], [], []
+        for index in chosen:
+            shift = np.zeros(3, np.int64) if generator is None else generator.integers(-SHIFT, SHIFT + 1, size=3)
+            images.append(torch.from_numpy(_shifted(self.images[index], shift).astype(np.float32))[None] / 255.0)
+            labels.append(torch.from_numpy(_shifted(self.labels[index], shift)))
+            balls.append(tuple(ball.moved(shift * np.array(self.spacing)) for ball in self.balls[index]))
+        return Batch(torch.stack(images), torch.stack(labels), tuple(balls))
 
 
 def _shifted(array: npt.NDArray[np.uint8], shift: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -125,27 +154,41 @@ def prepare_set(
     mode = "r+" if (folder / "labels.npy").exists() else "w+"
     images = np.lib.format.open_memmap(folder / "images.npy", mode=mode, dtype=np.uint8, shape=shape)
     labels = np.lib.format.open_memmap(folder / "labels.npy", mode=mode, dtype=np.uint8, shape=shape)
+    corners = np.lib.format.open_memmap(folder / "corners.npy", mode=mode, dtype=np.float64, shape=(len(seeds), 3))
     done_file = folder / "done.txt"
     done = {int(line) for line in done_file.read_text().split()} if done_file.exists() else set()
     missing = [seed for seed in seeds if seed not in done]
     progress(len(done), len(seeds))
     work = ((seed, config, segmenter) for seed in missing)
     with done_file.open("a") as ledger, ProcessPoolExecutor(processes) as pool:
-        for seed, image, label in pool.map(_prepare_one, work, chunksize=4):
-            images[seed - seeds.start], labels[seed - seeds.start] = image, label
+        for seed, image, label, corner in pool.map(_prepare_one, work, chunksize=4):
+            index = seed - seeds.start
+            images[index], labels[index], corners[index] = image, label, corner
             ledger.write(f"{seed}\n")
+            ledger.flush()
             done.add(seed)
             progress(len(done), len(seeds))
-    patients = tuple(describe(PhantomPatient.draw(seed), config.model.anatomies) for seed in seeds)
-    return PhantomSet(images, labels, patients)
+    drawn = [PhantomPatient.draw(seed) for seed in seeds]
+    patients = tuple(describe(patient, config.model.anatomies) for patient in drawn)
+    balls = tuple(_balls(patient, corner) for patient, corner in zip(drawn, corners, strict=True))
+    return PhantomSet(images, labels, patients, balls, config.preprocess.spacing)
+
+
+def _balls(patient: PhantomPatient, corner: npt.NDArray[np.float64]) -> tuple[Ball, ...]:
+    """The focal lesions of a patient in a window whose outer corner (z, y, x; LPS) is given."""
+    return tuple(
+        Ball(lesion.key, (z, y, x), radius).moved(-corner)
+        for lesion in patient.diseases
+        for x, y, z, radius in lesion.balls
+    )
 
 
 _Work = tuple[int, ReleaseConfig, Path | None]
-_Done = tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+_Done = tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.float64]]
 
 
 def _prepare_one(work: _Work) -> _Done:
-    """Render one phantom and bring it into the model's window."""
+    """Render one phantom and bring it into the model's window, whose outer corner (mm z, y, x; LPS) comes last."""
     seed, config, segmenter = work
     torch.set_num_threads(1)
     _, volume, labels = scan(seed)
@@ -155,8 +198,11 @@ def _prepare_one(work: _Work) -> _Done:
     else:
         anatomy_map = _segmenter(segmenter).segment(volume, names)
     prepared = prepare(volume, anatomy_map, config)
-    image, window_labels = prepared.tensors(prepared.windows[0])
-    return seed, (image[0, 0] * 255.0).round().to(torch.uint8).numpy(), window_labels[0].numpy()
+    window = prepared.windows[0]
+    image, window_labels = prepared.tensors(window)
+    first_voxel = np.array(grid_origin(SCAN_SPACING, SCAN_SHAPE))
+    corner = first_voxel - np.array(SCAN_SPACING) / 2 + np.array(window.box.start) * np.array(config.preprocess.spacing)
+    return seed, (image[0, 0] * 255.0).round().to(torch.uint8).numpy(), window_labels[0].numpy(), corner
 
 
 @cache

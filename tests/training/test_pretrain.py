@@ -12,10 +12,10 @@ from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
 from training.evaluate import evaluate, macro_auc, operating_point, probabilities, truth
 from training.learner import Learner, build, pool_set
-from training.phantom_data import Caption, Patient, PhantomSet, touches_border
+from training.phantom_data import Ball, Caption, Patient, PhantomSet, touches_border
 from training.pretrain import Recipe, Trainee, fit, learning_rate
 from training.standardise import Standardise
-from training.supervise import Supervised
+from training.supervise import Supervised, lesion_places
 from training.vocabulary_text import build_tokenizer
 
 SHAPE = (24, 24, 24)
@@ -27,17 +27,19 @@ def _data(patients: int = 24) -> tuple[PhantomSet, BertTokenizer]:
     images = generator.integers(80, 120, (patients, *SHAPE), dtype=np.uint8)
     labels = np.zeros((patients, *SHAPE), dtype=np.uint8)
     labels[:, 4:11, 4:20, 4:20], labels[:, 13:20, 4:20, 4:20] = 1, 2
-    people = []
+    people, balls = [], []
     for index in range(patients):
         ill = index % 2 == 0
         if ill:
             at = generator.integers(5, 8)
             images[index, at : at + 3, at : at + 5, 6:11] = 240
+        centre = (float(at) + 1.5, float(at) + 2.5, 8.5) if ill else (0.0, 0.0, 0.0)
+        balls.append((Ball("lung.nodule", centre, 2.0),) if ill else ())
         captions = (Caption("Nodule." if ill else "No nodule.", not ill), Caption("Normal heart.", True))
         diseases = ("lung.nodule",) if ill else ()
         people.append(Patient(index, diseases, captions[0].text, captions))
     tokenizer = build_tokenizer(c.text for p in people for c in p.captions)
-    return PhantomSet(images, labels, tuple(people)), tokenizer
+    return PhantomSet(images, labels, tuple(people), tuple(balls), (1.0, 1.0, 1.0)), tokenizer
 
 
 def _config(vocabulary: int) -> ModelConfig:
@@ -62,15 +64,15 @@ def _trainee(kind: str, data: PhantomSet, tokenizer: BertTokenizer) -> Trainee:
     """One of the three things the loop trains, fresh."""
     torch.manual_seed(0)
     config = _config(len(tokenizer))
-    if kind in ("trunk", "tokens"):
+    if kind in ("stem", "trunk"):
         supervised = Supervised(config, ["lung.nodule"], data)
-        supervised.ask_tokens = kind == "tokens"
+        supervised.lesson = "stem" if kind == "stem" else "trunk"
         return supervised
     trunk = FVLM(config).eval()
     return build(trunk, tokenizer, pool_set(trunk, data, lambda *_: None), "clip" if kind == "clip" else "fvlm", 0)
 
 
-@pytest.mark.parametrize("kind", ["trunk", "tokens", "fvlm", "clip"])
+@pytest.mark.parametrize("kind", ["stem", "trunk", "fvlm", "clip"])
 def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, kind: str) -> None:
     torch.set_num_threads(1)
     data, tokenizer = _data()
@@ -97,6 +99,7 @@ def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: 
     data, tokenizer = _data(48)
     torch.manual_seed(0)
     supervised = Supervised(_config(len(tokenizer)), ["lung.nodule"], data)
+    supervised.lesson = "trunk"
     losses: list[float] = []
     recipe = Recipe("trunk", steps=80, batch=8, warmup=5, peak_lr=3e-3)
     fit(supervised, 48, recipe, tmp_path / "trunk", lambda _, loss: losses.append(loss))
@@ -109,6 +112,38 @@ def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: 
     assert row.auc > 0.95
 
 
+def test_lesions_are_sought_where_they_were_drawn() -> None:
+    """Boxes of 10 x 5 x 5 mm: a ball of 4 mm astride some, another inside one, a third of another kind."""
+    balls = [
+        Ball("lung.nodule", (15.0, 2.5, 5.0), 4.0),
+        Ball("lung.nodule", (5.0, 12.5, 17.5), 1.0),
+        Ball("liver.cyst", (5.0, 2.5, 2.5), 1.0),
+    ]
+    found = lesion_places(balls, ["lung.nodule", "liver.cyst"], (2, 3, 4), np.array([10.0, 5.0, 5.0]))
+    places = found.view(2, 2, 3, 4).nonzero().tolist()
+    assert places == [[0, 0, 2, 3], [0, 1, 0, 0], [0, 1, 0, 1], [0, 1, 1, 0], [0, 1, 1, 1], [1, 0, 0, 0]]
+
+
+def test_stem_learns_where_lesions_lie(tmp_path: Path) -> None:
+    data, tokenizer = _data(48)
+    torch.manual_seed(0)
+    supervised = Supervised(_config(len(tokenizer)), ["lung.nodule"], data)
+    losses: list[float] = []
+    recipe = Recipe("stem", steps=60, batch=8, warmup=5, peak_lr=5e-3)
+    fit(supervised, 48, recipe, tmp_path / "stem", lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+def test_batch_moves_image_labels_and_lesions_alike() -> None:
+    data, _ = _data(2)
+    batch = data.batch([0] * 8, np.random.default_rng(0))
+    for image, labels, (ball,) in zip(batch.image[:, 0], batch.labels, batch.balls, strict=True):
+        z, y, x = (int(v) for v in ball.centre_mm)
+        assert image[z, y, x] == pytest.approx(240 / 255)
+        assert labels[z, y, x] == 1
+    assert len({balls[0].centre_mm for balls in batch.balls}) > 1
+
+
 def test_pooled_and_whole_model_give_the_same_anatomy_features() -> None:
     data, tokenizer = _data(4)
     learner = _trainee("fvlm", data, tokenizer)
@@ -116,7 +151,8 @@ def test_pooled_and_whole_model_give_the_same_anatomy_features() -> None:
     learner.finish()
     pooled = learner.pooled
     with torch.no_grad():
-        features, _ = learner.model.anatomy_features(*data.batch(range(4)))
+        batch = data.batch(range(4))
+        features, _ = learner.model.anatomy_features(batch.image, batch.labels)
         for k, projection in enumerate(learner.model.vision_projs):
             alone = torch.nn.functional.normalize(projection(pooled.anatomies[:, k]), dim=-1)
             assert torch.allclose(alone, features[:, k], atol=1e-5)

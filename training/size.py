@@ -1,0 +1,17 @@
+"""How much is computed for the bundled networks."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Patients and steps of one run; the defaults are those of the networks that ship."""
+
+    patients: int = 4000
+    stem_steps: int = 1400
+    trunk_steps: int = 600
+    steps: int = 150
+    segmenter_steps: int = 4000
+    validation: int = 300
+    test: int = 500
+    processes: int = 2
