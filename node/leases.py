@@ -67,9 +67,7 @@ def release(job: Job) -> None:
 def expire_of(session: Session, worker: str) -> int:
     """Expire what a former life of `worker` still holds (owners are `worker` or begin with `worker/`); how many."""
     held = Job.lease_owner.startswith(f"{worker}/", autoescape=True)
-    return _count(
-        session, update(Job).where(Job.state == State.RUNNING, held).values(lease_expires=now())
-    )
+    return _count(session, update(Job).where(Job.state == State.RUNNING, held).values(lease_expires=now()))
 
 
 def requeue_expired(session: Session, max_attempts: int) -> int:

@@ -45,8 +45,10 @@ def route(records: Records, release_digest: str) -> list[int]:
 
 def _newer_is_routed(session: Session, series: Series) -> bool:
     """A newer generation was faster: this one is superseded before it was read."""
-    newer = select(Job.id).join(Series).where(
-        Series.series_instance_uid == series.series_instance_uid, Series.generation > series.generation
+    newer = (
+        select(Job.id)
+        .join(Series)
+        .where(Series.series_instance_uid == series.series_instance_uid, Series.generation > series.generation)
     )
     if session.scalar(newer.limit(1)) is None:
         return False

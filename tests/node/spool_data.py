@@ -76,9 +76,7 @@ def write_file(dataset: Dataset, path: Path) -> Path:
 
 def store(session: IntakeSession, dataset: Dataset) -> Stored:
     """Put a data set through the intake; it must be taken."""
-    answer = session.store(
-        dataset.SOPClassUID, dataset.SOPInstanceUID, ExplicitVRLittleEndian, encode(dataset)
-    )
+    answer = session.store(dataset.SOPClassUID, dataset.SOPInstanceUID, ExplicitVRLittleEndian, encode(dataset))
     assert isinstance(answer, Stored), answer
     return answer
 
