@@ -1,15 +1,13 @@
 """The spool: a journal of append-only segment files, one an association, that holds every image the node answered for.
 
-A record is a fixed header (names, lengths, two CRC-32) and a whole DICOM Part 10 stream. `SegmentWriter.append` returns
-only after fdatasync, so a C-STORE answered with success is on the disk. `docs/operations/spool.md` gives the format.
+A record is a fixed header (names, lengths, two CRC-32) and a whole DICOM Part 10 stream. Here is the format and how it
+is read; `node.segment_writer` writes it. `docs/operations/spool.md` gives the format.
 """
 
 import fcntl
 import mmap
 import os
-import secrets
 import struct
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,19 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from node.file_meta import Origin, part10_header
+from node.file_meta import Origin
 
 SUFFIX = ".seg"
 MAGIC = b"FVLMSEG\n"
 VERSION = 1
-_PREALLOCATE = 16 * 1024 * 1024
-"""Segments grow in steps of this many bytes: an fdatasync that need not change the file's size is cheaper."""
 _HEADER = struct.Struct("<8s2H2I4x3Q64s64s64s16s16s12xI")
 """magic, version, header length, data set offset, CRC of the payload, reserved, payload length, received (ns), data set
 length, SOP class, SOP instance, transfer syntax, calling AE, called AE, reserved, CRC of everything before it."""
 HEADER_LENGTH = _HEADER.size
-_MAX_BUFFERS = 512
-"""Buffers a writev (IOV_MAX is 1024 on Linux)."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -101,106 +95,10 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*{SUFFIX}"))
 
 
-class SegmentWriter:
-    """Appends records to a new segment. It holds an exclusive lock on the file until `close`; one thread at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        """Create the segment durably in `folder`. Raises SpoolError."""
-        name = f"{time.time_ns():020d}-{secrets.token_hex(6)}{SUFFIX}"
-        self.path = folder / name
-        unready = folder / f".{name}.new"
-        try:
-            self._descriptor = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-            # Locked before it gets its name: whoever sees a segment without a lock may take it for finished.
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            unready.rename(self.path)
-            sync_folder(folder)
-        except OSError as error:
-            raise SpoolError(error.errno, f"cannot create a spool segment: {error.strerror}") from error
-        self._end = 0
-        """End of the last good record."""
-        self._tail = 0
-        """End of what was tried."""
-        self._allocated = 0
-        self.failed = False
-
-    def append(self, origin: Origin, *data_set: Buffer) -> Record:
-        """Write one record and wait for the disk.
-
-        `data_set` is the encoded data set as sent, in one or more buffers. Raises SpoolError, after which the writer
-        has `failed` and takes no more: Linux may have dropped the pages of a failed fsync, a repeat proves nothing.
-        """
-        if self.failed:
-            raise SpoolError(f"segment {self.path.name} was abandoned after an error")
-        head = part10_header(origin)
-        data_length = sum(len(memoryview(buffer).cast("B")) for buffer in data_set)
-        checksum = zlib.crc32(head)
-        for buffer in data_set:
-            checksum = zlib.crc32(buffer, checksum)
-        received = time.time_ns()
-        start, length = self._end, len(head) + data_length
-        header = _encode_header(origin, checksum, length, len(head), received)
-        self._tail = start + HEADER_LENGTH + length
-        try:
-            self._reserve(self._tail)
-            self._write(start, [header, head, *data_set])
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            self.failed = True
-            raise SpoolError(error.errno, f"segment {self.path.name}: {error.strerror}") from error
-        self._end = self._tail
-        return Record(
-            segment=self.path.name,
-            start=start,
-            offset=start + HEADER_LENGTH,
-            length=length,
-            data_set_offset=start + HEADER_LENGTH + len(head),
-            received_at=datetime.fromtimestamp(received / 1e9, UTC),
-            origin=origin,
-        )
-
-    def _reserve(self, end: int) -> None:
-        if end <= self._allocated:
-            return
-        upto = -(-end // _PREALLOCATE) * _PREALLOCATE
-        os.posix_fallocate(self._descriptor, self._allocated, upto - self._allocated)
-        os.fsync(self._descriptor)
-        self._allocated = upto
-
-    def _write(self, position: int, buffers: list[Buffer]) -> None:
-        views = [memoryview(buffer).cast("B") for buffer in buffers]
-        while views:
-            written = os.pwritev(self._descriptor, views[:_MAX_BUFFERS], position)
-            position += written
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if written:
-                views[0] = views[0][written:]
-
-    def close(self) -> None:
-        """Cut off what was preallocated and release the segment; a segment without a record is removed."""
-        if self._descriptor < 0:
-            return
-        descriptor, self._descriptor = self._descriptor, -1
-        with suppress(OSError):  # nothing acknowledged depends on it: a scan ends at the zeros as well
-            # Never cut into a record, not even a failed one: a reader may have it mapped.
-            os.ftruncate(descriptor, min(self._tail, os.fstat(descriptor).st_size))
-            if self._end == 0:
-                self.path.unlink()
-            else:
-                os.fsync(descriptor)
-        os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _encode_header(origin: Origin, checksum: int, length: int, head_length: int, received: int) -> bytes:
+def encode_header(origin: Origin, checksum: int, length: int, head_length: int, received: int) -> bytes:
+    """The header of a record (see `_HEADER`). `length`, `head_length`: bytes of the payload and of its part before the
+    data set; `received`: ns since 1970. Raises ValueError for a text that is too long or not ASCII.
+    """
     fields = [
         text.encode("ascii")
         for text in (
@@ -256,7 +154,9 @@ class SegmentReader:
         size = os.fstat(self._descriptor).st_size
         if size != (len(self._map) if self._map else 0):
             self._unmap()
-            self._map = mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ) if size else None
+            with suppress(ValueError):  # it is empty
+                # Not `size`: the writer may cut off its preallocated tail between the two calls.
+                self._map = mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ)
 
     def view(self, offset: int, length: int) -> memoryview:
         """Bytes of a good record without a copy."""

@@ -115,3 +115,36 @@ def test_a_closed_session_takes_nothing(tmp_path: Path) -> None:
 def test_what_is_no_ae_title_opens_no_session(tmp_path: Path, title: str) -> None:
     with pytest.raises(ValueError, match="AE title"):
         Intake(tmp_path, 0).open(title, "FVLM")
+
+
+def test_an_instance_in_pieces_is_stored_whole_and_one_that_is_not_finished_is_no_record(tmp_path: Path) -> None:
+    with Intake(tmp_path, 0).open("STORESCU", "FVLM") as session:
+        session.begin(CTImageStorage, "1.2.3", _SYNTAX).write(b"x" * 5000)
+        incoming = session.begin(CTImageStorage, "1.2.4", _SYNTAX)
+        incoming.write(b"one", b"two")
+        incoming.write()
+        answer = incoming.finish(b"three")
+        session.begin(CTImageStorage, "1.2.5", _SYNTAX).write(b"y" * 5000)
+    assert isinstance(answer, Stored)
+    (record,) = scan(segments(tmp_path)[0])
+    assert record == answer.record
+    assert record.origin.sop_instance_uid == "1.2.4"
+    assert segments(tmp_path)[0].read_bytes()[record.data_set_offset : record.end] == b"onetwothree"
+
+
+def test_a_disk_that_fills_up_while_an_instance_comes_refuses_it_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Intake(tmp_path, 0).open("STORESCU", "FVLM") as session:
+        store(session, ct_slice(number=1))
+        incoming = session.begin(CTImageStorage, f"{ROOT}.1.2", _SYNTAX)
+        incoming.write(b"x" * 1000)
+        monkeypatch.setattr(session.intake, "min_free_bytes", 2**60)
+        incoming.write(b"y" * 1000)
+        answer = incoming.finish(b"z")
+        monkeypatch.setattr(session.intake, "min_free_bytes", 0)
+        store(session, ct_slice(number=3))
+    assert isinstance(answer, Refused)
+    assert (answer.status, answer.reason) == (0xA700, Reason.DISK_FULL)
+    (path,) = segments(tmp_path)
+    assert [r.origin.sop_instance_uid for r in scan(path)] == [f"{ROOT}.1.1", f"{ROOT}.1.3"]

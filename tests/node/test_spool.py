@@ -13,15 +13,15 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 from spool_data import ROOT, ct_slice, encode
 
-from node import spool
+from node import segment_writer
 from node.file_meta import Origin
+from node.segment_writer import SegmentWriter
 from node.spool import (
     HEADER_LENGTH,
     Damage,
     Record,
     SegmentBusyError,
     SegmentReader,
-    SegmentWriter,
     SpoolError,
     has_writer,
     remove,
@@ -96,6 +96,34 @@ def test_data_in_many_buffers_is_one_data_set(tmp_path: Path) -> None:
     assert _data(writer.path, record) == b"".join(pieces)
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_records_that_come_in_pieces_are_whole_and_dropped_ones_leave_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    plan = data.draw(st.lists(st.tuples(st.booleans(), st.lists(st.integers(0, 3000), max_size=4)), max_size=8))
+    kept = []
+    with SegmentWriter(tmp_path_factory.mktemp("spool")) as writer:
+        for number, (finished, sizes) in enumerate(plan):
+            pieces = [bytes([number + 65]) * size for size in sizes]
+            writer.begin(_origin(number))
+            for piece in pieces:
+                writer.write(piece)
+                assert len(list(scan(writer.path))) == len(kept), "a record that is not finished was found"
+            if finished:
+                record = writer.commit(b"end")
+                kept.append((record.offset, f"{ROOT}.1.{number}", b"".join(pieces) + b"end"))
+            damages: list[Damage] = []
+            found = [(r.offset, r.origin.sop_instance_uid, _data(writer.path, r)) for r in scan(writer.path)]
+            assert found == kept
+            assert list(scan(writer.path, on_damage=damages.append))[len(kept) :] == []
+            assert damages == [], "what was dropped looks like a damaged record"
+    if kept:
+        assert writer.path.stat().st_size == next(reversed(list(scan(writer.path)))).end
+    else:
+        assert not writer.path.exists()
+
+
 def test_append_syncs_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in ("pwritev", "fdatasync", "fsync"):
@@ -107,13 +135,18 @@ def test_append_syncs_before_it_returns(tmp_path: Path, monkeypatch: pytest.Monk
         assert calls[-2:] == ["pwritev", "fdatasync"]
         writer.append(_origin(2), b"data")
         assert calls[-2:] == ["pwritev", "fdatasync"]
+        writer.begin(_origin(3))
+        writer.write(b"data")
+        assert calls[-2:] == ["fdatasync", "pwritev"]
+        writer.commit(b"data")
+        assert calls[-4:] == ["pwritev", "pwritev", "pwritev", "fdatasync"]  # data, data, header
 
 
 @pytest.mark.parametrize("failing", ["fdatasync", "posix_fallocate", "pwritev"])
 def test_after_a_disk_error_the_segment_takes_no_more_and_keeps_what_it_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    monkeypatch.setattr(spool, "_PREALLOCATE", 4096)
+    monkeypatch.setattr(segment_writer, "_PREALLOCATE", 4096)
     with SegmentWriter(tmp_path) as writer:
         writer.append(_origin(1), b"one" * 100)
 
