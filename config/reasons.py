@@ -44,6 +44,8 @@ class Reason(StrEnum):
     UNKNOWN_AE = "UNKNOWN_AE"
     WRONG_CALLED_AE = "WRONG_CALLED_AE"
     TOO_MANY_ASSOCIATIONS = "TOO_MANY_ASSOCIATIONS"
+    PROTOCOL_ERROR = "PROTOCOL_ERROR"
+    PEER_SILENT = "PEER_SILENT"
     DISK_FULL = "DISK_FULL"
     SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
@@ -130,6 +132,13 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.TOO_MANY_ASSOCIATIONS: _Text(
         "More associations at once than the node takes.", "Let the sender try again, or raise dicom.max_associations."
+    ),
+    Reason.PROTOCOL_ERROR: _Text(
+        "The peer does not keep to the DICOM protocol.", "The line's detail says how; ask the sender's vendor."
+    ),
+    Reason.PEER_SILENT: _Text(
+        "The peer said nothing, or too little, for too long.",
+        "Check the sender and the network, or raise dicom.network_timeout_s.",
     ),
     Reason.SPOOL_FAILED: _Text(
         "The spool's disk reported an error.", "Check the disk; the kernel's log says more. Then send again."

@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
+UID = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
+"""A DICOM UID (PS3.5 section 9)."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -50,8 +52,12 @@ class DicomSettings(_Section):
     """Largest PDU received, bytes."""
     max_associations: Annotated[int, Field(ge=1, le=500)] = 25
     """Associations at once; more are rejected as transient (local limit exceeded)."""
+    receivers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that receive, all behind the one port; 0 takes one a core, at most 2."""
+    more_storage_classes: tuple[UID, ...] = ()
+    """SOP Class UIDs that are taken beside the usual ones (they are kept and end as NOT_CT)."""
     network_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds of silence after which an association is aborted."""
+    """Seconds of silence after which an association is aborted, and longest time for a request or a PDU."""
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
 

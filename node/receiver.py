@@ -43,7 +43,7 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
     if ready is not None:
         ready(port)
-    ended.wait()
+    scp.serve(ended)
     scp.stop(_ENDING_S)
     indexer.stop()
     follower.join(_ENDING_S)

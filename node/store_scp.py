@@ -1,228 +1,225 @@
-"""Storage SCP on pynetdicom: checks who calls, hands each data set as it was sent to the intake, answers after fsync.
+"""The storage SCP: listens, and hands each accepted socket to the receiving process that has the fewest associations.
 
-pynetdicom's own receive waits for ever for a peer that stops inside a PDU and believes any PDU length; `_Receive`
-bounds both.
+The processes (`node.receiving`) are started again when they die. This one reads and decodes nothing from a peer: what
+happens in an association is in `node.association`, who may come in is in `node.negotiation`.
 """
 
+import math
+import os
+import selectors
 import socket
-import threading
+import subprocess
+import sys
 import time
-from typing import Any
+from contextlib import suppress
+from threading import Event
 
 import structlog
-from pydicom import Dataset
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
-from pynetdicom import sop_class as sop
 
 from config import Reason
 from config.settings import DicomSettings
-from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-from node.intake import CANNOT_UNDERSTAND, DATA_SET_MISMATCH, Intake, IntakeSession, Refused
+from node.handover import CLOSED, END, LONGEST_NOTE, REJECT, RELEASED, SERVE, Setup
+from node.intake import Intake
 
 _log = structlog.get_logger(__name__)
 
-STORAGE_CLASSES = (
-    sop.CTImageStorage,
-    sop.EnhancedCTImageStorage,
-    sop.LegacyConvertedEnhancedCTImageStorage,
-    sop.MRImageStorage,
-    sop.PositronEmissionTomographyImageStorage,
-    sop.SecondaryCaptureImageStorage,
-    sop.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    sop.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    sop.MultiFrameTrueColorSecondaryCaptureImageStorage,
-    sop.BasicTextSRStorage,
-    sop.EnhancedSRStorage,
-    sop.ComprehensiveSRStorage,
-    sop.Comprehensive3DSRStorage,
-    sop.ExtensibleSRStorage,
-    sop.ChestCADSRStorage,
-    sop.ColonCADSRStorage,
-    sop.XRayRadiationDoseSRStorage,
-    sop.EnhancedXRayRadiationDoseSRStorage,
-    sop.PatientRadiationDoseSRStorage,
-    sop.SegmentationStorage,
-    sop.LabelMapSegmentationStorage,
-    sop.SurfaceSegmentationStorage,
-    sop.ParametricMapStorage,
-    sop.KeyObjectSelectionDocumentStorage,
-    sop.GrayscaleSoftcopyPresentationStateStorage,
-    sop.EncapsulatedPDFStorage,
-    sop.EncapsulatedCDAStorage,
-)
-"""What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
-
-_LONGEST_PDU = 1048576 + 6
-"""Bytes; no PDU may be longer, whatever its length field says (the largest `max_pdu` of the settings)."""
-_LONGEST_MESSAGE = 2**30
-"""Bytes between two answers: pynetdicom keeps a data set in memory until it is whole."""
-_ACCEPTED = 0x0000
+_BACKLOG = 128
+_DOORSTEP = 64
+"""Sockets beside the associations: peers to be rejected, and those that have said good-bye. More are closed at once."""
+_WAKE_S = 0.2
+"""Longest time between two looks at whether to end, seconds."""
+_FIRST_RESTART_S, _LAST_RESTART_S = 0.5, 30.0
+_STABLE_S = 60.0
+"""A process that lived this long is started again at once when it dies."""
+_GRACE_S = 2.0
+"""Wait for a process to end, beyond what its associations get, before it is killed; seconds."""
 
 
-class _Receive:
-    """Takes the place of `AssociationSocket.recv`: as many bytes as asked for, within `timeout_s`, or OSError."""
+class _Process:
+    """A receiving process, and what is known of it."""
 
-    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
-        self._connection, self._timeout_s = connection, timeout_s
-        self.message_bytes = 0
-        """Bytes since the last answer."""
+    def __init__(self, number: int, setup: bytes, wait_s: float) -> None:
+        """Start it; `wait_s`: how long to wait before the next start if it dies soon. Raises OSError."""
+        self.number, self.wait_s = number, wait_s
+        self.associations = 0
+        self.sockets = 0
+        self.started = time.monotonic()
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self.popen = subprocess.Popen(
+                    [sys.executable, "-m", "node.receiving", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+                self.control.send(setup)
+            except OSError:
+                self.control.close()
+                raise
+        self.control.setblocking(False)
 
-    def __call__(self, count: int) -> bytearray:
-        """`count` bytes, fewer if the peer closed. Raises OSError: too slow, too long, connection lost."""
-        self.message_bytes += count
-        if count > _LONGEST_PDU or self.message_bytes > _LONGEST_MESSAGE:
-            raise ConnectionAbortedError("PDU or message too long")
-        received = bytearray(count)
-        view, done = memoryview(received), 0
-        deadline = time.monotonic() + self._timeout_s
-        while done < count:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("PDU did not come in time")
-            self._connection.settimeout(left)
-            size = self._connection.recv_into(view[done:])
-            if size == 0:
-                break
-            done += size
-        self._connection.settimeout(self._timeout_s)  # for sending: a peer that does not read
-        view.release()
-        del received[done:]
-        return received
+    def hand_over(self, connection: socket.socket, full: bool) -> bool:
+        """Give it a socket; False if it cannot take one now."""
+        try:
+            socket.send_fds(self.control, [REJECT if full else SERVE], [connection.fileno()])
+        except OSError:
+            return False
+        self.sockets += 1
+        self.associations += not full
+        return True
 
 
 class StoreScp:
-    """The listening storage SCP. `start` returns at once."""
+    """`start`, `serve`, `stop`, all in the main thread: the processes die with the thread that started them."""
 
     def __init__(self, settings: DicomSettings, intake: Intake) -> None:
+        """`intake` says where to store, and its `on_stored` hears of it soon after; nothing is stored through it."""
         self._settings, self._intake = settings, intake
-        self._sessions: dict[Any, IntakeSession] = {}
-        self._receives: dict[Any, _Receive] = {}
-        self._lock = threading.Lock()
-        _config.LOG_HANDLER_LEVEL = "none"  # its handlers log what they see
-        _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
-        self._ae = AE(settings.ae_title)
-        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        self._ae.implementation_version_name = IMPLEMENTATION_VERSION
-        self._ae.require_called_aet = True
-        self._ae.require_calling_aet = list(settings.accept_from)
-        self._ae.maximum_associations = settings.max_associations
-        self._ae.maximum_pdu_size = settings.max_pdu
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = settings.network_timeout_s
-        self._ae.add_supported_context(sop.Verification)
-        for storage in STORAGE_CLASSES:
-            self._ae.add_supported_context(storage, ALL_TRANSFER_SYNTAXES)
-        self._server: Any = None
+        self._socket: socket.socket | None = None
+        self._processes: dict[int, _Process] = {}
+        """By number."""
+        self._restarts: dict[int, tuple[float, float]] = {}
+        """Number of a process that died -> when it is started again (monotonic), and how long that was waited for."""
+        self._last = 0
+        """Who got a socket last."""
+        self._selector = selectors.DefaultSelector()
+        self._stopping = False
+        self._complained = -math.inf
 
     def start(self) -> int:
-        """Listen; returns the port. Raises OSError if the address is taken."""
-        self._server = self._ae.start_server(
-            (self._settings.host, self._settings.port),
-            block=False,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, self._on_open),
-                (evt.EVT_ACCEPTED, self._on_accepted),
-                (evt.EVT_REJECTED, self._on_rejected),
-                (evt.EVT_C_STORE, self._on_store),
-                (evt.EVT_CONN_CLOSE, self._on_close),
-            ],
-        )
-        port: int = self._server.server_address[1]
-        return port
+        """Listen and start the processes; the port. Raises OSError if the address is taken."""
+        host, port = self._settings.host, self._settings.port
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        self._socket.setblocking(False)
+        count = self._settings.receivers or min(2, len(os.sched_getaffinity(0)))
+        for number in range(1, count + 1):
+            self._spawn(number, _FIRST_RESTART_S)
+        self._selector.register(self._socket, selectors.EVENT_READ)
+        return int(self._socket.getsockname()[1])
+
+    def serve(self, ended: Event) -> None:
+        """Accept and hand out until `ended`."""
+        while not ended.is_set():
+            self._turn()
+            for number, (at, waited_s) in list(self._restarts.items()):
+                if time.monotonic() >= at:
+                    self._spawn(number, min(_LAST_RESTART_S, 2 * waited_s))
 
     def stop(self, wait_s: float) -> None:
-        """Take no more associations, give those that run `wait_s` seconds to end, abort the rest."""
-        associations = self._server.active_associations
-        self._server.shutdown()
-        deadline = time.monotonic() + wait_s
-        for association in associations:
-            association.join(max(0.0, deadline - time.monotonic()))
-        for association in associations:
-            if association.is_alive():
-                _log.warning("association_aborted", calling_ae=association.requestor.ae_title)
-                association.abort()
-        with self._lock:
-            left = list(self._sessions.values())
-            self._sessions.clear()
-        for session in left:
-            session.close()
+        """Take no more associations, give those that run `wait_s` seconds to end; the rest is aborted."""
+        self._stopping = True
+        if self._socket is not None:
+            self._selector.unregister(self._socket)
+            self._socket.close()
+        for process in self._processes.values():
+            with suppress(OSError):
+                process.control.send(END + str(wait_s).encode())
+        deadline = time.monotonic() + wait_s + _GRACE_S
+        while self._processes and time.monotonic() < deadline:
+            self._turn()
+        for process in list(self._processes.values()):
+            _log.error("receiver_process_killed", process=process.number)
+            process.popen.kill()
+            self._bury(process)
+        self._selector.close()
 
-    def _on_open(self, event: Any) -> None:
-        transport = event.assoc.dul.socket
-        connection: socket.socket = transport.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        milliseconds = int(self._settings.network_timeout_s * 1000)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        connection.settimeout(self._settings.network_timeout_s)
-        transport.recv = _Receive(connection, self._settings.network_timeout_s)
-        with self._lock:
-            self._receives[event.assoc] = transport.recv
-        self._sweep()
-
-    def _on_accepted(self, event: Any) -> None:
-        requestor = event.assoc.requestor
-        with self._lock:
-            self._sessions[event.assoc] = self._intake.open(requestor.ae_title, self._settings.ae_title)
-        _log.info("association_accepted", calling_ae=requestor.ae_title, host=requestor.address)
-
-    def _on_rejected(self, event: Any) -> None:
-        requestor = event.assoc.requestor
-        called = requestor.primitive.called_ae_title
-        if called != self._settings.ae_title:
-            reason = Reason.WRONG_CALLED_AE
-        elif requestor.ae_title not in self._settings.accept_from:
-            reason = Reason.UNKNOWN_AE
-        else:
-            reason = Reason.TOO_MANY_ASSOCIATIONS
-        _log.warning(
-            "association_rejected",
-            reason=reason,
-            host=requestor.address,
-            calling_ae=requestor.ae_title,
-            called_ae=called,
+    def _spawn(self, number: int, wait_s: float) -> None:
+        """Start a process; `wait_s`: see `_Process`."""
+        self._restarts.pop(number, None)
+        setup = Setup(
+            number=number,
+            listener_pid=os.getpid(),
+            spool_dir=str(self._intake.spool_dir.resolve()),
+            min_free_bytes=self._intake.min_free_bytes,
+            dicom=self._settings.model_dump(mode="json"),
         )
+        try:
+            process = _Process(number, setup.encode(), wait_s)
+        except OSError as error:
+            _log.error("receiver_process_does_not_start", process=number, error=error.strerror, seconds=wait_s)
+            self._restarts[number] = (time.monotonic() + wait_s, wait_s)
+            return
+        self._processes[number] = process
+        self._selector.register(process.control, selectors.EVENT_READ, process)
 
-    def _on_store(self, event: Any) -> Dataset:
-        request, context = event.request, event.context
-        with self._lock:
-            session = self._sessions.get(event.assoc)
-            receive = self._receives.get(event.assoc)
-        if receive is not None:
-            receive.message_bytes = 0
-        sop_class, data_set = str(request.AffectedSOPClassUID or ""), request.DataSet
-        if session is None:
-            return _response(CANNOT_UNDERSTAND, "the association has ended")
-        if data_set is None:
-            return _response(CANNOT_UNDERSTAND, "no data set")
-        if sop_class != context.abstract_syntax:
-            return _response(DATA_SET_MISMATCH, "SOP class is not the one of the presentation context")
-        answer = session.store(
-            sop_class, str(request.AffectedSOPInstanceUID or ""), str(context.transfer_syntax), data_set.getbuffer()
-        )
-        return _response(answer.status, answer.comment) if isinstance(answer, Refused) else _response(_ACCEPTED)
+    def _turn(self) -> None:
+        """Wait for something to do, and do it."""
+        ready = [key.data for key, _ in self._selector.select(_WAKE_S)]
+        self._hear()
+        if None in ready:
+            self._accept()
 
-    def _on_close(self, event: Any) -> None:
-        self._forget(event.assoc)
+    def _hear(self) -> None:
+        """Take in what the processes tell."""
+        for process in list(self._processes.values()):
+            while True:
+                try:
+                    note = process.control.recv(LONGEST_NOTE)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    note = b""
+                if not note:
+                    self._bury(process)
+                    break
+                kind, segment = note[:1], note[1:].decode()
+                process.associations -= kind == RELEASED
+                process.sockets -= kind == CLOSED
+                if segment:
+                    self._intake.on_stored(segment)
 
-    def _sweep(self) -> None:
-        """End the sessions of associations whose threads died without telling."""
-        with self._lock:
-            dead = [association for association in self._receives if association.ident and not association.is_alive()]
-        for association in dead:
-            self._forget(association)
+    def _bury(self, process: _Process) -> None:
+        """It has ended, or is to."""
+        self._selector.unregister(process.control)
+        process.control.close()
+        try:
+            status = process.popen.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.popen.kill()
+            status = process.popen.wait()
+        del self._processes[process.number]
+        if self._stopping:
+            return
+        now = time.monotonic()
+        wait_s = _FIRST_RESTART_S if now - process.started > _STABLE_S else process.wait_s
+        self._restarts[process.number] = (now + wait_s, wait_s)
+        _log.error("receiver_process_died", process=process.number, status=status, seconds=wait_s)
 
-    def _forget(self, association: Any) -> None:
-        with self._lock:
-            session = self._sessions.pop(association, None)
-            self._receives.pop(association, None)
-        if session is not None:
-            session.close()
+    def _accept(self) -> None:
+        assert self._socket is not None
+        if not self._processes:  # callers wait in the backlog until one is started again
+            time.sleep(_WAKE_S)
+            return
+        for _ in range(_BACKLOG):
+            try:
+                connection, address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no more descriptors, for example
+                self._complain("accept_failed", error=error.strerror)
+                time.sleep(_WAKE_S)
+                return
+            with connection:
+                # A caller that comes again after a release must find its place free: the news of it is there by now.
+                self._hear()
+                self._place(connection, str(address[0]))
 
+    def _place(self, connection: socket.socket, host: str) -> None:
+        """Hand the socket to a process, or close it if there are too many."""
+        processes = self._processes.values()
+        full = sum(process.associations for process in processes) >= self._settings.max_associations
+        if sum(process.sockets for process in processes) < self._settings.max_associations + _DOORSTEP:
+            count = len(processes)
+            for process in sorted(processes, key=lambda p: (p.associations, (p.number - self._last - 1) % count)):
+                if process.hand_over(connection, full):
+                    self._last = process.number
+                    return
+        self._complain("connection_closed", reason=Reason.TOO_MANY_ASSOCIATIONS, host=host)
 
-def _response(status: int, comment: str = "") -> Dataset:
-    """C-STORE response elements (PS3.7 section 9.1.1.1, C.5)."""
-    response = Dataset()
-    response.Status = status
-    if comment:
-        response.ErrorComment = comment[:64]
-    return response
+    def _complain(self, event: str, **values: str | None) -> None:
+        """Log, but not for every one of a flood."""
+        if time.monotonic() - self._complained > 1.0:
+            self._complained = time.monotonic()
+            _log.warning(event, **values)

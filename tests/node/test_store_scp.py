@@ -22,6 +22,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
+from raw_pdu import answer, command, connect, data, request
 from spool_data import (
     ROOT,
     SECRET,
@@ -142,65 +143,6 @@ def test_below_the_low_water_mark_the_answer_is_out_of_resources(tmp_path: Path)
 # --- raw sockets: what no toolkit sends
 
 
-def _item(kind: int, content: bytes) -> bytes:
-    return struct.pack(">BxH", kind, len(content)) + content
-
-
-def _pdu(kind: int, content: bytes) -> bytes:
-    return struct.pack(">BxI", kind, len(content)) + content
-
-
-def _request(cls: str = CTImageStorage, context: int = 1) -> bytes:
-    """A-ASSOCIATE-RQ (PS3.8 section 9.3.2) with one presentation context."""
-    syntaxes = _item(0x30, cls.encode()) + _item(0x40, ExplicitVRLittleEndian.encode())
-    user = _item(0x51, struct.pack(">I", 16384)) + _item(0x52, b"1.2.3")
-    return _pdu(
-        0x01,
-        struct.pack(">H2x16s16s32x", 1, b"FVLM".ljust(16), b"STORESCU".ljust(16))
-        + _item(0x10, b"1.2.840.10008.3.1.1.1")
-        + _item(0x20, struct.pack(">B3x", context) + syntaxes)
-        + _item(0x50, user),
-    )
-
-
-def _command(uid: bytes, cls: bytes = CTImageStorage.encode(), data_set: int = 0) -> bytes:
-    """C-STORE-RQ command set (PS3.7 section 9.3.1), Implicit VR Little Endian."""
-
-    def element(number: int, value: bytes) -> bytes:
-        value += b"\0" * (len(value) % 2)
-        return struct.pack("<HHI", 0, number, len(value)) + value
-
-    elements = b"".join((
-        element(0x0002, cls), element(0x0100, struct.pack("<H", 0x0001)), element(0x0110, struct.pack("<H", 7)),
-        element(0x0700, struct.pack("<H", 0)), element(0x0800, struct.pack("<H", data_set)), element(0x1000, uid),
-    ))  # fmt: skip
-    return element(0x0000, struct.pack("<I", len(elements))) + elements
-
-
-def _data(flags: int, content: bytes, context: int = 1) -> bytes:
-    """One P-DATA-TF with one fragment (PS3.8 section 9.3.5)."""
-    return _pdu(0x04, struct.pack(">IBB", len(content) + 2, context, flags) + content)
-
-
-def _connect(running: Receiver) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", running.port), timeout=60)
-    connection.sendall(_request())
-    head = connection.recv(6, socket.MSG_WAITALL)
-    assert head[0] == 0x02, "the association was not accepted"
-    connection.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL)
-    return connection
-
-
-def _answer(connection: socket.socket) -> int | None:
-    """Status of the C-STORE-RSP; None if the peer aborted or closed."""
-    head = connection.recv(6, socket.MSG_WAITALL)
-    if len(head) < 6 or head[0] != 0x04:
-        return None
-    body = connection.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL)
-    at = body.index(struct.pack("<HHI", 0, 0x0900, 2))
-    return int(struct.unpack_from("<H", body, at + 8)[0])
-
-
 @pytest.mark.parametrize(
     ("uid", "cls", "status"),
     [
@@ -211,21 +153,21 @@ def _answer(connection: socket.socket) -> int | None:
     ],
 )
 def test_status_of_odd_commands(common: Receiver, uid: bytes, cls: bytes, status: int | None) -> None:
-    with _connect(common) as connection:
-        connection.sendall(_data(0x03, _command(uid, cls)) + _data(0x02, encode(ct_slice())))
-        assert _answer(connection) == status
+    with connect(common) as connection:
+        connection.sendall(data(0x03, command(uid, cls)) + data(0x02, encode(ct_slice())))
+        assert answer(connection) == status
     assert (uid.decode() in _spooled(common.settings)) == (status == 0)
 
 
 def test_a_store_without_data_set_is_refused(common: Receiver) -> None:
-    with _connect(common) as connection:
-        connection.sendall(_data(0x03, _command(b"1.2.3.3", data_set=0x0101)))
-        assert _answer(connection) != 0x0000
+    with connect(common) as connection:
+        connection.sendall(data(0x03, command(b"1.2.3.3", data_set=0x0101)))
+        assert answer(connection) != 0x0000
     assert "1.2.3.3" not in _spooled(common.settings)
 
 
 def test_a_pdu_that_claims_gigabytes_is_not_believed(common: Receiver) -> None:
-    with _connect(common) as connection:
+    with connect(common) as connection:
         connection.sendall(struct.pack(">BxI", 0x04, 0xFFFFFFF0) + bytes(1000))
         read_until_closed(connection)
     association = _associate(common)
@@ -234,26 +176,26 @@ def test_a_pdu_that_claims_gigabytes_is_not_believed(common: Receiver) -> None:
 
 
 def test_fragments_may_be_split_anyhow(common: Receiver) -> None:
-    data = encode(ct_slice(series=5))
+    content = encode(ct_slice(series=5))
     uid = ct_slice(series=5).SOPInstanceUID
-    command = _command(uid.encode())
-    with _connect(common) as connection:
-        pieces = [_data(0x01, command[:9]), _data(0x03, command[9:]), _data(0x00, b"")]
-        pieces += [_data(0x00, data[at : at + 777]) for at in range(0, len(data), 777)]
-        connection.sendall(b"".join(pieces) + _data(0x02, b""))
-        assert _answer(connection) == 0x0000
-    assert _spooled(common.settings)[uid] == data
+    encoded = command(uid.encode())
+    with connect(common) as connection:
+        pieces = [data(0x01, encoded[:9]), data(0x03, encoded[9:]), data(0x00, b"")]
+        pieces += [data(0x00, content[at : at + 777]) for at in range(0, len(content), 777)]
+        connection.sendall(b"".join(pieces) + data(0x02, b""))
+        assert answer(connection) == 0x0000
+    assert _spooled(common.settings)[uid] == content
 
 
 def _stall(running: Receiver, how: str) -> None:
     """Connect, stop in the middle of something, and wait until the receiver closes."""
-    half = _data(0x02, encode(ct_slice()))
+    half = data(0x02, encode(ct_slice()))
     if how in ("before the request", "in the request"):
         connection = socket.create_connection(("127.0.0.1", running.port), timeout=60)
-        connection.sendall(_request()[:50] if how == "in the request" else b"")
+        connection.sendall(request()[:50] if how == "in the request" else b"")
     else:
-        connection = _connect(running)
-        connection.sendall(_data(0x03, _command(b"1.2.3")))
+        connection = connect(running)
+        connection.sendall(data(0x03, command(b"1.2.3")))
         connection.sendall({"in a header": half[:3], "in a PDU": half[:500], "drip": half[:500]}.get(how, b""))
     ended = threading.Event()
 
@@ -289,13 +231,13 @@ def test_no_patient_data_in_the_log(settings: Settings) -> None:
         association.send_c_store(ct_slice())
         association.send_c_store(ct_slice(fill=1))
         association.release()
-        with _connect(running) as connection:
+        with connect(running) as connection:
             for uid in (f"{ROOT}.1.2", "PLANTED^NAME", "PLANTED-ID-4711" * 8):
-                connection.sendall(_data(0x03, _command(uid.encode())) + _data(0x02, broken))
-                if _answer(connection) is None:
+                connection.sendall(data(0x03, command(uid.encode())) + data(0x02, broken))
+                if answer(connection) is None:
                     break
-        with _connect(running) as connection:
-            connection.sendall(_data(0x03, b"PLANTED^NAME" * 20) + _data(0x02, broken))
+        with connect(running) as connection:
+            connection.sendall(data(0x03, b"PLANTED^NAME" * 20) + data(0x02, broken))
             read_until_closed(connection)
         assert running.end()[0] == 0
     assert running.events("instance_conflict")

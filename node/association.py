@@ -1,0 +1,269 @@
+"""One association: the request is answered, then each C-STORE goes from the socket into the spool and is answered.
+
+One thread reads, writes and waits; nothing is queued. A data set is never held whole: what the buffer cannot hold is
+written before more is read.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from config import Reason
+from config.settings import DicomSettings
+from node import dimse
+from node.dimse import BadCommandError, Command, encode_response, parse_command
+from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
+from node.negotiation import VERIFICATION, Accepted, Negotiator, Rejected
+from node.upper_layer import (
+    ABORT,
+    COMMAND,
+    LAST,
+    P_DATA,
+    RELEASE_RQ,
+    Abort,
+    PduStream,
+    PeerGoneError,
+    ProtocolError,
+    abort,
+    fragments,
+    linger,
+    p_data,
+    prepare,
+    read_request,
+    release_reply,
+)
+
+_log = structlog.get_logger(__name__)
+
+_LONGEST_COMMAND = 65536
+"""Bytes of a command set; real ones have less than 300."""
+LONGEST_MESSAGE = 2**32
+"""Bytes of a command and its data set."""
+_SLOWEST = 4096
+"""Bytes a second that a message must come with, beyond its first `network_timeout_s`."""
+_MOST_PIECES = 512
+"""Fragments that wait to be written; many small ones are written earlier."""
+_LONGEST_LINGER_S = 5.0
+"""Longest wait for the peer to close after the last word, seconds."""
+_REJECTION_S = 0.1
+"""Wait before a rejection, seconds. It slows down who tries out titles, and a pynetdicom that is rejected faster than
+its own threads start takes the rejection for an abort."""
+
+
+@dataclass
+class _Message:
+    """A request whose data set comes."""
+
+    command: Command
+    context_id: int
+    incoming: Incoming | None
+    """None: the data set is thrown away."""
+    status: int | None = dimse.SUCCESS
+    """The answer if there is no `incoming`; None: none is due."""
+
+
+class Association:
+    """One accepted socket. `run` in a thread of its own; `end` from any thread."""
+
+    def __init__(
+        self, connection: socket.socket, full: bool, settings: DicomSettings, negotiator: Negotiator, intake: Intake
+    ) -> None:
+        """`full`: there is no place, the request is to be rejected."""
+        self._connection, self._full, self._settings = connection, full, settings
+        self._negotiator, self._intake = negotiator, intake
+        self._timeout_s = settings.network_timeout_s
+        self._ending = threading.Event()
+        self._host = _host(connection)
+        self._calling_ae = ""
+        self._contexts = Accepted(b"", "", {}, 0)
+        self._command = bytearray()
+        self._command_context = 0
+        self._message: _Message | None = None
+        self._pieces: list[memoryview] = []
+        """Of the data set: received and not yet written."""
+        self._began = 0.0
+        """When the message began to come; 0 between messages."""
+        self._size = 0
+        """Bytes of the message so far."""
+
+    def run(self, released: Callable[[], None]) -> None:
+        """Serve the peer until it releases, aborts, goes away, breaks the protocol or is too slow. Closes the socket.
+
+        `released` is called once the association has ended and before the peer can know it, so that its place is free
+        when it comes again.
+        """
+        try:
+            prepare(self._connection, self._timeout_s)
+            accepted = self._establish()
+            if accepted is not None:
+                self._contexts = accepted
+                with self._intake.open(self._calling_ae, self._settings.ae_title) as session:
+                    self._serve(session)
+                released()
+                self._connection.sendall(release_reply())
+                linger(self._connection, self._linger_s)
+        except ProtocolError as error:
+            self._abort(error.reason, Reason.PROTOCOL_ERROR, error.detail, released)
+        except (TimeoutError, BlockingIOError):
+            self._abort(Abort.NOT_SPECIFIED, Reason.PEER_SILENT, "nothing, or too little, came in time", released)
+        except OSError as error:
+            if self._ending.is_set():
+                self._abort(None, None, "the node ends", released)
+            elif self._calling_ae:  # else somebody looked whether the port is open
+                _log.warning(
+                    "association_lost", host=self._host, calling_ae=self._calling_ae, error=type(error).__name__
+                )
+        finally:
+            self._connection.close()
+
+    def end(self) -> None:
+        """Abort the association as soon as its thread can."""
+        self._ending.set()
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RD)
+
+    def _establish(self) -> Accepted | None:
+        """Answer the association request; None if it is rejected."""
+        answer = self._negotiator.answer(read_request(self._connection, self._timeout_s), self._full)
+        self._calling_ae = answer.calling_ae
+        if isinstance(answer, Rejected):
+            time.sleep(_REJECTION_S)
+        self._connection.sendall(answer.answer)
+        if isinstance(answer, Rejected):
+            _log.warning(
+                "association_rejected",
+                reason=answer.reason,
+                host=self._host,
+                calling_ae=answer.calling_ae,
+                called_ae=answer.called_ae,
+            )
+            linger(self._connection, self._linger_s)
+            return None
+        _log.info("association_accepted", calling_ae=answer.calling_ae, host=self._host)
+        return answer
+
+    def _serve(self, session: IntakeSession) -> None:
+        """Take messages until the peer asks for release. Raises ProtocolError, OSError: it ended otherwise."""
+        stream = PduStream(self._connection, self._timeout_s)
+        while True:
+            kind, body = stream.read(self._write_out)
+            if self._ending.is_set() or kind == ABORT:
+                raise PeerGoneError
+            if kind == RELEASE_RQ:
+                return
+            if kind != P_DATA:
+                raise ProtocolError(Abort.UNEXPECTED_PDU, "a PDU that has no place in an association")
+            self._keep_pace(len(body))
+            for context_id, control, content in fragments(body):
+                self._fragment(session, context_id, control, content)
+            if not self._pieces:
+                stream.rewind()
+
+    def _keep_pace(self, size: int) -> None:
+        """A message must not be endless, neither in bytes nor in time: single PDUs may be timely and tiny."""
+        now = time.monotonic()
+        if not self._began:
+            self._began, self._size = now, 0
+        self._size += size
+        if self._size > LONGEST_MESSAGE:
+            raise ProtocolError(Abort.NOT_SPECIFIED, "the message is too long")
+        if now - self._began > self._timeout_s + self._size / _SLOWEST:
+            raise TimeoutError
+
+    def _fragment(self, session: IntakeSession, context_id: int, control: int, content: memoryview) -> None:
+        if control & COMMAND:
+            if self._message is not None:
+                raise ProtocolError(Abort.UNEXPECTED_PDU, "a command where the data set was to go on")
+            if context_id not in self._contexts.contexts:
+                raise ProtocolError(Abort.INVALID_PARAMETER, "a presentation context that was not accepted")
+            if self._command and context_id != self._command_context:
+                raise ProtocolError(Abort.INVALID_PARAMETER, "a command in two presentation contexts")
+            self._command_context = context_id
+            self._command += content
+            if len(self._command) > _LONGEST_COMMAND:
+                raise ProtocolError(Abort.INVALID_PARAMETER, "the command set is too long")
+            if control & LAST:
+                self._begin(session)
+            return
+        if self._message is None:
+            raise ProtocolError(Abort.UNEXPECTED_PDU, "a data set without a command")
+        if context_id != self._message.context_id:
+            raise ProtocolError(Abort.INVALID_PARAMETER, "the data set is in another presentation context")
+        if self._message.incoming is not None and content:
+            self._pieces.append(content)
+        if control & LAST:
+            self._finish(self._message)
+        elif len(self._pieces) >= _MOST_PIECES:
+            self._write_out()
+
+    def _begin(self, session: IntakeSession) -> None:
+        """The command is whole."""
+        encoded, self._command = self._command, bytearray()
+        try:
+            command = parse_command(encoded)
+        except BadCommandError as error:
+            raise ProtocolError(Abort.INVALID_PARAMETER, "the command set cannot be understood") from error
+        if command.field & dimse.RESPONSE:
+            raise ProtocolError(Abort.UNEXPECTED_PDU, "a response to no request")
+        self._message = _Message(command, self._command_context, None)
+        abstract_syntax = self._contexts.contexts[self._command_context].abstract_syntax
+        if command.field == dimse.C_STORE_RQ and abstract_syntax != VERIFICATION:
+            self._message.incoming = self._incoming(session, command)
+        elif command.field == dimse.C_ECHO_RQ and abstract_syntax == VERIFICATION:
+            self._message.status = dimse.SUCCESS
+        elif command.field in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
+            self._message.status = dimse.CLASS_NOT_SUPPORTED
+        else:
+            self._message.status = None if command.field == dimse.C_CANCEL_RQ else dimse.UNRECOGNIZED_OPERATION
+        if not command.has_data_set:
+            self._finish(self._message)
+
+    def _incoming(self, session: IntakeSession, command: Command) -> Incoming:
+        context = self._contexts.contexts[self._command_context]
+        sop_class, instance = (uid.decode("ascii", "replace") for uid in (command.sop_class, command.sop_instance))
+        incoming = session.begin(sop_class, instance, context.transfer_syntax)
+        if incoming.refused is None and sop_class.rstrip("\0 ") != context.abstract_syntax:
+            comment = "SOP class is not the one of the presentation context"
+            incoming.refuse(DATA_SET_MISMATCH, Reason.PROTOCOL_ERROR, comment)
+        return incoming
+
+    def _write_out(self) -> None:
+        """Bring what has come of the data set to the file, so that its place in the buffer is free."""
+        if self._message is not None and self._message.incoming is not None and self._pieces:
+            self._message.incoming.write(*self._pieces)
+        self._pieces.clear()
+
+    def _finish(self, message: _Message) -> None:
+        """The message is whole: answer it."""
+        status, comment = message.status, ""
+        if message.incoming is not None:
+            answer = message.incoming.finish(*self._pieces)
+            status, comment = (answer.status, answer.comment) if isinstance(answer, Refused) else (dimse.SUCCESS, "")
+        self._message, self._began = None, 0.0
+        self._pieces.clear()
+        if status is not None:
+            response = encode_response(message.command, status, comment)
+            self._connection.sendall(p_data(message.context_id, response, self._contexts.longest_pdu))
+
+    def _abort(self, code: Abort | None, reason: Reason | None, detail: str, released: Callable[[], None]) -> None:
+        _log.warning("association_aborted", reason=reason, host=self._host, calling_ae=self._calling_ae, detail=detail)
+        released()
+        with suppress(OSError):
+            self._connection.send(abort(code), socket.MSG_DONTWAIT)
+        linger(self._connection, self._linger_s)
+
+    @property
+    def _linger_s(self) -> float:
+        return min(_LONGEST_LINGER_S, self._timeout_s)
+
+
+def _host(connection: socket.socket) -> str:
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:  # it is gone already
+        return ""

@@ -1,0 +1,100 @@
+"""DIMSE command sets (PS3.7 sections 6.3, 9.3, 10.3 and annex E): those the receiver reads, and its answers."""
+
+import struct
+from dataclasses import dataclass
+
+C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+"""Command Field (0000,0100)."""
+RESPONSE = 0x8000
+"""The bit of the Command Field that makes a response of a request."""
+
+SUCCESS = 0x0000
+CLASS_NOT_SUPPORTED = 0x0122
+"""Status: SOP class not supported (PS3.7 C.4.2)."""
+UNRECOGNIZED_OPERATION = 0x0211
+"""Status: unrecognized operation (PS3.7 C.4.2)."""
+
+_NO_DATA_SET = 0x0101
+_CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _DATA_SET_TYPE = 0x0002, 0x0100, 0x0110, 0x0120, 0x0800
+_STATUS, _COMMENT, _INSTANCE = 0x0900, 0x0902, 0x1000
+_REQUESTED_CLASS, _REQUESTED_INSTANCE = 0x0003, 0x1001
+_ELEMENT = struct.Struct("<HHI")
+_LONGEST_UID = 64
+
+
+class BadCommandError(ValueError):
+    """The command set cannot be understood; there is nothing to answer to."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a request says. UIDs are as received, padding and all."""
+
+    field: int
+    """Command Field, for example `C_STORE_RQ`."""
+    message_id: int
+    sop_class: bytes
+    """Affected (or requested) SOP Class UID; empty if there is none."""
+    sop_instance: bytes
+    """Affected (or requested) SOP Instance UID; empty if there is none."""
+    has_data_set: bool
+
+
+def parse_command(encoded: bytes | bytearray) -> Command:
+    """Read a command set, Implicit VR Little Endian. Raises BadCommandError."""
+    elements: dict[int, bytes] = {}
+    at = 0
+    while at < len(encoded):
+        if at + _ELEMENT.size > len(encoded):
+            raise BadCommandError("it ends within an element")
+        group, number, length = _ELEMENT.unpack_from(encoded, at)
+        at += _ELEMENT.size
+        if group != 0 or length > len(encoded) - at:
+            raise BadCommandError("an element is of another group or longer than the command set")
+        elements[number] = bytes(encoded[at : at + length])
+        at += length
+    field = _number(elements, _FIELD)
+    command = Command(
+        field=field,
+        # A cancel request names the request that it cancels.
+        message_id=_number(elements, _ANSWERED_ID if field == C_CANCEL_RQ else _MESSAGE_ID),
+        sop_class=elements.get(_CLASS) or elements.get(_REQUESTED_CLASS, b""),
+        sop_instance=elements.get(_INSTANCE) or elements.get(_REQUESTED_INSTANCE, b""),
+        has_data_set=_number(elements, _DATA_SET_TYPE) != _NO_DATA_SET,
+    )
+    if field == C_STORE_RQ and not (command.sop_class.strip(b"\0 ") and command.sop_instance.strip(b"\0 ")):
+        raise BadCommandError("a C-STORE request without SOP class or instance")
+    return command
+
+
+def encode_response(command: Command, status: int, comment: str = "") -> bytes:
+    """The command set that answers a request, without a data set.
+
+    `comment`: ASCII, cut to 64 characters. The UIDs of the request come back as they were, unless they are no UIDs.
+    """
+    elements = [
+        _encode(_FIELD, struct.pack("<H", command.field | RESPONSE)),
+        _encode(_ANSWERED_ID, struct.pack("<H", command.message_id)),
+        _encode(_DATA_SET_TYPE, struct.pack("<H", _NO_DATA_SET)),
+        _encode(_STATUS, struct.pack("<H", status)),
+    ]
+    if 0 < len(command.sop_class) <= _LONGEST_UID:
+        elements.insert(0, _encode(_CLASS, command.sop_class))
+    if comment:
+        elements.append(_encode(_COMMENT, comment[:64].encode("ascii"), b" "))
+    if 0 < len(command.sop_instance) <= _LONGEST_UID:
+        elements.append(_encode(_INSTANCE, command.sop_instance))
+    body = b"".join(elements)
+    return _encode(0x0000, struct.pack("<I", len(body))) + body
+
+
+def _number(elements: dict[int, bytes], number: int) -> int:
+    value = elements.get(number, b"")
+    if len(value) != 2:
+        raise BadCommandError(f"element (0000,{number:04X}) is missing or no number")
+    return int.from_bytes(value, "little")
+
+
+def _encode(number: int, value: bytes, pad: bytes = b"\0") -> bytes:
+    value += pad * (len(value) % 2)
+    return _ELEMENT.pack(0, number, len(value)) + value

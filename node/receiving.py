@@ -1,0 +1,146 @@
+"""A process that receives: takes accepted sockets from the listener, a thread for each association. Without torch.
+
+The listener is `node.store_scp`; `node.handover` says what the two tell each other. This process ends when the listener
+tells it to, or is gone.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from config import Reason
+from config.settings import DicomSettings
+from node.association import Association
+from node.handover import CLOSED, END, LONGEST_NOTE, REJECT, RELEASED, STORED, Setup
+from node.intake import Intake
+from node.logs import configure_logs
+from node.negotiation import Negotiator
+from node.processes import die_with_parent, name_process
+
+_log = structlog.get_logger(__name__)
+
+_ABORTED_S = 1.0
+"""How long aborted associations get to say so, seconds."""
+_QUIET_S = 0.1
+"""News of the same segment are told at most this often, seconds."""
+
+
+class _Served:
+    """One socket and the thread that serves it."""
+
+    def __init__(self, process: "ReceivingProcess", connection: socket.socket, full: bool) -> None:
+        """`full`: there is no place for it; it does not count as an association."""
+        self._process, self._counted = process, not full
+        self._segment = ""
+        self._told = float("-inf")
+        setup = process.setup
+        intake = Intake(Path(setup.spool_dir), setup.min_free_bytes, self._stored)
+        self.association = Association(connection, full, process.dicom, process.negotiator, intake)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.association.run(self._released)
+        # A boundary: whatever goes wrong in one association, the others go on.
+        except Exception:
+            _log.exception("association_failed")
+        finally:
+            self.abandon()
+
+    def _stored(self, segment: str) -> None:
+        now = time.monotonic()
+        if segment != self._segment or now - self._told >= _QUIET_S:
+            self._segment, self._told = segment, now
+            self._process.tell(STORED + segment.encode())
+
+    def _released(self) -> None:
+        if self._counted:
+            self._counted = False
+            self._process.tell(RELEASED + self._segment.encode())
+
+    def abandon(self) -> None:
+        """It was never served, or is no longer."""
+        self._released()
+        self._process.forget(self)
+
+
+class ReceivingProcess:
+    """Serves the sockets that come over `control`."""
+
+    def __init__(self, control: socket.socket) -> None:
+        """Waits for the listener's `Setup`."""
+        self._control = control
+        self.setup = Setup.decode(control.recv(LONGEST_NOTE))
+        self.dicom = DicomSettings(**self.setup.dicom)
+        self.negotiator = Negotiator(self.dicom)
+        self._lock = threading.Lock()
+        self._served: set[_Served] = set()
+
+    def run(self) -> None:
+        """Serve until the listener says END, then let associations end for as long as it allows."""
+        while True:
+            note, descriptors, _, _ = socket.recv_fds(self._control, LONGEST_NOTE, 1)
+            for descriptor in descriptors:
+                self._serve(socket.socket(fileno=descriptor), full=note == REJECT)
+            if note.startswith(END):
+                self._end(float(note[len(END) :]))
+                return
+            if not note:  # the listener is dead, and with it whoever would index and answer for this process
+                os._exit(1)
+
+    def forget(self, served: _Served) -> None:
+        """Its socket is closed."""
+        with self._lock:
+            self._served.discard(served)
+        self.tell(CLOSED)
+
+    def tell(self, note: bytes) -> None:
+        """Send a note to the listener, from any thread; waits while it is busy, silent if it is gone."""
+        with suppress(OSError):
+            self._control.send(note)
+
+    def _serve(self, connection: socket.socket, full: bool) -> None:
+        served = _Served(self, connection, full)
+        with self._lock:
+            self._served.add(served)
+        try:
+            served.thread.start()
+        except RuntimeError:  # no more threads are to be had
+            _log.error("association_failed", reason=Reason.TOO_MANY_ASSOCIATIONS, detail="no thread can be started")
+            connection.close()
+            served.abandon()
+
+    def _end(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        with self._lock:
+            left = list(self._served)
+        for served in left:
+            served.thread.join(max(0.0, deadline - time.monotonic()))
+        for served in left:
+            served.association.end()
+        deadline = time.monotonic() + _ABORTED_S
+        for served in left:
+            served.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m node.receiving DESCRIPTOR`: serve what comes over this inherited socket; the exit status."""
+    process = ReceivingProcess(socket.socket(fileno=int(arguments[0])))
+    die_with_parent(process.setup.listener_pid)
+    for number in (signal.SIGTERM, signal.SIGINT):  # for a whole group of processes: the listener says when to end
+        signal.signal(number, signal.SIG_IGN)
+    name_process(f"receiver {process.setup.number}")
+    configure_logs()
+    process.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
