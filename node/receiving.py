@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 import structlog
@@ -18,7 +19,7 @@ import structlog
 from config import Reason
 from config.settings import DicomSettings
 from node.association import Association
-from node.handover import CLOSED, END, LONGEST_NOTE, REJECT, RELEASED, STORED, Setup
+from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, STORED, Setup
 from node.intake import Intake
 from node.logs import configure_logs
 from node.negotiation import Negotiator
@@ -40,8 +41,8 @@ class _Served:
         self._process, self._counted = process, not full
         self._segment = ""
         self._told = float("-inf")
-        setup = process.setup
-        intake = Intake(Path(setup.spool_dir), setup.min_free_bytes, self._stored)
+        intake = copy(process.intake)
+        intake.on_stored = self._stored
         self.association = Association(connection, full, process.dicom, process.negotiator, intake)
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -80,19 +81,21 @@ class ReceivingProcess:
         self.setup = Setup.decode(control.recv(LONGEST_NOTE))
         self.dicom = DicomSettings(**self.setup.dicom)
         self.negotiator = Negotiator(self.dicom)
+        self.intake = Intake(Path(self.setup.spool_dir), self.setup.min_free_bytes)
         self._lock = threading.Lock()
         self._served: set[_Served] = set()
 
     def run(self) -> None:
         """Serve until the listener says END, then let associations end for as long as it allows."""
+        self.tell(READY)
         while True:
             note, descriptors, _, _ = socket.recv_fds(self._control, LONGEST_NOTE, 1)
-            for descriptor in descriptors:
-                self._serve(socket.socket(fileno=descriptor), full=note == REJECT)
-            if note.startswith(END):
+            if note in (SERVE, REJECT):
+                self._take(descriptors, full=note == REJECT)
+            elif note.startswith(END):
                 self._end(float(note[len(END) :]))
                 return
-            if not note:  # the listener is dead, and with it whoever would index and answer for this process
+            else:  # the listener is dead, and with it whoever would index and answer for this process
                 os._exit(1)
 
     def forget(self, served: _Served) -> None:
@@ -106,7 +109,14 @@ class ReceivingProcess:
         with suppress(OSError):
             self._control.send(note)
 
-    def _serve(self, connection: socket.socket, full: bool) -> None:
+    def _take(self, descriptors: list[int], full: bool) -> None:
+        if not descriptors:  # the kernel had to close it
+            _log.error("association_failed", reason=Reason.TOO_MANY_ASSOCIATIONS, detail="no descriptor is left")
+            if not full:
+                self.tell(RELEASED)
+            self.tell(CLOSED)
+            return
+        connection = socket.socket(fileno=descriptors[0])
         served = _Served(self, connection, full)
         with self._lock:
             self._served.add(served)

@@ -52,6 +52,7 @@ class SegmentWriter:
         name = f"{time.time_ns():020d}-{secrets.token_hex(6)}{SUFFIX}"
         self.path = folder / name
         unready = folder / f".{name}.new"
+        self._descriptor = -1
         try:
             self._descriptor = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             # Locked before it gets its name: whoever sees a segment without a lock may take it for finished.
@@ -59,6 +60,8 @@ class SegmentWriter:
             unready.rename(self.path)
             sync_folder(folder)
         except OSError as error:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
             raise SpoolError(error.errno, f"cannot create a spool segment: {error.strerror}") from error
         self._draft: _Draft | None = None
         self._end = 0

@@ -4,6 +4,7 @@ The processes (`node.receiving`) are started again when they die. This one reads
 happens in an association is in `node.association`, who may come in is in `node.negotiation`.
 """
 
+import errno
 import math
 import os
 import selectors
@@ -18,7 +19,7 @@ import structlog
 
 from config import Reason
 from config.settings import DicomSettings
-from node.handover import CLOSED, END, LONGEST_NOTE, REJECT, RELEASED, SERVE, Setup
+from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, Setup
 from node.intake import Intake
 
 _log = structlog.get_logger(__name__)
@@ -29,6 +30,8 @@ _DOORSTEP = 64
 _WAKE_S = 0.2
 """Longest time between two looks at whether to end, seconds."""
 _FIRST_RESTART_S, _LAST_RESTART_S = 0.5, 30.0
+_START_S = 120.0
+"""Longest wait for the processes to be ready, seconds."""
 _STABLE_S = 60.0
 """A process that lived this long is started again at once when it dies."""
 _GRACE_S = 2.0
@@ -41,6 +44,7 @@ class _Process:
     def __init__(self, number: int, setup: bytes, wait_s: float) -> None:
         """Start it; `wait_s`: how long to wait before the next start if it dies soon. Raises OSError."""
         self.number, self.wait_s = number, wait_s
+        self.ready = False
         self.associations = 0
         self.sockets = 0
         self.started = time.monotonic()
@@ -88,14 +92,26 @@ class StoreScp:
         self._complained = -math.inf
 
     def start(self) -> int:
-        """Listen and start the processes; the port. Raises OSError if the address is taken."""
+        """Start the processes, listen when they are ready; the port.
+
+        Raises OSError if the address is taken or no process starts.
+        """
         host, port = self._settings.host, self._settings.port
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._socket = socket.socket(family, kind)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind(address)
         self._socket.setblocking(False)
         count = self._settings.receivers or min(2, len(os.sched_getaffinity(0)))
         for number in range(1, count + 1):
             self._spawn(number, _FIRST_RESTART_S)
+        deadline = time.monotonic() + _START_S
+        while not all(process.ready for process in self._processes.values()) and time.monotonic() < deadline:
+            self._turn()
+        if not any(process.ready for process in self._processes.values()):
+            self.stop(0)
+            raise OSError(errno.ECHILD, "no receiving process starts")
+        self._socket.listen(_BACKLOG)
         self._selector.register(self._socket, selectors.EVENT_READ)
         return int(self._socket.getsockname()[1])
 
@@ -111,7 +127,8 @@ class StoreScp:
         """Take no more associations, give those that run `wait_s` seconds to end; the rest is aborted."""
         self._stopping = True
         if self._socket is not None:
-            self._selector.unregister(self._socket)
+            with suppress(KeyError):  # it does not listen yet
+                self._selector.unregister(self._socket)
             self._socket.close()
         for process in self._processes.values():
             with suppress(OSError):
@@ -165,6 +182,7 @@ class StoreScp:
                     self._bury(process)
                     break
                 kind, segment = note[:1], note[1:].decode()
+                process.ready |= kind == READY
                 process.associations -= kind == RELEASED
                 process.sockets -= kind == CLOSED
                 if segment:
@@ -189,7 +207,9 @@ class StoreScp:
 
     def _accept(self) -> None:
         assert self._socket is not None
-        if not self._processes:  # callers wait in the backlog until one is started again
+        if not any(
+            process.ready for process in self._processes.values()
+        ):  # callers wait in the backlog until one is started again
             time.sleep(_WAKE_S)
             return
         for _ in range(_BACKLOG):
@@ -208,7 +228,7 @@ class StoreScp:
 
     def _place(self, connection: socket.socket, host: str) -> None:
         """Hand the socket to a process, or close it if there are too many."""
-        processes = self._processes.values()
+        processes = [process for process in self._processes.values() if process.ready]
         full = sum(process.associations for process in processes) >= self._settings.max_associations
         if sum(process.sockets for process in processes) < self._settings.max_associations + _DOORSTEP:
             count = len(processes)

@@ -193,7 +193,7 @@ def abort(reason: Abort | None) -> bytes:
 
 
 def linger(connection: socket.socket, seconds: float) -> None:
-    """Wait for the peer to close, at most `seconds` (state 13 of PS3.8 section 9.2): closing is the peer's part then, and
+    """Wait for the peer to close, at most `seconds` (state 13 of PS3.8 section 9.2): closing is its part then, and
     with bytes unread our closing would destroy what was sent last.
     """
     deadline = time.monotonic() + seconds

@@ -249,6 +249,34 @@ def test_memory_threads_and_descriptors_are_bounded_and_come_back(settings: Make
         assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
 
 
+def test_without_descriptors_callers_are_turned_away_and_places_come_back(settings: MakeSettings) -> None:
+    with receiver(settings(receivers=1, max_associations=4)) as running:
+        with connect(running):
+            (pid,) = _children(running)
+        _until(lambda: _count(pid, "task") == 1, "the thread is left over")
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))  # one more than standard error
+        assert [_verdict(running) for _ in range(8)] == [None] * 8
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        inside = [connect(running) for _ in range(4)]
+        for connection in inside:
+            connection.close()
+
+
+def test_a_spool_folder_that_is_gone_is_out_of_resources_not_the_end(settings: MakeSettings) -> None:
+    with receiver(settings(receivers=1)) as running:
+        folder = running.settings.spool_dir
+        folder.rename(folder.with_name("elsewhere"))
+        with connect(running) as connection:
+            connection.sendall(store("1.1", b"data"))
+            assert answer(connection) == 0xA700
+            folder.with_name("elsewhere").rename(folder)
+            connection.sendall(store("1.2", b"data"))
+            assert answer(connection) == 0x0000
+        assert running.events("receiver_process_died") == []
+    assert _stored(running) == ["1.2"]
+
+
 def test_ipv6_and_names_of_hosts_are_listened_on(settings: MakeSettings) -> None:
     with receiver(settings(host="::1", receivers=1)) as running:
         with socket.create_connection(("::1", running.port), timeout=60) as connection:
