@@ -92,7 +92,7 @@ def main() -> None:
         model = load_release(release)
         reader, naive = Reader(model, cache), NaiveReader(model)
         prompts = measure_text(result, model, naive)
-        together, apart = chest_scan(270.0), chest_scan(330.0)
+        together, apart = chest_scan(270.0), chest_scan(345.0)
         for name, study in (("", together), ("_own_windows", apart)):
             compare(result, name, reader, naive, prompts, study, repeats)
         measure_encoder(result, reader, together, repeats)
