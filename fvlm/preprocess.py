@@ -74,6 +74,8 @@ class Window:
 
     box: Box
     anatomies: tuple[str, ...]
+    filled: Box
+    """The part of `box` that shows the scan; the rest is padding."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Prepared:
 
         Beyond the scan the image is 0, the floor of the HU window.
         """
-        common = window.box.clip(self._region)
+        common = window.filled.clip(self._region)
         inside, source = common.slices(window.box.start), common.slices(self._region.start)
         image = torch.zeros(window.box.shape)
         image[inside] = self._image[source]
@@ -142,15 +144,17 @@ def prepare(
             for label, name in enumerate(names, start=1):
                 if name in asked and name in boxes and inside[label] < WHOLE_ENOUGH * total[label]:
                     lost[name] = Reason.ANATOMY_CUT_OFF
-            windows = [Window(window, tuple(name for name in asked if name not in lost))]
+            windows = [Window(window, tuple(name for name in asked if name not in lost), window)]
         else:
             scan = _padded(region, config.model.image_shape)
-            shared: dict[Box, list[str]] = {}
+            shared: dict[Box, list[str]] = {}  # by the part of the scan, which fixes the padding
             for name in asked:
                 if name in boxes:
-                    box = _around(boxes[name], scan, settings.window, config.model.patch)
-                    shared.setdefault(box, []).append(name)
-            windows = [Window(box, tuple(together)) for box, together in shared.items()]
+                    shared.setdefault(_around(boxes[name], scan, settings.window), []).append(name)
+            windows = [
+                Window(_whole_patches(filled, config.model.patch), tuple(together), filled)
+                for filled, together in shared.items()
+            ]
     image = resample_hu(volume.hu, volume.spacing, settings, region)
     return Prepared(tuple(windows), lost, image, labels[region.slices((0, 0, 0))], region, names)
 
@@ -265,8 +269,8 @@ def _padded(box: Box, least: Triple) -> Box:
     return Box(start, _triple(a + max(n, s) for a, n, s in zip(start, least, box.shape, strict=True)))
 
 
-def _around(organ: Box, scan: Box, least: Triple, patch: Triple) -> Box:
-    """The reference's window: centred on the organ, at least `least`, shifted into the scan, end-padded to patches."""
+def _around(organ: Box, scan: Box, least: Triple) -> Box:
+    """The reference's window: centred on the organ, at least `least`, shifted into the scan."""
     starts, stops = [], []
     for axis in range(3):
         low, high = scan.start[axis], scan.stop[axis]
@@ -274,8 +278,13 @@ def _around(organ: Box, scan: Box, least: Triple, patch: Triple) -> Box:
         start = (organ.start[axis] + organ.stop[axis]) // 2 - size // 2
         start = min(max(start, low), high - size)
         starts.append(start)
-        stops.append(start + -(-size // patch[axis]) * patch[axis])
+        stops.append(start + size)
     return Box(_triple(starts), _triple(stops))
+
+
+def _whole_patches(box: Box, patch: Triple) -> Box:
+    """The box padded at the end to multiples of the patch."""
+    return Box(box.start, _triple(a - (-n // p) * p for a, n, p in zip(box.start, box.shape, patch, strict=True)))
 
 
 def _triple(values: Iterable[int]) -> Triple:

@@ -133,6 +133,10 @@ def test_organ_window_follows_the_reference(scan: Scan) -> None:
     assert boxes["lung"] == Box((20, 30, 4), (32, 102, 36))
     # x: 32 around 95 would be [79, 111), inside [0, 119)
     assert boxes["heart"] == Box((20, 91, 79), (28, 139, 111))
+    image, _ = prepared.tensors(prepared.windows[0])  # padding is blank even where the scan goes on
+    assert bool((image[0, 0, :10, :70] > 0).all())
+    assert not image[0, 0, 10:].any()
+    assert not image[0, 0, :, 70:].any()
     image, labels = prepared.tensors(prepared.windows[1])
     assert labels.unique().tolist() == [0, 2]
     assert int((labels == 2).sum()) == 4 * 10 * 10
