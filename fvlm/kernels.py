@@ -39,11 +39,15 @@ def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -
 
 
 def _by_onednn(x: Tensor) -> bool:
-    """Inference in float32 on a CPU that has oneDNN, outside `torch.compile` (which chooses its own kernels)."""
+    """Inference in float32 on a CPU whose PyTorch has the operation.
+
+    Not within `torch.compile`, which chooses its own kernels.
+    """
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
