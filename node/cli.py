@@ -3,7 +3,7 @@
 import sys
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -106,11 +106,12 @@ def phantom(
         list[str] | None, typer.Option(help="anatomy.finding; repeat for more; `none` for a healthy patient.")
     ] = None,
     nifti: Annotated[bool, typer.Option("--nifti", help="Write NIfTI (image and labels) instead of DICOM.")] = False,
+    arms: Annotated[Literal["raised", "beside"], typer.Option(help="Where the patient holds the arms.")] = "raised",
 ) -> None:
     """Make a synthetic patient: chest-abdomen CT, radiology report, ground-truth masks."""
     from node.phantom_files import make_phantom
 
-    for line in make_phantom(out, seed, disease, nifti):
+    for line in make_phantom(out, seed, disease, nifti, arms):
         _say(line)
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from config import load_vocabulary
 from ct.phantom import DISEASES, PhantomPatient, write_nifti, write_report, write_series
+from ct.phantom.patient import Arms
 from node.errors import CommandError
 
 HEALTHY = "none"
 """The disease of a patient without disease."""
 
 
-def make_phantom(out: Path, seed: int, diseases: Sequence[str] | None, nifti: bool) -> list[str]:
+def make_phantom(out: Path, seed: int, diseases: Sequence[str] | None, nifti: bool, arms: Arms) -> list[str]:
     """Write `dicom/*.dcm` (or `ct.nii.gz` and `labels.nii.gz`) and `report.txt` below `out`; lines that say what.
 
     `diseases` None draws them by prevalence. Raises CommandError.
@@ -20,7 +21,7 @@ def make_phantom(out: Path, seed: int, diseases: Sequence[str] | None, nifti: bo
     unknown = [key for key in keys or [] if key not in DISEASES]
     if unknown:
         raise CommandError(f"Unknown disease {', '.join(unknown)}.", f"There are: {HEALTHY}, {', '.join(DISEASES)}")
-    patient = PhantomPatient.draw(seed, keys)
+    patient = PhantomPatient.draw(seed, keys, arms)
     try:
         files = write_nifti(patient, out) if nifti else write_series(patient, out / "dicom")
         report, text = out / "report.txt", write_report(patient)

@@ -108,7 +108,7 @@ def _common(
     patient: PhantomPatient, spacing: Spacing, shape: Size, orientation: Orientation, description: str | None
 ) -> Dataset:
     """What all instances of the series share."""
-    who = (patient.seed, ",".join(sorted(patient.keys)))
+    who = (patient.seed, ",".join(sorted(patient.keys)), patient.arms)
     series = (*who, spacing, shape, orientation, description)
     rng = dice(patient.seed, "study")
     day = date(2023, 1, 2) + timedelta(days=int(rng.integers(0, 900)))

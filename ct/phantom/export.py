@@ -63,7 +63,7 @@ def to_volume(
 
     rendered = render(patient, spacing, shape)
     z, y, x = rendered.origin_mm
-    who = (patient.seed, ",".join(sorted(patient.keys)))
+    who = (patient.seed, ",".join(sorted(patient.keys)), patient.arms)
     volume = Volume(
         rendered.hu,
         Grid.axis_aligned(shape, spacing, (x, y, z)),

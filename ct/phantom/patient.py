@@ -9,6 +9,7 @@ import numpy as np
 
 Phase = Literal["none", "arterial", "portal", "delayed"]
 Side = Literal["left", "right", "both", ""]
+Arms = Literal["raised", "beside"]
 Point = tuple[float, float, float]
 
 
@@ -100,9 +101,11 @@ class PhantomPatient:
     """Years."""
     body: Body
     diseases: tuple[Lesion, ...]
+    arms: Arms = "raised"
+    """Raised above the scan, or beside the trunk and cut by the field of view."""
 
     @classmethod
-    def draw(cls, seed: int, diseases: Collection[str] | None = None) -> "PhantomPatient":
+    def draw(cls, seed: int, diseases: Collection[str] | None = None, arms: Arms = "raised") -> "PhantomPatient":
         """Throw the dice for one patient.
 
         Parameters
@@ -111,6 +114,8 @@ class PhantomPatient:
             Any integer >= 0. The body depends on the seed only: the same seed with other diseases is the same person.
         diseases
             Finding keys such as `lung.nodule`; None draws them by prevalence, () is a healthy patient.
+        arms
+            `beside` for a patient who cannot raise them.
 
         Raises
         ------
@@ -138,7 +143,7 @@ class PhantomPatient:
             inspiration=float(rng.uniform(-1, 1)),
         )
         keys = draw_diseases(seed, age, sex) if diseases is None else tuple(diseases)
-        return cls(seed, sex, age, body, draw_lesions(seed, body, keys))
+        return cls(seed, sex, age, body, draw_lesions(seed, body, keys), arms)
 
     def lesions(self, key: str) -> tuple[Lesion, ...]:
         """The lesions of one finding key, possibly none."""

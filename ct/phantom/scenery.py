@@ -77,7 +77,7 @@ def build(patient: PhantomPatient, tissue: Tissues) -> Scenery:
         trunk,
         cavity,
         patient.body.fat_mm,
-        tuple(_muscles(muscle, tissue.fat)),
+        (*_arms(patient, tissue), *_muscles(muscle, tissue.fat)),
         column(
             (272, 0, 14, 34, 36),
             (235, 2, 8, 36, 56),
@@ -92,6 +92,25 @@ def build(patient: PhantomPatient, tissue: Tissues) -> Scenery:
         _liver_vessels(rng),
         float(trunk.section(0)[1] + 108 + patient.body.fat_mm * 0.8 + 14),
     )
+
+
+def _arms(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
+    """Both arms beside the trunk: fat, muscle, bone with marrow. Raised arms lie above the scan."""
+    if patient.arms == "raised":
+        return []
+    reach, strokes = 194 + patient.body.fat_mm, []
+    for side in (-1, 1):
+        knots = (
+            (side * 150, 16, 250),
+            (side * (reach - 14), 16, 200),
+            (side * reach, 12, 60),
+            (side * reach, 4, -60),
+            (side * (reach - 6), -24, -190),
+            (side * (reach - 14), -50, -320),
+        )
+        layers = ((46.0, tissue.fat), (38.0, tissue.muscle), (12.0, tissue.bone + 190), (7.0, tissue.bone))
+        strokes += [Stroke(tube(*((*knot, radius) for knot in knots), step=0.3), hu) for radius, hu in layers]
+    return strokes
 
 
 def paint_frame(canvas: Canvas, scene: Scenery, organs: Organs, tissue: Tissues) -> None:

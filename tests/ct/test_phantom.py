@@ -159,3 +159,18 @@ def test_prevalence_is_realistic() -> None:
         assert 0.06 < share < 0.22, key
     healthy = sum(not keys for keys in drawn) / len(drawn)
     assert 0.05 < healthy < 0.16
+
+
+def test_arms_beside_the_trunk_are_soft_tissue_with_bone_and_leave_the_organs_alone() -> None:
+    raised, beside = (PhantomPatient.draw(4, (), arms) for arms in ("raised", "beside"))
+    spacing, shape = (5.0, 2.0, 2.0), (124, 200, 260)
+    without, with_arms = (render(patient, spacing, shape, noise=False) for patient in (raised, beside))
+    assert np.array_equal(without.labels, with_arms.labels)
+    new = (with_arms.hu > -200) & (without.hu < -800)
+    litres = new.sum() * np.prod(spacing) / 1e6
+    assert 2.0 < litres < 8.0
+    for half in (new[:, :, :130], new[:, :, 130:]):
+        assert 0.4 < half.sum() / new.sum() < 0.6
+        assert half.any(axis=(1, 2))[:100].all(), "from the elbow's level up to the shoulder's"
+    bone = new & (with_arms.hu > 250)
+    assert 0.01 < bone.sum() / new.sum() < 0.15
