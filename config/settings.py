@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("fvlm-data")
-    """Everything the node keeps: spool, database, results, broker files."""
+    """Everything the node keeps: spool, database, results, broker files. Relative to the settings file's folder."""
     institution: str = ""
     """Institution name written into results; empty copies the source's."""
     database_url: str = ""
@@ -198,7 +198,8 @@ class Settings(BaseSettings):
     def load(cls, file: Path | None = None) -> "Settings":
         """Settings from a YAML file (if given) and the environment.
 
-        Raises SettingsError naming file, key and cure.
+        A relative `data_dir` is taken from the folder of the file, so that every command finds the same node whatever
+        folder it is called in. Raises SettingsError naming file, key and cure.
         """
         if file is not None:
             _check_file(file)
@@ -216,4 +217,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under `destinations`; add it"
             )
-        return loaded
+        settings: Settings = loaded
+        if file is not None:
+            settings = loaded.model_copy(update={"data_dir": file.resolve().parent / loaded.data_dir})
+        return settings

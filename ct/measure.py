@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from config import Anatomy, Reason, load_vocabulary
 from ct.anatomy import AnatomyMeasure, UInt8Array
@@ -13,6 +14,8 @@ BORDER_SHARE = 0.02
 Both are areas in mm2, so slice thickness does not matter. A ball cut through its middle has 1.9; a liver of 1.5 l may
 show 2.6 cm2.
 """
+PIECE_SHARE = 0.1
+"""Smaller pieces of a mask, over its largest piece, do not make an anatomy cut off. A kidney is no small piece."""
 
 
 def measure(volume: Volume, labels: UInt8Array, names: tuple[str, ...]) -> dict[str, AnatomyMeasure]:
@@ -34,10 +37,24 @@ def measure(volume: Volume, labels: UInt8Array, names: tuple[str, ...]) -> dict[
         voxels = int(counts[label])
         volume_ml = voxels * volume.grid.voxel_ml
         mean_hu = float(sums[label] / voxels) if voxels else float("nan")
-        cut = border[label] > BORDER_SHARE * (volume_ml * 1000.0) ** (2 / 3)
+        allowed = BORDER_SHARE * (volume_ml * 1000.0) ** (2 / 3)
+        cut = border[label] > allowed
+        if cut:  # is it the anatomy, or a stray piece of its mask?
+            cut = _border_areas(_main_pieces(labels == label), 2, volume.grid.spacing)[1] > allowed
         doubt = _doubt(vocabulary.anatomy(name), volume_ml, mean_hu, cut=bool(cut))
         measures[name] = AnatomyMeasure(voxels, volume_ml, mean_hu, doubt)
     return measures
+
+
+def _main_pieces(mask: npt.NDArray[np.bool_]) -> UInt8Array:
+    """1 in the connected pieces of a mask that have at least `PIECE_SHARE` of the largest one's voxels."""
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    pieces, _ = ndimage.label(mask[box])
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    kept = np.zeros(mask.shape, dtype=np.uint8)
+    kept[box] = (sizes >= PIECE_SHARE * sizes.max())[pieces] & (pieces > 0)
+    return kept
 
 
 def _border_areas(labels: UInt8Array, bins: int, spacing: tuple[float, float, float]) -> npt.NDArray[np.float64]:

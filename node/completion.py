@@ -142,7 +142,7 @@ def _vet_one(records: Records, settings: Settings, series_id: int) -> Verdict | 
 
 def _judge(series: Series, slices: list[SourceSlice], deleted: int, rule: RoutingSettings) -> Verdict:
     if not slices:
-        detail = "every instance of the series re-uses a SOP Instance UID that came before with other content"
+        detail = "every instance of the series re-uses a SOP Instance UID that came before with other bytes"
         return Verdict(series.id, State.REJECTED, Reason.DUPLICATE_CONFLICT, detail)
     if deleted:
         detail = f"deleted earlier (fvlm-node clean): {deleted} images; there now: {len(slices)}"

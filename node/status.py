@@ -118,8 +118,8 @@ def notes(series: Series, conflicts: int) -> list[str]:
     told = [] if series.reason is not None or not series.detail else [series.detail]
     if conflicts:
         told.append(
-            f"{Reason.DUPLICATE_CONFLICT}: {conflicts} came with other content under a SOP Instance UID "
-            "already known; what came first is used"
+            f"{Reason.DUPLICATE_CONFLICT}: {conflicts} came again with other bytes under a SOP Instance UID already "
+            "known (another transfer syntax, or changed); what came first is used"
         )
     return told
 

@@ -16,7 +16,17 @@ def file(tmp_path: Path) -> Path:
 
 def test_the_written_default_is_the_default(file: Path) -> None:
     write_default(file)
-    assert Settings.load(file).model_dump() == Settings().model_dump()
+    loaded = Settings.load(file).model_dump()
+    assert loaded.pop("data_dir") == file.parent / "fvlm-data"
+    assert loaded == Settings().model_dump(exclude={"data_dir"})
+
+
+def test_the_data_folder_is_found_from_any_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("data_dir: here\n")
+    monkeypatch.chdir(file.parent.parent)
+    assert Settings.load(Path(file.parent.name, file.name)).data_dir == file.parent.resolve() / "here"
+    file.write_text("data_dir: /there\n")
+    assert Settings.load(file).data_dir == Path("/there")
 
 
 def test_every_setting_is_explained_in_the_written_default() -> None:

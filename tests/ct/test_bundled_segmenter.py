@@ -71,6 +71,17 @@ def test_cut_off_is_told_at_every_slice_thickness(step: float) -> None:
     assert _ball(step, 0.0) is None
 
 
+@pytest.mark.parametrize(("depth", "doubt"), [(2, None), (14, Reason.ANATOMY_CUT_OFF)])
+def test_a_stray_piece_at_the_border_does_not_make_the_anatomy_cut_off(depth: int, doubt: Reason | None) -> None:
+    """A kidney in the middle, and 7 x 7 x `depth` voxels at the upper border: debris, or the other one."""
+    shape = (40, 40, 40)
+    labels = np.zeros(shape, np.uint8)
+    labels[10:24, 8:18, 8:18] = 1
+    labels[40 - depth :, 25:32, 25:32] = 1
+    volume = Volume(np.full(shape, 40, np.int16), Grid.axis_aligned(shape, (4.0, 4.0, 4.0), (0, 0, 0)))
+    assert measure(volume, labels, ("kidney",))["kidney"].doubt is doubt
+
+
 def test_an_anatomy_the_network_does_not_know_is_not_in_the_map(tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     save_segmenter(build_network(2), weights)

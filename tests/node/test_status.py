@@ -54,7 +54,7 @@ def test_conflicts_notes_and_the_job_of_a_series_that_is_read(bench: Bench) -> N
     assert row[1:3] == [f"{ROOT}.1\n25 images from STORESCU", f"QUEUED\njob {job_id}"]
     note, conflicts = row[3].splitlines()
     assert note == "1 localizer image left out"
-    assert conflicts.startswith(f"{Reason.DUPLICATE_CONFLICT}: 2 came with other content")
+    assert conflicts.startswith(f"{Reason.DUPLICATE_CONFLICT}: 2 came again with other bytes")
     with bench.records.session() as session:
         job = session.get_one(Job, job_id)
         job.move(State.RUNNING)
