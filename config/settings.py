@@ -210,7 +210,11 @@ class Settings(BaseSettings):
         try:
             loaded = FromFile()
         except ValidationError as error:
-            lines = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+            lines = [
+                f"{'.'.join(str(part) for part in e['loc'])}: "
+                + ("there is no such setting" if e["type"] == "extra_forbidden" else e["msg"])
+                for e in error.errors()
+            ]
             raise SettingsError(f"{file or 'environment'}: " + "; ".join(lines)) from error
         unknown = [name for name in loaded.routing.destinations if name not in loaded.destinations]
         if unknown:

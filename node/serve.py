@@ -86,6 +86,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
             if not ended.is_set():
                 console.print(_summary(settings, config_file))
             supervisor.watch(ended)
+            console.print("Ending: senders and the job under way get a few seconds.", highlight=False)
         finally:
             supervisor.stop()
     console.print("fVLM Node ended; nothing received is lost.", highlight=False)
