@@ -1,13 +1,13 @@
-"""Zero-shot evaluation: AUC per finding with bootstrap intervals, operating points chosen on other patients."""
+"""Zero-shot evaluation on phantoms: AUC per finding with bootstrap intervals."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 from fvlm.config import FindingConfig
 from fvlm.tokenizer import tokenize
@@ -16,8 +16,6 @@ from training.learner import CLIPLearner, Learner, Pooled
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 RESAMPLES = 500
-SPECIFICITY = 0.98
-"""Of the operating points of the bundled release, on the patients they are chosen on."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,6 @@ class FindingMetrics:
     auc_low: float
     """95 % bootstrap interval over patients."""
     auc_high: float
-    threshold: float | None = None
-    """The operating point, if one was asked for and both classes were seen."""
-    sensitivity: float | None = None
-    """At the operating point, on the patients it was chosen on."""
-    specificity: float | None = None
 
 
 def truth(data: Pooled, findings: Sequence[FindingConfig]) -> Bools:
@@ -66,42 +59,20 @@ def probabilities(learner: Learner, pooled: Pooled, findings: Sequence[FindingCo
     return scores.masked_fill(~pooled.usable[:, index], float("nan")).double().numpy()
 
 
-def operating_point(positive: Bools, probability: Floats, specificity: float) -> float | None:
-    """The lowest threshold that keeps a specificity; None without both classes.
-
-    A reader is asked dozens of findings about each patient: few false alarms matter more than the balance.
-    """
-    if len(set(positive.tolist())) < 2:
-        return None
-    false_rate, _, thresholds = roc_curve(positive, probability, drop_intermediate=False)
-    return float(np.clip(thresholds[false_rate <= 1 - specificity][-1], 0.0, 1.0))
+def rate(learner: Learner, pooled: Pooled, findings: Sequence[FindingConfig]) -> list[FindingMetrics]:
+    """Metrics of a learner on a set."""
+    return evaluate(truth(pooled, findings), probabilities(learner, pooled, findings), findings)
 
 
-def rate(
-    learner: Learner, pooled: Pooled, findings: Sequence[FindingConfig], specificity: float | None
-) -> list[FindingMetrics]:
-    """Metrics of a learner on a set; with operating points of that specificity, if one is given."""
-    return evaluate(truth(pooled, findings), probabilities(learner, pooled, findings), findings, specificity)
-
-
-def evaluate(
-    positive: Bools, probability: Floats, findings: Sequence[FindingConfig], specificity: float | None
-) -> list[FindingMetrics]:
+def evaluate(positive: Bools, probability: Floats, findings: Sequence[FindingConfig]) -> list[FindingMetrics]:
     """Metrics of each finding from truth and probabilities [N, F]; AUC is NaN where only one class was seen."""
     rows = []
     for column, finding in enumerate(findings):
         seen = ~np.isnan(probability[:, column])
         labels, scores = positive[seen, column], probability[seen, column]
-        row = FindingMetrics(finding.finding, int(labels.sum()), int(seen.sum()), *_auc_with_interval(labels, scores))
-        if specificity is not None and (threshold := operating_point(labels, scores, specificity)) is not None:
-            called = scores >= threshold
-            row = replace(
-                row,
-                threshold=threshold,
-                sensitivity=float(called[labels].mean()),
-                specificity=float((~called[~labels]).mean()),
-            )
-        rows.append(row)
+        rows.append(
+            FindingMetrics(finding.finding, int(labels.sum()), int(seen.sum()), *_auc_with_interval(labels, scores))
+        )
     return rows
 
 

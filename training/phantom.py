@@ -119,7 +119,7 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
             out / "draft", _seeds(LOCALISATION_SEED, LOCALISED), lambda done, total: update(done, total, None)
         )
     figures = Figures(
-        auc={m: rate(learners[m], pooled["test"], findings, None) for m in methods},
+        auc={m: rate(learners[m], pooled["test"], findings) for m in methods},
         operating=operating,
         dice=_segmenter_dice(segmenter, size, stages),
         located=located,

@@ -11,7 +11,9 @@ from transformers import BertTokenizer
 from fvlm.config import FindingConfig, ModelConfig, TextConfig
 from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
-from training.evaluate import evaluate, macro_auc, operating_point, probabilities, truth
+from training.calibrate import OperatingPoints
+from training.card import Operating
+from training.evaluate import evaluate, macro_auc, probabilities, truth
 from training.learner import Learner, build, pool_set
 from training.phantom_data import Ball, Caption, Patient, PhantomSet, touches_border
 from training.pretrain import Recipe, Trainee, fit, learning_rate
@@ -109,7 +111,7 @@ def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: 
     learner = build(supervised.model, tokenizer, pooled, "fvlm", 0)
     fit(learner, 48, Recipe("fvlm", steps=80, batch=16, warmup=5), tmp_path / "fvlm", lambda *_: None)
     finding = FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodule.")
-    row = evaluate(truth(pooled, [finding]), probabilities(learner, pooled, [finding]), [finding], None)[0]
+    row = evaluate(truth(pooled, [finding]), probabilities(learner, pooled, [finding]), [finding])[0]
     assert row.auc > 0.95
 
 
@@ -192,16 +194,18 @@ def test_metrics_of_known_scores() -> None:
     positive = np.array([[True], [True], [False], [False], [False]])
     probability = np.array([[0.9], [0.4], [0.5], [0.1], [np.nan]])
     finding = FindingConfig(finding="lung.nodule", negative="a", positive="b")
-    row = evaluate(positive, probability, [finding], 0.98)[0]
+    row = evaluate(positive, probability, [finding])[0]
     assert (row.patients, row.positives) == (4, 2)
     assert row.auc == pytest.approx(0.75)
     assert macro_auc([row]) == pytest.approx(0.75)
-    assert row.threshold == pytest.approx(0.9)
-    assert (row.sensitivity, row.specificity) == (0.5, 1.0)
 
 
-def test_operating_point_needs_both_classes() -> None:
-    assert operating_point(np.array([True, True]), np.array([0.1, 0.9]), 0.98) is None
+def test_verdicts_are_counted_at_their_operating_points() -> None:
+    positive = np.array([True, True, True, True, False, False, False, False, True])
+    probability = np.array([0.9, 0.8, 0.5, 0.1, 0.9, 0.5, 0.2, 0.1, np.nan])
+    counted = Operating.of(OperatingPoints(absent_below=0.3, present_from=0.7), positive, probability)
+    assert (counted.present, counted.missed, counted.false, counted.cleared) == (0.5, 0.25, 0.25, 0.5)
+    assert np.isnan(Operating.of(None, positive, probability).present)
 
 
 def test_folded_projections_give_the_same_features() -> None:
