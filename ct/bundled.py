@@ -20,7 +20,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "phantom_segmenter.safetensors"
 SPACING = (4.0, 4.0, 4.0)
 """mm z, y, x of the network's grid."""
 HU_WINDOW = (-1000.0, 500.0)
-_MULTIPLE = 16
+_MULTIPLE, _LEAST = 16, 32
+"""Voxels of the network's input along each axis: its deepest layer must be left with more than one."""
 _CONFIDENT = 0.02
 
 
@@ -49,7 +50,7 @@ def to_network_input(hu: npt.NDArray[np.floating]) -> Tensor:
     """HU [z, y, x] on the network's grid -> [1, 1, D, H, W] in [0, 1], padded at the end with air."""
     low, high = HU_WINDOW
     scaled = torch.from_numpy(np.clip((hu - low) / (high - low), 0.0, 1.0).astype(np.float32))
-    padding = [p for size in reversed(scaled.shape) for p in (0, -size % _MULTIPLE)]
+    padding = [p for size in reversed(scaled.shape) for p in (0, max(_LEAST - size, -size % _MULTIPLE))]
     return nn.functional.pad(scaled, padding)[None, None]
 
 
