@@ -89,7 +89,8 @@ class Server:
         for pid in self.processes():
             with suppress(FileNotFoundError):
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-                total += next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+                # None for a child that has ended and was not waited for.
+                total += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
         return total * 1024 / 1e6
 
     def stop(self) -> None:
