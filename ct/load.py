@@ -198,8 +198,7 @@ def _decoded(data: bytes, header: Header) -> npt.NDArray[np.uint16]:
         array, _ = get_decoder(syntax).as_array(data, index=0, raw=True, decoding_plugin=plugin, **options)
     except Unfit:
         raise
-    # the decoding plug-ins raise nearly any exception type on damaged data; each means the same here
-    except Exception as error:
+    except Exception as error:  # the decoding plug-ins raise nearly any type on damaged data; each means the same
         raise Unfit(Reason.UNDECODABLE, f"{syntax.name}: {_one_line(error)}") from error
     if array.shape != (header.rows, header.columns) or array.dtype.itemsize > 2:
         raise Unfit(Reason.UNDECODABLE, f"{syntax.name}: decoded to {array.shape} {array.dtype}")

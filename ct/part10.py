@@ -6,6 +6,8 @@ Written for hostile bytes: nothing is read beyond the window, no declared length
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import isfinite
@@ -79,6 +81,17 @@ class Window:
 
 
 Stream = Window | BytesIO
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Whatever goes wrong in pydicom's parser within is raised as Unfit: TRUNCATED."""
+    try:
+        yield
+    except Unfit:
+        raise
+    except Exception as error:  # the parser raises nearly any type on damaged bytes; each means the same
+        raise Unfit(Reason.TRUNCATED, f"the data set cannot be parsed ({type(error).__name__})") from error
 
 
 def data_set_start(window: Window) -> tuple[Stream, str]:

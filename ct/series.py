@@ -19,7 +19,17 @@ from pydicom.uid import (
 )
 
 from config import Reason
-from ct.part10 import PixelSpan, Stream, Unfit, Window, data_set_start, is_uid, pixel_span, read_until_pixels
+from ct.part10 import (
+    PixelSpan,
+    Stream,
+    Unfit,
+    Window,
+    data_set_start,
+    is_uid,
+    parsing,
+    pixel_span,
+    read_until_pixels,
+)
 from ct.volume import SourceSlice
 
 Progress = Callable[[int, int], None]
@@ -210,14 +220,9 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _parse(window: Window, source: SourceSlice) -> Header:
-    try:
+    with parsing():
         stream, syntax = data_set_start(window)
         values = read_until_pixels(stream, syntax, [*_TAGS.values(), *PHASE_ATTRIBUTES.values()])
-    except Unfit:
-        raise
-    # pydicom's parser raises nearly any exception type on damaged bytes; each means the same here
-    except Exception as error:
-        raise Unfit(Reason.TRUNCATED, f"the data set cannot be parsed ({type(error).__name__})") from error
     end = stream.length if isinstance(stream, Window) else len(stream.getbuffer())
     sop_class = values.text(_TAGS["sop_class"])
     uids = {name: values.text(tag) for name, tag in _UID_TAGS.items()}

@@ -154,8 +154,7 @@ def _judge(series: Series, slices: list[SourceSlice], deleted: int, rule: Routin
         )
     except Unfit as unfit:
         return Verdict(series.id, State.REJECTED, unfit.reason, unfit.detail)
-    # A boundary: an error in vetting must end one series with a reason, not stop the node's only coordinator.
-    except Exception:
+    except Exception:  # an error in vetting ends one series with a reason; it must not stop the only coordinator
         _log.exception("unexpected_error", series=series.id)
         return Verdict(series.id, State.REJECTED, Reason.INTERNAL, "vetting failed; the log has the place")
     return Verdict(series.id, State.VETTED, detail="; ".join(vetted.notes))

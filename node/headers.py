@@ -8,7 +8,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config import Reason
-from ct.part10 import Unfit, Values, is_uid
+from ct.part10 import Unfit, Values, is_uid, parsing
 from node.file_meta import Origin
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
@@ -34,7 +34,7 @@ def read_names(data_set: memoryview, origin: Origin) -> Names:
     """
     head = _beginning(data_set, origin.transfer_syntax_uid)
     stream = BytesIO(head)
-    try:
+    with parsing():
         values = Values(
             read_dataset(
                 stream,
@@ -44,9 +44,6 @@ def read_names(data_set: memoryview, origin: Origin) -> Names:
                 specific_tags=[_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES],
             )
         )
-    # pydicom's parser raises nearly any exception type on damaged bytes; each means the same here
-    except Exception as error:
-        raise Unfit(Reason.TRUNCATED, f"the data set cannot be parsed ({type(error).__name__})") from error
     instance, study, series = (values.text(tag) for tag in (_SOP_INSTANCE, _STUDY, _SERIES))
     if not (instance or study or series):
         raise Unfit(Reason.NOT_DICOM, "no UID is found in the data set")

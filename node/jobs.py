@@ -73,9 +73,8 @@ class Analyst:
             return []
         except DBAPIError:
             raise  # the database is away: the lease expires and the job is issued again
-        # A boundary: whatever else goes wrong is a failed attempt of this job. Further up, Celery would log the
-        # exception's text, which may quote a header; here only its type and place are.
-        except Exception as error:
+        except Exception as error:  # whatever else goes wrong is a failed attempt of this job
+            # Further up, Celery would log the exception's text, which may quote a header; here only type and place are.
             log.exception("unexpected_error")
             self._failed(job_id, owner, PipelineError(Reason.INTERNAL, f"unexpected {type(error).__name__}"))
             return []

@@ -112,7 +112,6 @@ class Negotiator:
         Raises ProtocolError if it cannot be understood.
         """
         pdu = A_ASSOCIATE_RQ()
-        # pynetdicom's decoders raise nearly any exception type on damaged bytes; each means the same here
         try:
             pdu.decode(request)
             wanted: Any = pdu.to_primitive()
@@ -121,7 +120,7 @@ class Negotiator:
             return self._accept(wanted)
         except ProtocolError:
             raise
-        except Exception as error:
+        except Exception as error:  # pynetdicom's decoders raise nearly any type on damaged bytes; each means the same
             raise ProtocolError(Abort.INVALID_PARAMETER, "the association request cannot be decoded") from error
 
     def _reject(self, pdu: A_ASSOCIATE_RQ, full: bool) -> Rejected | None:

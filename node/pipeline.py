@@ -60,9 +60,8 @@ class _Stages:
             raise PipelineError(Reason.INTERNAL, str(error)) from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
-        # The boundary of one series: networks, decoders and encoders raise nearly anything on odd input, and no
-        # series may take the worker down. The texts of such errors may quote the input: only the frames are logged.
-        except Exception as error:
+        except Exception as error:  # networks and encoders raise nearly anything; no series may take the worker down
+            # The texts of such errors may quote the input: only the frames are logged.
             if "allocate memory" in str(error) or "not enough memory" in str(error):
                 raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
             where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]

@@ -63,8 +63,7 @@ def _index(records: Records, indexer: Indexer, ended: threading.Event) -> None:
             _log.warning("database_away", error=type(error.orig).__name__)
         except SchemaError as error:
             _log.error("database_schema_unknown", detail=str(error))
-        # A boundary: whatever goes wrong in the index, images are still taken into the spool, and it is tried again.
-        except Exception:
+        except Exception:  # whatever goes wrong in the index, images are still taken in, and it is tried again
             _log.exception("indexer_failed")
         if ended.wait(_RETRY_S):
             return

@@ -49,8 +49,7 @@ class _Served:
     def _run(self) -> None:
         try:
             self.association.run(self._released)
-        # A boundary: whatever goes wrong in one association, the others go on.
-        except Exception:
+        except Exception:  # whatever goes wrong in one association, the others go on
             _log.exception("association_failed")
         finally:
             self.abandon()
