@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session, selectinload
 
 from config import Reason, Settings
 from node.errors import CommandError
+from node.node_lock import node_runs
 from node.records import Delivery, Instance, Job, Records, Result, Series, State, Unreadable, open_database
+from node.worker_starts import failed_starts
 
 _COLORS = {
     State.SENT: "green",
@@ -54,6 +56,24 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
     return tables
+
+
+def problems(settings: Settings) -> list[str]:
+    """What keeps the node as a whole from working, a line each: it does not run, or a worker has no model."""
+    found = []
+    if not node_runs(settings.data_dir):
+        found.append(
+            f"The node is not running: no process holds the data folder {settings.data_dir.resolve()}; nothing is "
+            "received, read or sent. → fvlm-node serve"
+        )
+    with open_existing(settings).reading() as session:
+        for row in failed_starts(session):
+            reason = Reason(row.reason) if row.reason else Reason.INTERNAL
+            found.append(
+                f"Worker {row.worker} cannot work since {row.at:%Y-%m-%d %H:%M:%S} UTC: {reason}: {row.detail} "
+                f"→ {reason.cure}"
+            )
+    return found
 
 
 def _series_table(session: Session, ae_title: str, limit: int) -> Table:
