@@ -1,7 +1,7 @@
 """The commands of `fvlm-node` about jobs: jobs, prioritise, cancel, retry, rerun."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +13,6 @@ commands = typer.Typer()
 
 _FILE_WIDTH = 160
 """Characters a line of tables that go into a file or a pipe."""
-_JobState = Literal["QUEUED", "RUNNING", "ENCODED", "SENT", "COMMITTED", "FAILED", "QUARANTINED", "SUPERSEDED"]
 _ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
 _Which = Annotated[
     str, typer.Argument(metavar="JOB|SERIES-UID", help="Number of a job, or a series, as `fvlm-node jobs` shows them.")
@@ -22,21 +21,24 @@ _Which = Annotated[
 
 @commands.command(epilog="Example: fvlm-node jobs --state QUEUED --state FAILED --config fvlm-node.yaml")
 def jobs(
-    state: Annotated[list[_JobState] | None, typer.Option(help="Only jobs in this state; repeat for more.")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="Only jobs in this state, such as QUEUED, RUNNING, FAILED; repeat for more."),
+    ] = None,
     limit: Annotated[int, typer.Option(help="Most rows shown.", min=1)] = 50,
     config: _ConfigFile = None,
 ) -> None:
     """List jobs: what runs, what waits in the order in which it is taken, then the rest, newest first."""
-    from node.job_list import jobs_table
-    from node.records import State
+    from node.job_list import jobs_table, states_named
     from node.retry import database_answers
     from node.status import open_existing
 
+    states = states_named(state or ())
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
     with database_answers():
-        console.print(jobs_table(open_existing(Settings.load(config)), [State(name) for name in state or ()], limit))
+        console.print(jobs_table(open_existing(Settings.load(config)), states, limit))
 
 
 @commands.command(epilog="Example: fvlm-node prioritise 17 stat --config fvlm-node.yaml")

@@ -8,10 +8,20 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import joinedload
 
 from config import Priority, Reason
-from node.records import Job, Records, State
+from node.errors import CommandError
+from node.records import OF_JOBS, Job, Records, State
 
 _ORDER = (State.RUNNING, State.QUEUED)
 """What comes first; the rest is newest first."""
+
+
+def states_named(names: Sequence[str]) -> list[State]:
+    """The states of jobs of these names, in any case. Raises CommandError."""
+    known = {str(state): state for state in OF_JOBS}
+    unknown = [name for name in names if name.upper() not in known]
+    if unknown:
+        raise CommandError(f"No job is ever in the state {', '.join(unknown)}.", f"One of: {', '.join(known)}")
+    return [known[name.upper()] for name in names]
 
 
 def jobs_table(records: Records, states: Sequence[State], limit: int) -> Table:

@@ -89,8 +89,7 @@ class Pipeline:
     @classmethod
     def from_settings(cls, settings: Settings) -> "Pipeline":
         """Load release and segmenter. Raises PipelineError (MODEL_UNAVAILABLE) with the cause and the cure."""
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # of a pipeline that was here before
+        torch.cuda.empty_cache()  # of a pipeline that was here before
         torch.set_num_threads(settings.model.threads or len(os.sched_getaffinity(0)))
         device = settings.model.device
         if device == "auto":

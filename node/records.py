@@ -79,6 +79,10 @@ QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again.
 """
 
 
+OF_JOBS = tuple(State)[tuple(State).index(State.QUEUED) :]
+"""States of a job; the others are of its series."""
+
+
 class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
     """A change of state that the state machine does not have."""
 

@@ -7,9 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from node import records
-from node.records import TRANSITIONS, State
-
-_OF_SERIES = (State.RECEIVING, State.COMPLETE, State.VETTED, State.REJECTED)
+from node.records import OF_JOBS, TRANSITIONS, State
 
 
 def page() -> str:
@@ -33,7 +31,7 @@ def page() -> str:
         "|---|---|---|",
     ]
     meanings = _meanings()
-    lines += [f"| `{state}` | {'series' if state in _OF_SERIES else 'job'} | {meanings[state]} |" for state in State]
+    lines += [f"| `{state}` | {'job' if state in OF_JOBS else 'series'} | {meanings[state]} |" for state in State]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ RESEARCH_TURN = 10
 """One turn in so many may go to research work that has waited for long."""
 
 
-def most_urgent(limit: int, research_before: datetime | None = None) -> Select[tuple[int]]:
+def most_urgent(limit: int, research_before: datetime | None = None) -> Select[int]:
     """The ids of the `limit` jobs that are next, the first first.
 
     `research_before`: research work that has been there since before that goes ahead of routine work.
