@@ -69,51 +69,52 @@ class Analyst:
         sqlalchemy.exc.DBAPIError. A job that takes longer than `settings.work.time_limit_s` ends the process.
         """
         owner = f"{self._worker}/{secrets.token_hex(4)}"
-        lease_s, limit_s = self._settings.work.lease_s, self._settings.work.time_limit_s
         job = self._take(job_id, owner)
         if job is None:
             return []
         log = _log.bind(job=job.id, series=job.series_id, attempt=job.attempts, frugal=job.frugal)
-
-        def overdue() -> None:
-            log.error("time_limit", seconds=limit_s)
-            self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
-
         try:
-            with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
-                pipeline = self._configured(job.frugal)
-                with self._records.session() as session:
-                    if not self._adopt(session, job.id, owner, pipeline.release_digest):
-                        return []
-                    slices = series_slices(session, job.series, self._settings.spool_dir)
-                    came = images_at(session, job.series)
-                log.info("job_started", slices=len(slices), priority=job.priority)
-                analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check())
-                heartbeat.beat()
-                files = self._write(job.id, analysis)
-            for attempt in self._database_retries():
-                with attempt, self._records.session() as session:
-                    due = self._encoded(session, job.id, owner, analysis, files)
+            return self._attempt(job, owner, log)
         except PipelineError as error:
             self._failed(job.id, owner, error)
             log.error("job_failed", reason=error.reason, detail=error.detail)
             if error.reason is Reason.DEVICE_ERROR:
                 raise WorkerUnfitError(error.detail) from error
-            return []
         except LeaseLostError:
             log.warning("lease_lost")
-            return []
         except DBAPIError:
             raise  # the database is away: the lease expires and the job is issued again
         except MemoryError:
             self._failed(job.id, owner, PipelineError(Reason.OUT_OF_MEMORY, "while the results were written"))
             log.error("job_failed", reason=Reason.OUT_OF_MEMORY)
-            return []
         except Exception as error:  # whatever else goes wrong is a failed attempt of this job
             # Further up, Celery would log the exception's text, which may quote a header; here only type and place are.
             log.exception("unexpected_error")
             self._failed(job.id, owner, PipelineError(Reason.INTERNAL, f"unexpected {type(error).__name__}"))
-            return []
+        return []
+
+    def _attempt(self, job: Job, owner: str, log: "structlog.typing.FilteringBoundLogger") -> list[int]:
+        """Everything between the lease and its end: results on disk and in SQL. Raises whatever goes wrong."""
+        lease_s, limit_s = self._settings.work.lease_s, self._settings.work.time_limit_s
+
+        def overdue() -> None:
+            log.error("time_limit", seconds=limit_s)
+            self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
+
+        with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
+            pipeline = self._configured(job.frugal)
+            with self._records.session() as session:
+                if not self._adopt(session, job.id, owner, pipeline.release_digest):
+                    return []
+                slices = series_slices(session, job.series, self._settings.spool_dir)
+                came = images_at(session, job.series)
+            log.info("job_started", slices=len(slices), priority=job.priority)
+            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check())
+            heartbeat.beat()
+            files = self._write(job.id, analysis)
+        for attempt in self._database_retries():
+            with attempt, self._records.session() as session:
+                due = self._encoded(session, job.id, owner, analysis, files)
         log.info("job_encoded", objects=len(files), deliveries=len(due), seconds=analysis.seconds)
         return due
 

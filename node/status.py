@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from config import Reason, Settings
 from node.errors import CommandError
+from node.migrations import is_current
 from node.node_lock import node_runs
 from node.records import Delivery, Instance, Job, Records, Result, Series, State, Unreadable, open_database
 from node.worker_starts import failed_starts
@@ -38,6 +39,7 @@ def open_existing(settings: Settings) -> Records:
     engine = open_database(settings.database)
     try:
         known = inspect(engine).has_table(Series.__tablename__)
+        current = is_current(engine)
     except SQLAlchemyError as error:
         raise CommandError(
             f"The database {url.render_as_string()} cannot be reached ({type(error).__name__}).",
@@ -45,6 +47,11 @@ def open_existing(settings: Settings) -> Records:
         ) from error
     if not known:
         raise CommandError(f"{url.render_as_string()} holds no records.", "Start the node once: fvlm-node serve")
+    if not current:
+        raise CommandError(
+            f"{url.render_as_string()} was written by another version of the node.",
+            "Start this version once: fvlm-node serve brings an older database up to date",
+        )
     return Records(engine)
 
 

@@ -1,6 +1,8 @@
 """Attempts that end badly: out of memory, an error of the GPU, a hang, a kill; each with its reason, none twice."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,22 @@ def test_a_job_that_hangs_ends_its_worker_and_is_quarantined_with_the_reason(tmp
     assert ended.detail == "after 2 attempts: took longer than 1 s"
     assert _runs(control) == [False, False]
     assert "fake_pipeline.py" in log  # where it stood
+
+
+@pytest.mark.parametrize(
+    ("stuck", "status"),
+    [("time.sleep(600)", watchdog.STATUS), ("ctypes.PyDLL(None).sleep(600)", 1)],
+    ids=["waiting", "never giving the interpreter free"],
+)
+def test_whatever_is_stuck_is_ended(stuck: str, status: int) -> None:
+    code = (
+        "import ctypes, time; from node import watchdog; watchdog._LAST_WORDS_S = 0.5\n"
+        f"with watchdog.time_limit(0.2, lambda: print('last words', flush=True)): {stuck}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status
+    assert ("last words" in done.stdout) == (status == watchdog.STATUS)
+    assert "line 2" in done.stderr  # where it stood
 
 
 def _once(records: Records, settings: Settings) -> bool:
