@@ -10,7 +10,8 @@ from typing import Any, Self
 SERVE, REJECT, END = b"S", b"R", b"E"
 """From the listener: serve this socket; reject its request, for want of a place; end (followed by seconds)."""
 READY, STORED, RELEASED, CLOSED = b"y", b"s", b"r", b"c"
-"""To the listener: sockets may come; something was stored (followed by the segment); an association has ended (followed
+"""To the listener: sockets may come; something was stored (followed by the segment, or by nothing if
+it is a storage commitment request); an association has ended (followed
 by its last segment); a socket is closed."""
 LONGEST_NOTE = 131072
 """Bytes; the longest is the `Setup`."""

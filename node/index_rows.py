@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from config import Reason
 from node.headers import Names
-from node.records import Instance, Series, State, Unreadable, now
+from node.records import Instance, SegmentSeries, Series, State, Unreadable, now
 from node.spool import Record
 
 _log = structlog.get_logger(__name__)
@@ -80,6 +80,7 @@ def write_entries(session: Session, entries: Sequence[Entry]) -> Written:
     fresh = [entry for entry in entries if entry.place not in written.places]
     _write_broken(session, [entry for entry in fresh if isinstance(entry, Broken)], written)
     _write_readable(session, [entry for entry in fresh if isinstance(entry, Readable)], written)
+    _note_segments(session, entries)
     return written
 
 
@@ -146,6 +147,17 @@ def _note_arrivals(session: Session, repeated: Sequence[Readable]) -> None:
             for entry in repeated
         ]
         session.connection().execute(statement, arrivals)
+
+
+def _note_segments(session: Session, entries: Sequence[Entry]) -> None:
+    """Remember which segment brought which series, be it only what was there already."""
+    brought = {(e.place[0], e.names.series_instance_uid) for e in entries if isinstance(e, Readable)}
+    names = {segment for segment, _ in brought}
+    query = select(SegmentSeries.segment, SegmentSeries.series_instance_uid).where(SegmentSeries.segment.in_(names))
+    known = set(session.execute(query).tuples())
+    rows = [{"segment": segment, "series_instance_uid": uid} for segment, uid in sorted(brought - known)]
+    if rows:
+        session.execute(insert(SegmentSeries), rows)
 
 
 def _known_digests(session: Session, uids: Iterable[str]) -> dict[str, set[str]]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -25,7 +26,7 @@ from ct.part10 import Unfit
 from node.headers import read_names
 from node.index_rows import Broken, Entry, Readable, write_entries
 from node.records import Instance, Records, SpoolSegment, Unreadable, now
-from node.spool import Damage, Record, SegmentReader, has_writer, segments
+from node.spool import Damage, EndMark, Ending, Record, SegmentReader, has_writer, segments
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +43,8 @@ class _Mark:
     indexed_to: int = 0
     row_count: int = 0
     sealed: bool = False
+    ending: Ending | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class Indexer:
             complete = row.released_at is not None or counts.get(row.name, 0) >= row.row_count
             if not complete:
                 _log.warning("index_rows_missing", segment=row.name)
-            marks[row.name] = _Mark(row.indexed_to, row.row_count, row.sealed) if complete else _Mark()
+            marks[row.name] = _marked(row) if complete else _Mark()
         self._listed_at = float("-inf")
         return marks
 
@@ -201,6 +204,9 @@ class Indexer:
                     found = reader.record_at(at)
                     if found is None or (isinstance(found, Damage) and not finished):
                         return entries, replace(mark, indexed_to=at, sealed=found is None and finished)
+                    if isinstance(found, EndMark):
+                        ended = replace(mark, indexed_to=at, sealed=True, ending=found.ending, ended_at=found.at)
+                        return entries, ended
                     if isinstance(found, Damage):
                         entries.append(_broken(found))
                         at = found.start + found.length
@@ -216,6 +222,10 @@ class Indexer:
             _log.error("segment_unreadable", segment=name, error=error.strerror)
             self._open.discard(name)  # the other segments go on; this one is listed and tried again
         return [], mark
+
+
+def _marked(row: SpoolSegment) -> _Mark:
+    return _Mark(row.indexed_to, row.row_count, row.sealed, row.ending, row.ended_at)
 
 
 def _entry(reader: SegmentReader, record: Record) -> Entry:

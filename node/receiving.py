@@ -56,7 +56,9 @@ class _Served:
 
     def _stored(self, segment: str) -> None:
         now = time.monotonic()
-        if segment != self._segment or now - self._told >= _QUIET_S:
+        if not segment:
+            self._process.tell(STORED)
+        elif segment != self._segment or now - self._told >= _QUIET_S:
             self._segment, self._told = segment, now
             self._process.tell(STORED + segment.encode())
 

@@ -19,7 +19,7 @@ import structlog
 
 from config import Reason
 from config.settings import DicomSettings
-from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, Setup
+from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, STORED, Setup
 from node.intake import Intake
 
 _log = structlog.get_logger(__name__)
@@ -185,7 +185,7 @@ class StoreScp:
                 process.ready |= kind == READY
                 process.associations -= kind == RELEASED
                 process.sockets -= kind == CLOSED
-                if segment:
+                if segment or kind == STORED:
                     self._intake.on_stored(segment)
 
     def _bury(self, process: _Process) -> None:
