@@ -19,6 +19,7 @@ from node import dimse
 from node.commitment import STORAGE_COMMITMENT
 from node.commitment_action import Action, Report
 from node.dimse import BadCommandError, Command, encode_response, parse_command
+from node.handover import Caller
 from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
 from node.negotiation import VERIFICATION, Accepted, Negotiator, Rejected
 from node.spool import Ending
@@ -75,11 +76,17 @@ class Association:
     """One accepted socket. `run` in a thread of its own; `end` from any thread."""
 
     def __init__(
-        self, connection: socket.socket, full: bool, settings: DicomSettings, negotiator: Negotiator, intake: Intake
+        self,
+        connection: socket.socket,
+        full: bool,
+        settings: DicomSettings,
+        negotiator: Negotiator,
+        intake: Intake,
+        on_rejected: Callable[[Caller], None],
     ) -> None:
-        """`full`: there is no place, the request is to be rejected."""
+        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was."""
         self._connection, self._full, self._settings = connection, full, settings
-        self._negotiator, self._intake = negotiator, intake
+        self._negotiator, self._intake, self._on_rejected = negotiator, intake, on_rejected
         self._timeout_s = settings.network_timeout_s
         self._ending = threading.Event()
         self._host = _host(connection)
@@ -155,6 +162,7 @@ class Association:
                 calling_ae=answer.calling_ae,
                 called_ae=answer.called_ae,
             )
+            self._on_rejected(Caller.of(answer.calling_ae, answer.called_ae, self._host, answer.reason))
             linger(self._connection, self._linger_s)
             return None
         _log.info("association_accepted", calling_ae=answer.calling_ae, host=self._host)
@@ -253,7 +261,7 @@ class Association:
         """The response to a report of storage commitment."""
         if self._reported is None or command.field != dimse.N_EVENT_REPORT_RQ | dimse.RESPONSE:
             raise ProtocolError(Abort.UNEXPECTED_PDU, "a response to no request")
-        self._reported.confirmed(command.status or dimse.SUCCESS)
+        self._reported.confirmed(command.status)
         self._reported = None
 
     def _incoming(self, session: IntakeSession, command: Command) -> Incoming:

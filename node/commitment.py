@@ -1,8 +1,8 @@
 """Storage commitment as receiver (DICOM PS3.4 annex J): what a sender asks, what it is told, and the files in between.
 
-A request is a small file in the spool, durable before it is answered with success, so it outlives a crash and a database
-that is away. The indexer takes it into the database (`node.commitment_rows`) when everything that was in the spool
-before it is in the index; then the sender gets its report (`node.commitment_reports`).
+A request is a small file in the spool, durable before it is answered with success, so it outlives a crash and a
+database that is away. The indexer takes it into the database (`node.commitment_rows`) when everything that was in the
+spool before it is in the index; then the sender gets its report (`node.commitment_reports`).
 """
 
 import json

@@ -1,16 +1,14 @@
-"""An N-ACTION that asks for storage commitment, within its association: taken, answered, and reported if it is quick."""
+"""A request for storage commitment (N-ACTION) within its association: taken, answered, reported if that is quick."""
 
 import select
 import socket
 import time
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 
 import structlog
-from pydicom.filewriter import write_dataset
-from pydicom.filebase import DicomIO
 from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode
 
 from config import Reason
 from node import dimse
@@ -33,7 +31,7 @@ _log = structlog.get_logger(__name__)
 _AT_ONCE_S = 2.0
 """Longest wait for the index before an association goes on without its report, seconds."""
 _LOOK_S = 0.02
-EVENT_MESSAGE_ID = 1
+_MESSAGE_ID = 1
 
 
 class Action:
@@ -102,16 +100,15 @@ class Report:
             failures = self._files.verdict(self._request.token)
             if failures is not None:
                 event, answer = report(self._request.transaction_uid, self._request.references, failures)
-                encoded = DicomIO(BytesIO())
-                encoded.is_little_endian, encoded.is_implicit_VR = True, self._implicit
-                write_dataset(encoded, answer)
-                command = dimse.encode_event(STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, event, EVENT_MESSAGE_ID)
-                return command, encoded.parent.getvalue()
+                data_set = encode(answer, self._implicit, True)
+                assert data_set is not None, "UIDs and numbers can be encoded"
+                command = dimse.encode_event(STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, event, _MESSAGE_ID)
+                return command, data_set
             if select.select([connection], [], [], _LOOK_S)[0]:
                 break
         return None
 
-    def confirmed(self, status: int) -> None:
+    def confirmed(self, status: int | None) -> None:
         """The peer has answered the report."""
         if status == dimse.SUCCESS:
             try:

@@ -66,6 +66,8 @@ class Written:
     unreadable: int = 0
     known: int = 0
     """The same instance with the same bytes was there."""
+    opened: int = 0
+    """Generations of series that began."""
     places: set[tuple[str, int]] = field(default_factory=set)
     """Entries that have a row now."""
 
@@ -127,6 +129,7 @@ def _write_readable(session: Session, entries: list[Readable], written: Written)
     if rows:
         session.execute(insert(Instance), rows)
     _note_arrivals(session, repeated)
+    written.opened = series.opened
     written.known += len(repeated)
 
 
@@ -189,6 +192,7 @@ class _Generations:
 
     def __init__(self, session: Session, uids: Iterable[str]) -> None:
         self._session = session
+        self.opened = 0
         query = select(Series).where(Series.series_instance_uid.in_(uids)).order_by(Series.generation)
         self._newest = {row.series_instance_uid: row for row in session.scalars(query.with_for_update())}
 
@@ -219,5 +223,6 @@ class _Generations:
         self._session.add(opened)
         self._session.flush()
         self._newest[opened.series_instance_uid] = opened
+        self.opened += 1
         _log.info("series_opened", series=opened.id, generation=generation, source_ae=opened.source_ae)
         return opened
