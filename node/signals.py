@@ -129,7 +129,8 @@ def _series_of(session: Session, uids: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for some in chunks(sorted(uids)):
         query = select(Instance.sop_instance_uid, Series.series_instance_uid).join(Instance.series)
-        found |= dict(session.execute(query.where(Instance.sop_instance_uid.in_(some), ~Instance.conflict)).tuples())
+        rows = session.execute(query.where(Instance.sop_instance_uid.in_(some), ~Instance.conflict))
+        found |= dict(rows.tuples().all())
     return found
 
 
