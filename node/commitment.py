@@ -143,10 +143,10 @@ class CommitmentFiles:
         try:
             references = tuple((str(sop_class), str(uid)) for sop_class, uid in read["references"])
             received = datetime.fromisoformat(read["received_at"])
-            names = [str(read[name]) for name in ("transaction_uid", "calling_ae", "called_ae")]
+            transaction, calling, called = (str(read[n]) for n in ("transaction_uid", "calling_ae", "called_ae"))
         except (KeyError, TypeError) as error:
             raise ValueError("not a storage commitment request") from error
-        return Request(token, *names, received, references)
+        return Request(token, transaction, calling, called, received, references)
 
     def put_aside(self, token: str) -> None:
         """Keep a damaged request out of the way, for a person to look at. Raises OSError."""

@@ -16,6 +16,8 @@ from node.records import CommitmentRequest, Instance, SpoolSegment, now
 
 _CHUNK = 500
 """UIDs in one query."""
+_AT_ONCE = 50
+"""Reports in one pass."""
 _OWN_ASSOCIATION_S = 4.0
 """How long the report is left to the association of the request, seconds."""
 _KEPT = timedelta(days=30)
@@ -72,7 +74,7 @@ def due(session: Session) -> dict[str, list[CommitmentRequest]]:
     query = select(CommitmentRequest).where(CommitmentRequest.ended_at.is_(None), CommitmentRequest.due_at <= now())
     loaded = query.options(undefer(CommitmentRequest.references), undefer(CommitmentRequest.failures))
     found: dict[str, list[CommitmentRequest]] = {}
-    for row in session.scalars(loaded.order_by(CommitmentRequest.id).limit(_CHUNK)):
+    for row in session.scalars(loaded.order_by(CommitmentRequest.id).limit(_AT_ONCE)):
         found.setdefault(row.calling_ae, []).append(row)
     return found
 

@@ -58,6 +58,11 @@ STORAGE_CLASSES = (
 )
 """What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
 VERIFICATION = str(sop.Verification)
+MORE_TRANSFER_SYNTAXES = (
+    "1.2.840.10008.1.2.1.98",
+    *(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56, 58, 59, 60, 61, 62, 63, 64, 65, 66)),
+)
+"""Taken beside those that pynetdicom names: Encapsulated Uncompressed, and retired JPEG processes (PS3.6 annex A)."""
 _COMMITMENT_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 _PERMANENT, _TRANSIENT = 1, 2
@@ -105,7 +110,7 @@ class Negotiator:
         self._settings = settings
         offered = [build_context(VERIFICATION), build_context(STORAGE_COMMITMENT, _COMMITMENT_SYNTAXES)]
         for storage in dict.fromkeys((*STORAGE_CLASSES, *settings.more_storage_classes)):
-            offered.append(build_context(storage, ALL_TRANSFER_SYNTAXES))
+            offered.append(build_context(storage, [*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES]))
         self._offered = {str(context.abstract_syntax): context for context in offered}
 
     def answer(self, request: bytes, full: bool) -> Accepted | Rejected:

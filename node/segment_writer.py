@@ -195,9 +195,10 @@ class SegmentWriter:
             return
         descriptor, self._descriptor = self._descriptor, -1
         end = max(self._end, self._headed)
-        with suppress(OSError):  # nothing acknowledged depends on it: a scan ends at the zeros as well
+        with suppress(OSError):
             if ending is not None and self._end and not self.failed:
                 end += os.pwrite(descriptor, encode_end(ending, time.time_ns()), self._end)
+        with suppress(OSError):  # nothing acknowledged depends on it: a scan ends at the zeros as well
             # Never cut into a record, not even one whose sync failed: a reader may have it mapped.
             os.ftruncate(descriptor, min(end, os.fstat(descriptor).st_size))
             if self._end == 0:

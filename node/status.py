@@ -175,7 +175,7 @@ def _commitment_table(session: Session, limit: int) -> Iterator[Table]:
     table.add_column("Sender", overflow="fold")
     table.add_column("Why", overflow="fold")
     for row in rows:
-        reason = Reason(row.reason)
+        reason = Reason(row.reason or Reason.INTERNAL)
         state = "given up" if row.ended_at is not None else f"tried {row.attempts} times, goes on"
         table.add_row(
             f"{row.received_at:%Y-%m-%d\n%H:%M:%S} UTC",
