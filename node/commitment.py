@@ -34,6 +34,9 @@ NO_SUCH_INSTANCE, CLASS_CONFLICT = 0x0112, 0x0119
 
 LONGEST_ACTION = 2 * 2**20
 """Bytes of the data set of a request: about 19,000 objects."""
+_MOST_ITEMS = 20_000
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Tag of a sequence item, Little Endian."""
 _FOLDER, _REQUEST, _VERDICT, _ANSWERED = "commitment", ".request", ".verdict", ".answered"
 
 Reference = tuple[str, str]
@@ -64,6 +67,8 @@ def parse_action(encoded: bytes | bytearray, implicit: bool) -> tuple[str, tuple
 
     Raises BadActionError.
     """
+    if encoded.count(_ITEM) > _MOST_ITEMS:  # empty ones would take the parser long
+        raise BadActionError("too many references; ask in several requests")
     try:
         with parsing():
             data_set = read_dataset(BytesIO(encoded), implicit, True)

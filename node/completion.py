@@ -26,7 +26,7 @@ from ct.volume import SourceSlice
 from node import signals
 from node.records import CommitmentRequest, Instance, Records, Series, Signal, State, now
 from node.retention import missing_images
-from node.signals import Receiving, Unindexed
+from node.signals import Receiving
 from node.source_count import SourceCounts
 
 _log = structlog.get_logger(__name__)
@@ -54,8 +54,7 @@ def complete_due(records: Records, settings: Settings, at: datetime | None = Non
     For callers that look once: quiet is what the wall clock says, and no source is asked for its count. The reconciler
     uses a `Completer`. Raises sqlalchemy.exc.DBAPIError.
     """
-    moment = at or now()
-    return Completer(records, settings, quiet_s=lambda _, since: (moment - since).total_seconds()).once()
+    return Completer(records, settings, at=at or now()).once()
 
 
 class Completer:
@@ -66,13 +65,14 @@ class Completer:
         records: Records,
         settings: Settings,
         counts: SourceCounts | None = None,
-        quiet_s: Callable[[object, datetime], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        at: datetime | None = None,
     ) -> None:
-        """`counts`: asks sources; None: nobody is asked. `quiet_s`: for how many seconds something has been as it is;
-        the second argument is since when by the wall clock. None: on the monotonic clock, since it was first seen so.
+        """`counts`: asks sources; None: nobody is asked. `clock`: seconds, never goes back. `at`: for who looks once and
+        has seen nothing before: the time, by which quiet is told instead.
         """
         self._records, self._settings, self._counts = records, settings, counts
-        self._quiet_s = quiet_s or _Stopwatch()
+        self._stopwatch, self._at = _Stopwatch(clock), at
         self._flawed: dict[int, datetime] = {}
         """Series whose geometry was not fit for a release to close them -> `last_at` at that time."""
 
@@ -95,41 +95,33 @@ class Completer:
     def _close(self) -> list[Verdict]:
         with self._records.reading() as session:
             coming = signals.receiving(session)
-            behind = signals.unindexed(session, self._settings.spool_dir) if coming else []
             asked = signals.asked(session, coming, self._settings.completion.missing_s)
-            released = {one.series_id: signals.released_at(session, one.series_instance_uid) for one in coming}
+            released = {
+                one.series_id for one in coming if signals.released_at(session, one.series_instance_uid) is not None
+            }
         ids = {one.series_id for one in coming}
         self._flawed = {key: value for key, value in self._flawed.items() if key in ids}
         if self._counts is not None:
             self._counts.keep_only(ids)
-        # By both clocks: the index may stand still, or go on and be far behind.
-        lag = max(
-            (
-                max(self._quiet_s((one.segment, one.start), one.received_at), (now() - one.received_at).total_seconds())
-                for one in behind
-            ),
-            default=0.0,
-        )
-        verdicts = []
-        for one in coming:
-            in_order = _everything_before(behind, released[one.series_id])
-            verdict = self._close_one(one, asked, in_order, lag)
-            if verdict is not None:
-                verdicts.append(verdict)
+        closed = (self._close_one(one, asked, one.series_id in released) for one in coming)
+        verdicts = [verdict for verdict in closed if verdict is not None]
         if asked.done:
             with self._records.session() as session:
                 weighed = update(CommitmentRequest).where(CommitmentRequest.id.in_(asked.done)).values(weighed=True)
                 session.execute(weighed)
         return verdicts
 
-    def _close_one(self, one: Receiving, asked: signals.Asked, in_order: bool, lag: float) -> Verdict | None:
-        """Close a series if there is a signal for it. The verdict, if it had to be vetted for that."""
+    def _close_one(self, one: Receiving, asked: signals.Asked, released: bool) -> Verdict | None:
+        """Close a series if there is a signal for it. The verdict, if it had to be vetted for that.
+
+        `released`: the one association that brought it was released in order.
+        """
         uid = one.series_instance_uid
-        quiet = self._quiet_s((one.series_id, one.last_at), one.last_at)
+        quiet = self._quiet_s(one)
         if uid in asked.complete:
             self._settle(one, Signal.COMMITMENT, asked.complete[uid])
             return None
-        count = self._counts.count(one, in_order or quiet >= _PAUSE_S) if self._counts is not None else None
+        count = self._counts.count(one, released or quiet >= _PAUSE_S) if self._counts is not None else None
         if count == one.received:
             self._settle(one, Signal.FIND_COUNT, count)
             return None
@@ -139,18 +131,46 @@ class Completer:
         missing = expected is not None and expected > one.received
         source = self._settings.source_of(one.source_ae)
         trusted = source is None or source.one_association
-        if in_order and trusted and not missing and not self._waits_for_count(one):
+        if (
+            released
+            and trusted
+            and not missing
+            and self._flawed.get(one.series_id) != one.last_at
+            and not self._waits_for_count(one)
+            and self._nothing_before(one)
+        ):
             verdict = self._vet_released(one)
             if verdict is not None and self._settle(one, Signal.RELEASE, expected):
                 return _conclude(self._records, verdict)
         wait_s = (source and source.quiet_s) or self._settings.completion.quiet_s
-        if quiet < (max(wait_s, self._settings.completion.missing_s) if missing else wait_s):
-            return None
-        if lag > wait_s / 2:
-            _log.warning("index_behind_spool", seconds=round(lag, 1), series=one.series_id)
-            return None
-        self._settle(one, Signal.QUIET_TIME, expected)
+        if quiet >= (max(wait_s, self._settings.completion.missing_s) if missing else wait_s):
+            self._settle_quiet(one, expected, wait_s)
         return None
+
+    def _quiet_s(self, one: Receiving) -> float:
+        """Seconds without a new instance."""
+        if self._at is not None:
+            return (self._at - one.last_at).total_seconds()
+        return self._stopwatch.seconds((one.series_id, one.last_at))
+
+    def _settle_quiet(self, one: Receiving, expected: int | None, wait_s: float) -> None:
+        """Nothing came for long enough; but it may be that the index has not seen it."""
+        with self._records.reading() as session:
+            behind = signals.unindexed(session, self._settings.spool_dir)
+        moment = self._at or now()
+        ages = [(moment - record.received_at).total_seconds() for record in behind]
+        # A record from the future: the clock went back, nobody knows how old it is.
+        if any(age < 0 or age > wait_s / 2 for age in ages):
+            _log.warning("index_behind_spool", seconds=round(max(ages), 1), series=one.series_id)
+        else:
+            self._settle(one, Signal.QUIET_TIME, expected)
+
+    def _nothing_before(self, one: Receiving) -> bool:
+        """The index holds all that came, on any other association, before the one of this series was released."""
+        with self._records.reading() as session:
+            released_at = signals.released_at(session, one.series_instance_uid)
+            behind = signals.unindexed(session, self._settings.spool_dir) if released_at is not None else []
+        return released_at is not None and all(record.received_at > released_at for record in behind)
 
     def _waits_for_count(self, one: Receiving) -> bool:
         """The source is better to be believed than the release, as long as it may answer."""
@@ -158,8 +178,6 @@ class Completer:
 
     def _vet_released(self, one: Receiving) -> tuple[Verdict, int] | None:
         """The verdict on a series whose association was released, and the number of slices, if it is fit to be read."""
-        if self._flawed.get(one.series_id) == one.last_at:
-            return None
         found = _look_at(self._records, self._settings, one.series_id)
         if found[0].state == State.VETTED:
             return found
@@ -186,23 +204,19 @@ class Completer:
 class _Stopwatch:
     """Seconds since a thing was first seen as it is, whatever the wall clock does."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._seen: dict[object, tuple[float, float]] = {}
         """Thing -> when it was seen first and last."""
 
-    def __call__(self, thing: object, _: datetime) -> float:
+    def seconds(self, thing: object) -> float:
+        """How long it has been so."""
         moment = self._clock()
         first, _last = self._seen.get(thing, (moment, moment))
         self._seen[thing] = (first, moment)
         if len(self._seen) > _MOST_SEEN:
             self._seen = {key: seen for key, seen in self._seen.items() if seen[1] >= moment - _FORGET_S}
         return moment - first
-
-
-def _everything_before(behind: list[Unindexed], released_at: datetime | None) -> bool:
-    """The association was released, and the index holds all that came before that from any other one."""
-    return released_at is not None and all(one.received_at > released_at for one in behind)
 
 
 def series_slices(session: Session, series: Series, spool_dir: Path) -> list[SourceSlice]:

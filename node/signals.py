@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, undefer
 
 from node.commitment_rows import chunks
@@ -81,13 +81,14 @@ def _images(session: Session, series_uids: list[str]) -> dict[str, set[str]]:
 
 def unindexed(session: Session, spool_dir: Path) -> list[Unindexed]:
     """Where the index is behind the spool."""
-    marks = {row.name: row for row in session.scalars(select(SpoolSegment))}
+    over = or_(SpoolSegment.sealed, SpoolSegment.released_at.is_not(None))
+    done = set(session.scalars(select(SpoolSegment.name).where(over)))
+    marks = dict(session.execute(select(SpoolSegment.name, SpoolSegment.indexed_to).where(~over)).tuples().all())
     found = []
     for path in segments(spool_dir):
-        mark = marks.get(path.name)
-        if mark is not None and (mark.sealed or mark.released_at is not None):
+        if path.name in done:
             continue
-        start = mark.indexed_to if mark else 0
+        start = marks.get(path.name, 0)
         try:
             with SegmentReader(path) as reader:
                 record = reader.record_at(start)

@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 from commitment_peer import INSTANCE, STORAGE_COMMITMENT, Reports, action, associate, listener, send_action
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pynetdicom.dsutils import encode as encode_data_set
 from raw_pdu import COMMAND, LAST, answer, connect, context, data
 from spool_data import Bench, Receiver, ct_slice, receiver, settings_for, store
 from sqlalchemy import select, update
 
 from config import Reason, Settings
 from config.settings import DeliverySettings, Source
+from ct.part10 import is_uid
 from node import commitment_rows
 from node.commitment import (
     CLASS_CONFLICT,
@@ -253,6 +258,38 @@ def test_any_bytes_are_a_request_or_refused(content: bytes) -> None:
     for implicit in (True, False):
         with pytest.raises(BadActionError):
             parse_action(content, implicit)
+
+
+def _wide(count: int) -> bytes:
+    """A Transaction UID and `count` empty items, Implicit VR."""
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+    return struct.pack("<HHI4sHHI", 8, 0x1195, 4, b"1.2\0", 8, 0x1199, 8 * count) + item * count
+
+
+def test_a_request_of_empty_items_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(BadActionError, match="too many"):
+        parse_action(_wide(LONGEST_ACTION // 8 - 4), implicit=True)
+    with pytest.raises(BadActionError, match="no UID"):
+        parse_action(_wide(3), implicit=True)
+
+
+@hypothesis_settings(max_examples=600, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=12), st.integers(0, 12)), max_size=6))
+def test_damaged_requests_are_read_or_refused_never_more(changes: list[tuple[int, bytes, int]]) -> None:
+    for implicit in (True, False):
+        raw = bytearray(
+            encode_data_set(action([ct_slice(number=n) for n in (1, 2, 3)], "1.2.3"), implicit, True) or b""
+        )
+        for at, piece, removed in changes:
+            at %= len(raw) + 1
+            raw[at : at + removed] = piece
+        try:
+            transaction, references = parse_action(raw, implicit)
+        except BadActionError:
+            continue
+        assert is_uid(transaction)
+        assert references
+        assert all(is_uid(uid) for reference in references for uid in reference)
 
 
 def test_a_report_of_nothing_but_failures_has_no_references() -> None:

@@ -74,7 +74,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def _completer(bench: Bench, counts: Any = None, clock: Clock | None = None) -> Completer:
-    return Completer(bench.records, bench.settings, counts, completion._Stopwatch(clock or Clock()))
+    return Completer(bench.records, bench.settings, counts, clock or Clock())
 
 
 def _stack(first: int, last: int) -> list[Dataset]:
