@@ -33,8 +33,6 @@ _log = structlog.get_logger(__name__)
 
 _PAUSE_S = 1.0
 """Without a new image for so long, seconds, the source is asked for its count."""
-_MOST_SEEN, _FORGET_S = 10_000, 600.0
-"""Things that the stopwatch keeps before it forgets those that it was not asked about for so long, seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,13 @@ class Completer:
         clock: Callable[[], float] = time.monotonic,
         at: datetime | None = None,
     ) -> None:
-        """`counts`: asks sources; None: nobody is asked. `clock`: seconds, never goes back. `at`: for who looks once and
-        has seen nothing before: the time, by which quiet is told instead.
+        """`counts`: asks sources; None: nobody is asked. `clock`: seconds, never goes back. `at`: for who looks once,
+        and has seen nothing before: the time, by which quiet is told instead.
         """
         self._records, self._settings, self._counts = records, settings, counts
-        self._stopwatch, self._at = _Stopwatch(clock), at
+        self._clock, self._at = clock, at
+        self._seen: dict[int, tuple[datetime, float]] = {}
+        """Series -> its `last_at`, and when that was seen first by the clock."""
         self._flawed: dict[int, datetime] = {}
         """Series whose geometry was not fit for a release to close them -> `last_at` at that time."""
 
@@ -101,6 +101,7 @@ class Completer:
             }
         ids = {one.series_id for one in coming}
         self._flawed = {key: value for key, value in self._flawed.items() if key in ids}
+        self._seen = {key: value for key, value in self._seen.items() if key in ids}
         if self._counts is not None:
             self._counts.keep_only(ids)
         closed = (self._close_one(one, asked, one.series_id in released) for one in coming)
@@ -151,7 +152,12 @@ class Completer:
         """Seconds without a new instance."""
         if self._at is not None:
             return (self._at - one.last_at).total_seconds()
-        return self._stopwatch.seconds((one.series_id, one.last_at))
+        moment = self._clock()
+        last_at, since = self._seen.get(one.series_id, (one.last_at, moment))
+        if last_at != one.last_at:
+            since = moment
+        self._seen[one.series_id] = (one.last_at, since)
+        return moment - since
 
     def _settle_quiet(self, one: Receiving, expected: int | None, wait_s: float) -> None:
         """Nothing came for long enough; but it may be that the index has not seen it."""
@@ -199,24 +205,6 @@ class Completer:
             signals.close(row, signal, one.received, expected)
         _log.info("series_complete", series=one.series_id, generation=row.generation, signal=signal, count=one.received)
         return True
-
-
-class _Stopwatch:
-    """Seconds since a thing was first seen as it is, whatever the wall clock does."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._seen: dict[object, tuple[float, float]] = {}
-        """Thing -> when it was seen first and last."""
-
-    def seconds(self, thing: object) -> float:
-        """How long it has been so."""
-        moment = self._clock()
-        first, _last = self._seen.get(thing, (moment, moment))
-        self._seen[thing] = (first, moment)
-        if len(self._seen) > _MOST_SEEN:
-            self._seen = {key: seen for key, seen in self._seen.items() if seen[1] >= moment - _FORGET_S}
-        return moment - first
 
 
 def series_slices(session: Session, series: Series, spool_dir: Path) -> list[SourceSlice]:
