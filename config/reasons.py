@@ -57,6 +57,7 @@ class Reason(StrEnum):
     INVALID_OBJECT = "INVALID_OBJECT"
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
     PEER_REFUSED = "PEER_REFUSED"
+    NO_ADDRESS = "NO_ADDRESS"
     INTERNAL = "INTERNAL"
 
     @property
@@ -169,6 +170,10 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.PEER_UNREACHABLE: _Text("The destination does not answer.", "Check host, port and firewall."),
     Reason.PEER_REFUSED: _Text(
         "The destination refused the object.", "Check its AE title list and SOP classes; then: fvlm-node retry SERIES"
+    ),
+    Reason.NO_ADDRESS: _Text(
+        "The sender wants an answer, and the settings do not say where it is.",
+        "Give its AE title, host and port under `sources`.",
     ),
     Reason.INTERNAL: _Text("An unexpected error inside the node.", "Report it with the log lines of the job."),
 }

@@ -63,6 +63,10 @@ class DicomSettings(_Section):
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
 
+    report_for_s: Annotated[float, Field(gt=0)] = 86400.0
+    """Seconds for which the node tries to tell a sender that asked for storage commitment what it keeps. The time-out
+    and the waits between two attempts are those of `delivery`."""
+
     @field_validator("accept_from")
     @classmethod
     def _somebody(cls, titles: tuple[str, ...]) -> tuple[str, ...]:
@@ -76,7 +80,29 @@ class CompletionSettings(_Section):
     """When a series counts as complete."""
 
     quiet_s: Annotated[float, Field(gt=0)] = 15.0
-    """Seconds without a new instance after which a series is complete."""
+    """Seconds without a new instance after which a series is complete, if nothing better told so before. `sources` may
+    set another for one sender."""
+    missing_s: Annotated[float, Field(gt=0)] = 120.0
+    """The same if the source says that the series has more images than came: seconds to wait for the missing ones."""
+
+
+class Source(_Section):
+    """A sender that the node knows more of than its AE title. Who may send is in `dicom.accept_from`."""
+
+    ae_title: AETitle
+    """The calling AE title with which it sends."""
+    host: str = ""
+    """Its address; needed for storage commitment reports on an association of their own, and for `find`."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 104
+    """Its TCP port."""
+    quiet_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds without a new instance after which a series from it is complete; empty takes `completion.quiet_s`."""
+    one_association: bool = True
+    """False: it spreads series over several associations, so the release of one does not say that a series is there."""
+    find: bool = False
+    """True: it is asked by C-FIND (Study Root) how many images a series has; for archives, few scanners answer."""
+    dicomweb_url: str = ""
+    """Its QIDO-RS address, asked instead of C-FIND. Example: http://pacs.example.org:8042/dicom-web"""
 
 
 class Destination(_Section):
@@ -178,11 +204,17 @@ class Settings(BaseSettings):
     dicom: DicomSettings = DicomSettings()
     completion: CompletionSettings = CompletionSettings()
     routing: RoutingSettings = RoutingSettings()
+    sources: dict[str, Source] = {}
+    """Senders by name, where there is more to say of them than that they may send."""
     destinations: dict[str, Destination] = {}
     """Receivers of results by name."""
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
+
+    def source_of(self, ae_title: str) -> Source | None:
+        """What is known of a sender; None if nothing is."""
+        return next((source for source in self.sources.values() if source.ae_title == ae_title), None)
 
     @property
     def spool_dir(self) -> Path:
@@ -231,6 +263,10 @@ class Settings(BaseSettings):
                 for e in error.errors()
             ]
             raise SettingsError(f"{file or 'environment'}: " + "; ".join(lines)) from error
+        titles = [source.ae_title for source in loaded.sources.values()]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise SettingsError(f"{file or 'environment'}: sources: {', '.join(twice)} stands there twice")
         unknown = [name for name in loaded.routing.destinations if name not in loaded.destinations]
         if unknown:
             raise SettingsError(

@@ -16,9 +16,13 @@ import structlog
 from config import Reason
 from config.settings import DicomSettings
 from node import dimse
+from node.commitment import STORAGE_COMMITMENT
+from node.commitment_action import Action, Report
 from node.dimse import BadCommandError, Command, encode_response, parse_command
+from node.handover import Caller
 from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
 from node.negotiation import VERIFICATION, Accepted, Negotiator, Rejected
+from node.spool import Ending
 from node.upper_layer import (
     ABORT,
     COMMAND,
@@ -63,19 +67,26 @@ class _Message:
     context_id: int
     incoming: Incoming | None
     """None: the data set is thrown away."""
+    action: Action | None = None
     status: int | None = dimse.SUCCESS
-    """The answer if there is no `incoming`; None: none is due."""
+    """The answer if there is neither `incoming` nor `action`; None: none is due."""
 
 
 class Association:
     """One accepted socket. `run` in a thread of its own; `end` from any thread."""
 
     def __init__(
-        self, connection: socket.socket, full: bool, settings: DicomSettings, negotiator: Negotiator, intake: Intake
+        self,
+        connection: socket.socket,
+        full: bool,
+        settings: DicomSettings,
+        negotiator: Negotiator,
+        intake: Intake,
+        on_rejected: Callable[[Caller], None],
     ) -> None:
-        """`full`: there is no place, the request is to be rejected."""
+        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was."""
         self._connection, self._full, self._settings = connection, full, settings
-        self._negotiator, self._intake = negotiator, intake
+        self._negotiator, self._intake, self._on_rejected = negotiator, intake, on_rejected
         self._timeout_s = settings.network_timeout_s
         self._ending = threading.Event()
         self._host = _host(connection)
@@ -90,6 +101,10 @@ class Association:
         """When the message began to come; 0 between messages."""
         self._size = 0
         """Bytes of the message so far."""
+        self._to_report: Report | None = None
+        """Storage commitment that was asked for a moment ago."""
+        self._reported: Report | None = None
+        """Storage commitment that was reported and is to be confirmed."""
 
     def run(self, released: Callable[[], None]) -> None:
         """Serve the peer until it releases, aborts, goes away, breaks the protocol or is too slow. Closes the socket.
@@ -102,8 +117,13 @@ class Association:
             accepted = self._establish()
             if accepted is not None:
                 self._contexts = accepted
-                with self._intake.open(self._calling_ae, self._settings.ae_title) as session:
+                session = self._intake.open(self._calling_ae, self._settings.ae_title)
+                ending = Ending.BROKEN_OFF
+                try:
                     self._serve(session)
+                    ending = Ending.RELEASED
+                finally:
+                    session.close(ending)
                 released()
                 self._connection.sendall(release_reply())
                 linger(self._connection, self._linger_s)
@@ -142,6 +162,7 @@ class Association:
                 calling_ae=answer.calling_ae,
                 called_ae=answer.called_ae,
             )
+            self._on_rejected(Caller.of(answer.calling_ae, answer.called_ae, self._host, answer.reason))
             linger(self._connection, self._linger_s)
             return None
         _log.info("association_accepted", calling_ae=answer.calling_ae, host=self._host)
@@ -163,6 +184,8 @@ class Association:
                 self._fragment(session, context_id, control, content)
             if not self._pieces:
                 stream.rewind()
+            if self._to_report is not None:
+                self._report_at_once(self._to_report, stream)
 
     def _keep_pace(self, size: int) -> None:
         """A message must not be endless, neither in bytes nor in time: single PDUs may be timely and tiny."""
@@ -194,7 +217,9 @@ class Association:
             raise ProtocolError(Abort.UNEXPECTED_PDU, "a data set without a command")
         if context_id != self._message.context_id:
             raise ProtocolError(Abort.INVALID_PARAMETER, "the data set is in another presentation context")
-        if self._message.incoming is not None and content:
+        if self._message.action is not None:
+            self._message.action.write(content)
+        elif self._message.incoming is not None and content:
             self._pieces.append(content)
         if control & LAST:
             self._finish(self._message)
@@ -208,20 +233,36 @@ class Association:
             command = parse_command(encoded)
         except BadCommandError as error:
             raise ProtocolError(Abort.INVALID_PARAMETER, "the command set cannot be understood") from error
-        if command.field & dimse.RESPONSE:
-            raise ProtocolError(Abort.UNEXPECTED_PDU, "a response to no request")
         self._message = _Message(command, self._command_context, None)
-        abstract_syntax = self._contexts.contexts[self._command_context].abstract_syntax
-        if command.field == dimse.C_STORE_RQ and abstract_syntax != VERIFICATION:
-            self._message.incoming = self._incoming(session, command)
-        elif command.field == dimse.C_ECHO_RQ and abstract_syntax == VERIFICATION:
-            self._message.status = dimse.SUCCESS
-        elif command.field in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
-            self._message.status = dimse.CLASS_NOT_SUPPORTED
+        if command.field & dimse.RESPONSE:
+            self._confirm(command)
+            self._message.status = None
         else:
-            self._message.status = None if command.field == dimse.C_CANCEL_RQ else dimse.UNRECOGNIZED_OPERATION
+            self._request(session, self._message)
         if not command.has_data_set:
             self._finish(self._message)
+
+    def _request(self, session: IntakeSession, message: _Message) -> None:
+        """Who takes the request, or how it is answered."""
+        command, context = message.command, self._contexts.contexts[self._command_context]
+        abstract_syntax = context.abstract_syntax
+        if command.field == dimse.C_STORE_RQ and abstract_syntax not in (VERIFICATION, STORAGE_COMMITMENT):
+            message.incoming = self._incoming(session, command)
+        elif command.field == dimse.C_ECHO_RQ and abstract_syntax == VERIFICATION:
+            message.status = dimse.SUCCESS
+        elif command.field == dimse.N_ACTION_RQ and abstract_syntax == STORAGE_COMMITMENT:
+            message.action = Action(command, context.transfer_syntax)
+        elif command.field in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
+            message.status = dimse.CLASS_NOT_SUPPORTED
+        else:
+            message.status = None if command.field == dimse.C_CANCEL_RQ else dimse.UNRECOGNIZED_OPERATION
+
+    def _confirm(self, command: Command) -> None:
+        """The response to a report of storage commitment."""
+        if self._reported is None or command.field != dimse.N_EVENT_REPORT_RQ | dimse.RESPONSE:
+            raise ProtocolError(Abort.UNEXPECTED_PDU, "a response to no request")
+        self._reported.confirmed(command.status)
+        self._reported = None
 
     def _incoming(self, session: IntakeSession, command: Command) -> Incoming:
         context = self._contexts.contexts[self._command_context]
@@ -244,11 +285,31 @@ class Association:
         if message.incoming is not None:
             answer = message.incoming.finish(*self._pieces)
             status, comment = (answer.status, answer.comment) if isinstance(answer, Refused) else (dimse.SUCCESS, "")
+        elif message.action is not None:
+            titles = (self._calling_ae, self._settings.ae_title)
+            status, comment, asked = message.action.finish(self._intake.spool_dir, self._intake.min_free_bytes, titles)
+            if asked is not None:
+                syntax = self._contexts.contexts[message.context_id].transfer_syntax
+                self._to_report = Report(asked, message.context_id, syntax, self._intake.spool_dir)
         self._message, self._began = None, 0.0
         self._pieces.clear()
         if status is not None:
             response = encode_response(message.command, status, comment)
             self._connection.sendall(p_data(message.context_id, response, self._contexts.longest_pdu))
+
+    def _report_at_once(self, report: Report, stream: PduStream) -> None:
+        """Tell the sender on this association what it asked, if it waits for it and the index is quick."""
+        self._to_report = None
+        self._intake.on_stored("")  # there is something to index
+        if self._message is None and not self._command and stream.idle and self._reported is None:
+            told = report.wait(self._connection, self._ending.is_set)
+            if told is not None:
+                command, data_set = told
+                longest = self._contexts.longest_pdu
+                self._reported = report
+                self._connection.sendall(
+                    p_data(report.context_id, command, longest) + p_data(report.context_id, data_set, longest, kind=0)
+                )
 
     def _abort(self, code: Abort | None, reason: Reason | None, detail: str, released: Callable[[], None]) -> None:
         _log.warning("association_aborted", reason=reason, host=self._host, calling_ae=self._calling_ae, detail=detail)

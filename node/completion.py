@@ -1,15 +1,19 @@
 """When a series is complete, and whether it may be read: RECEIVING -> COMPLETE -> VETTED or REJECTED with a reason.
 
-The quiet time counts from when the index learnt of the last instance, and nothing is closed while the index lags
-behind the spool, so neither a database that was away nor its rebuilding cuts a series in two.
+`node.signals` says what may close a series. The quiet time is counted on the coordinator's monotonic clock, from when
+it saw that the index learnt of the last instance: a jump of the wall clock closes nothing early, and a coordinator that
+was started again counts anew. Nothing is closed while the index lags behind the spool, so neither a database that was
+away nor its rebuilding cuts a series in two.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from config import Reason, Settings
@@ -19,11 +23,16 @@ from ct.series import Series as CtSeries
 from ct.series import read_header
 from ct.vetting import vet
 from ct.volume import SourceSlice
-from node.records import Instance, Records, Series, SpoolSegment, State, now
+from node import signals
+from node.records import CommitmentRequest, Instance, Records, Series, Signal, State, now
 from node.retention import missing_images
-from node.spool import Record, SegmentReader, segments
+from node.signals import Receiving
+from node.source_count import SourceCounts
 
 _log = structlog.get_logger(__name__)
+
+_PAUSE_S = 1.0
+"""Without a new image for so long, seconds, the source is asked for its count."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,164 @@ class Verdict:
 
 
 def complete_due(records: Records, settings: Settings, at: datetime | None = None) -> list[Verdict]:
-    """Close every series that was quiet long enough, and vet every closed one. `at` is the time, None for now.
+    """Close every series that is complete, and vet every closed one. `at` is the time, None for now.
 
-    Vetting reads the headers in the spool outside of any transaction; a crash in between leaves the series COMPLETE
-    and the next call goes on. Raises sqlalchemy.exc.DBAPIError.
+    For callers that look once: quiet is what the wall clock says, and no source is asked for its count. The reconciler
+    uses a `Completer`. Raises sqlalchemy.exc.DBAPIError.
     """
-    _close_quiet(records, settings, at or now())
-    with records.reading() as session:
-        waiting = session.scalars(select(Series.id).where(Series.state == State.COMPLETE).order_by(Series.id)).all()
-    return [verdict for series_id in waiting if (verdict := _vet_one(records, settings, series_id)) is not None]
+    return Completer(records, settings, at=at or now()).once()
+
+
+class Completer:
+    """Closes and vets what is complete, pass after pass. One thread."""
+
+    def __init__(
+        self,
+        records: Records,
+        settings: Settings,
+        counts: SourceCounts | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        at: datetime | None = None,
+    ) -> None:
+        """`counts`: asks sources; None: nobody is asked. `clock`: seconds, never goes back. `at`: for who looks once,
+        and has seen nothing before: the time, by which quiet is told instead.
+        """
+        self._records, self._settings, self._counts = records, settings, counts
+        self._clock, self._at = clock, at
+        self._seen: dict[int, tuple[datetime, float]] = {}
+        """Series -> its `last_at`, and when that was seen first by the clock."""
+        self._flawed: dict[int, datetime] = {}
+        """Series whose geometry was not fit for a release to close them -> `last_at` at that time."""
+
+    def once(self) -> list[Verdict]:
+        """Close every series that is complete, and vet every closed one.
+
+        Vetting reads the headers in the spool outside of any transaction; a crash in between leaves the series COMPLETE
+        and the next call goes on. Raises sqlalchemy.exc.DBAPIError.
+        """
+        verdicts = self._close()
+        with self._records.reading() as session:
+            query = select(Series.id).where(Series.state == State.COMPLETE).order_by(Series.id)
+            waiting = session.scalars(query).all()
+        for series_id in waiting:
+            verdict = _vet_one(self._records, self._settings, series_id)
+            if verdict is not None:
+                verdicts.append(verdict)
+        return verdicts
+
+    def _close(self) -> list[Verdict]:
+        with self._records.reading() as session:
+            coming = signals.receiving(session)
+            asked = signals.asked(session, coming, self._settings.completion.missing_s)
+            released = {
+                one.series_id for one in coming if signals.released_at(session, one.series_instance_uid) is not None
+            }
+        ids = {one.series_id for one in coming}
+        self._flawed = {key: value for key, value in self._flawed.items() if key in ids}
+        self._seen = {key: value for key, value in self._seen.items() if key in ids}
+        if self._counts is not None:
+            self._counts.keep_only(ids)
+        closed = (self._close_one(one, asked, one.series_id in released) for one in coming)
+        verdicts = [verdict for verdict in closed if verdict is not None]
+        if asked.done:
+            with self._records.session() as session:
+                weighed = update(CommitmentRequest).where(CommitmentRequest.id.in_(asked.done)).values(weighed=True)
+                session.execute(weighed)
+        return verdicts
+
+    def _close_one(self, one: Receiving, asked: signals.Asked, released: bool) -> Verdict | None:
+        """Close a series if there is a signal for it. The verdict, if it had to be vetted for that.
+
+        `released`: the one association that brought it was released in order.
+        """
+        uid = one.series_instance_uid
+        quiet = self._quiet_s(one)
+        if uid in asked.complete:
+            self._settle(one, Signal.COMMITMENT, asked.complete[uid])
+            return None
+        count = self._counts.count(one, released or quiet >= _PAUSE_S) if self._counts is not None else None
+        if count == one.received:
+            self._settle(one, Signal.FIND_COUNT, count)
+            return None
+        expected = max((n for n in (asked.expected.get(uid), count, one.expected) if n is not None), default=None)
+        if expected is not None and expected != one.expected:
+            self._expect(one, expected)
+        missing = expected is not None and expected > one.received
+        source = self._settings.source_of(one.source_ae)
+        trusted = source is None or source.one_association
+        if (
+            released
+            and trusted
+            and not missing
+            and self._flawed.get(one.series_id) != one.last_at
+            and not self._waits_for_count(one)
+            and self._nothing_before(one)
+        ):
+            verdict = self._vet_released(one)
+            if verdict is not None and self._settle(one, Signal.RELEASE, expected):
+                return _conclude(self._records, verdict)
+        wait_s = (source and source.quiet_s) or self._settings.completion.quiet_s
+        if quiet >= (max(wait_s, self._settings.completion.missing_s) if missing else wait_s):
+            self._settle_quiet(one, expected, wait_s)
+        return None
+
+    def _quiet_s(self, one: Receiving) -> float:
+        """Seconds without a new instance."""
+        if self._at is not None:
+            return (self._at - one.last_at).total_seconds()
+        moment = self._clock()
+        last_at, since = self._seen.get(one.series_id, (one.last_at, moment))
+        if last_at != one.last_at:
+            since = moment
+        self._seen[one.series_id] = (one.last_at, since)
+        return moment - since
+
+    def _settle_quiet(self, one: Receiving, expected: int | None, wait_s: float) -> None:
+        """Nothing came for long enough; but it may be that the index has not seen it."""
+        with self._records.reading() as session:
+            behind = signals.unindexed(session, self._settings.spool_dir)
+        moment = self._at or now()
+        ages = [(moment - record.received_at).total_seconds() for record in behind]
+        # A record from the future: the clock went back, nobody knows how old it is.
+        if any(age < 0 or age > wait_s / 2 for age in ages):
+            _log.warning("index_behind_spool", seconds=round(max(ages), 1), series=one.series_id)
+        else:
+            self._settle(one, Signal.QUIET_TIME, expected)
+
+    def _nothing_before(self, one: Receiving) -> bool:
+        """The index holds all that came, on any other association, before the one of this series was released."""
+        with self._records.reading() as session:
+            released_at = signals.released_at(session, one.series_instance_uid)
+            behind = signals.unindexed(session, self._settings.spool_dir) if released_at is not None else []
+        return released_at is not None and all(record.received_at > released_at for record in behind)
+
+    def _waits_for_count(self, one: Receiving) -> bool:
+        """The source is better to be believed than the release, as long as it may answer."""
+        return self._counts is not None and self._counts.knows(one.source_ae) and not self._counts.failed(one)
+
+    def _vet_released(self, one: Receiving) -> tuple[Verdict, int] | None:
+        """The verdict on a series whose association was released, and the number of slices, if it is fit to be read."""
+        found = _look_at(self._records, self._settings, one.series_id)
+        if found[0].state == State.VETTED:
+            return found
+        self._flawed[one.series_id] = one.last_at
+        return None
+
+    def _expect(self, one: Receiving, expected: int) -> None:
+        with self._records.session() as session:
+            row = session.get_one(Series, one.series_id, with_for_update=True)
+            if row.state == State.RECEIVING:
+                row.expected = expected
+
+    def _settle(self, one: Receiving, signal: Signal, expected: int | None) -> bool:
+        """RECEIVING -> COMPLETE; False if an instance has come since it was looked at."""
+        with self._records.session() as session:
+            row = session.get_one(Series, one.series_id, with_for_update=True)
+            if row.state != State.RECEIVING or row.last_at != one.last_at:
+                return False
+            signals.close(row, signal, one.received, expected)
+        _log.info("series_complete", series=one.series_id, generation=row.generation, signal=signal, count=one.received)
+        return True
 
 
 def series_slices(session: Session, series: Series, spool_dir: Path) -> list[SourceSlice]:
@@ -82,60 +240,40 @@ def _first_arrivals(session: Session, series: Series) -> list[Instance]:
 
 def index_lag_s(session: Session, spool_dir: Path, at: datetime) -> float:
     """Age in seconds of the oldest record that is in the spool but not in the index; 0 if there is none."""
-    marks = {row.name: row for row in session.scalars(select(SpoolSegment))}
-    oldest = at
-    for path in segments(spool_dir):
-        mark = marks.get(path.name)
-        if mark is not None and (mark.sealed or mark.released_at is not None):
-            continue
-        try:
-            with SegmentReader(path) as reader:
-                record = reader.record_at(mark.indexed_to if mark else 0)
-        except OSError:
-            continue  # gone or unreadable: the indexer says so, and nothing in it can be waited for
-        if isinstance(record, Record):
-            oldest = min(oldest, record.received_at)
-    return (at - oldest).total_seconds()
-
-
-def _close_quiet(records: Records, settings: Settings, at: datetime) -> None:
-    quiet = settings.completion.quiet_s
-    with records.reading() as session:
-        due = select(Series.id).where(Series.state == State.RECEIVING, Series.last_at <= at - timedelta(seconds=quiet))
-        ids = session.scalars(due).all()
-        lag = index_lag_s(session, settings.spool_dir, at) if ids else 0.0
-    if lag > quiet / 2:
-        _log.warning("index_behind_spool", seconds=round(lag, 1), count=len(ids))
-        return
-    for series_id in ids:
-        with records.session() as session:
-            row = session.scalar(due.where(Series.id == series_id).with_for_update())
-            if row is None:
-                continue  # an instance has come since
-            series = session.get_one(Series, series_id)
-            series.move(State.COMPLETE)
-            _log.info("series_complete", series=series_id, generation=series.generation)
+    ages = [(at - one.received_at).total_seconds() for one in signals.unindexed(session, spool_dir)]
+    return max(ages, default=0.0)
 
 
 def _vet_one(records: Records, settings: Settings, series_id: int) -> Verdict | None:
+    """Vet a COMPLETE series; None if that is no longer its state."""
+    return _conclude(records, _look_at(records, settings, series_id))
+
+
+def _look_at(records: Records, settings: Settings, series_id: int) -> tuple[Verdict, int]:
+    """The verdict on a series as it is now, and the number of its slices."""
     with records.reading() as session:
         series = session.get_one(Series, series_id)
         slices = series_slices(session, series, settings.spool_dir)
         deleted = missing_images(session, series, [one.sop_instance_uid for one in slices])
-    verdict = _judge(series, slices, deleted, settings.routing)
+    return _judge(series, slices, deleted, settings.routing), len(slices)
+
+
+def _conclude(records: Records, found: tuple[Verdict, int]) -> Verdict | None:
+    """COMPLETE -> VETTED or REJECTED; None if the series is no longer COMPLETE."""
+    verdict, slices = found
     with records.session() as session:
-        row = session.get_one(Series, series_id, with_for_update=True)
+        row = session.get_one(Series, verdict.series_id, with_for_update=True)
         if row.state != State.COMPLETE:
             return None
         row.move(verdict.state, verdict.reason, verdict.detail[:1000])
     _log.info(
         "series_vetted",
-        series=series_id,
-        generation=series.generation,
+        series=row.id,
+        generation=row.generation,
         state=verdict.state,
         reason=verdict.reason,
         detail=verdict.detail,
-        slices=len(slices),
+        slices=slices,
     )
     return verdict
 

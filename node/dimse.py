@@ -4,6 +4,7 @@ import struct
 from dataclasses import dataclass
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
+N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
 """Command Field (0000,0100)."""
 RESPONSE = 0x8000
 """The bit of the Command Field that makes a response of a request."""
@@ -13,10 +14,14 @@ CLASS_NOT_SUPPORTED = 0x0122
 """Status: SOP class not supported (PS3.7 C.4.2)."""
 UNRECOGNIZED_OPERATION = 0x0211
 """Status: unrecognized operation (PS3.7 C.4.2)."""
+NO_SUCH_INSTANCE, INVALID_ARGUMENT, CLASS_CONFLICT, NO_SUCH_ACTION, RESOURCE_LIMITATION = (
+    0x0112, 0x0115, 0x0119, 0x0123, 0x0213,
+)  # fmt: skip
+"""Status of an N-ACTION (PS3.7 section 10.1.4.1.10 and annex C)."""
 
-_NO_DATA_SET = 0x0101
+_NO_DATA_SET, _DATA_SET = 0x0101, 0x0001
 _CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _DATA_SET_TYPE = 0x0002, 0x0100, 0x0110, 0x0120, 0x0800
-_STATUS, _COMMENT, _INSTANCE = 0x0900, 0x0902, 0x1000
+_STATUS, _COMMENT, _INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x0900, 0x0902, 0x1000, 0x1002, 0x1008
 _REQUESTED_CLASS, _REQUESTED_INSTANCE = 0x0003, 0x1001
 _ELEMENT = struct.Struct("<HHI")
 _LONGEST_UID = 64
@@ -28,7 +33,7 @@ class BadCommandError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    """What a request says. UIDs are as received, padding and all."""
+    """What a request, or the response to one of ours, says. UIDs are as received, padding and all."""
 
     field: int
     """Command Field, for example `C_STORE_RQ`."""
@@ -38,6 +43,10 @@ class Command:
     sop_instance: bytes
     """Affected (or requested) SOP Instance UID; empty if there is none."""
     has_data_set: bool
+    type_id: int | None = None
+    """Action Type ID; None if there is none."""
+    status: int | None = None
+    """Status of a response; None if there is none."""
 
 
 def parse_command(encoded: bytes | bytearray) -> Command:
@@ -54,13 +63,16 @@ def parse_command(encoded: bytes | bytearray) -> Command:
         elements[number] = bytes(encoded[at : at + length])
         at += length
     field = _number(elements, _FIELD)
+    # A cancel request and a response name the request that they are about.
+    about_another = field == C_CANCEL_RQ or (field & RESPONSE and _ANSWERED_ID in elements)
     command = Command(
         field=field,
-        # A cancel request names the request that it cancels.
-        message_id=_number(elements, _ANSWERED_ID if field == C_CANCEL_RQ else _MESSAGE_ID),
+        message_id=_number(elements, _ANSWERED_ID if about_another else _MESSAGE_ID),
         sop_class=elements.get(_CLASS) or elements.get(_REQUESTED_CLASS, b""),
         sop_instance=elements.get(_INSTANCE) or elements.get(_REQUESTED_INSTANCE, b""),
         has_data_set=_number(elements, _DATA_SET_TYPE) != _NO_DATA_SET,
+        type_id=_number(elements, _ACTION_TYPE) if _ACTION_TYPE in elements else None,
+        status=_number(elements, _STATUS) if _STATUS in elements else None,
     )
     if field == C_STORE_RQ and not (command.sop_class.strip(b"\0 ") and command.sop_instance.strip(b"\0 ")):
         raise BadCommandError("a C-STORE request without SOP class or instance")
@@ -84,6 +96,24 @@ def encode_response(command: Command, status: int, comment: str = "") -> bytes:
         elements.append(_encode(_COMMENT, comment[:64].encode("ascii"), b" "))
     if 0 < len(command.sop_instance) <= _LONGEST_UID:
         elements.append(_encode(_INSTANCE, command.sop_instance))
+    return _command_set(elements)
+
+
+def encode_event(sop_class: str, sop_instance: str, event_type: int, message_id: int) -> bytes:
+    """The command set of an N-EVENT-REPORT request with a data set (PS3.7 table 10.3-1)."""
+    return _command_set(
+        [
+            _encode(_CLASS, sop_class.encode("ascii")),
+            _encode(_FIELD, struct.pack("<H", N_EVENT_REPORT_RQ)),
+            _encode(_MESSAGE_ID, struct.pack("<H", message_id)),
+            _encode(_DATA_SET_TYPE, struct.pack("<H", _DATA_SET)),
+            _encode(_INSTANCE, sop_instance.encode("ascii")),
+            _encode(_EVENT_TYPE, struct.pack("<H", event_type)),
+        ]
+    )
+
+
+def _command_set(elements: list[bytes]) -> bytes:
     body = b"".join(elements)
     return _encode(0x0000, struct.pack("<I", len(body))) + body
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from config import Reason
 from node.headers import Names
-from node.records import Instance, Series, State, Unreadable, now
+from node.records import Instance, SegmentSeries, Series, State, Unreadable, now
 from node.spool import Record
 
 _log = structlog.get_logger(__name__)
@@ -66,6 +66,8 @@ class Written:
     unreadable: int = 0
     known: int = 0
     """The same instance with the same bytes was there."""
+    opened: int = 0
+    """Generations of series that began."""
     places: set[tuple[str, int]] = field(default_factory=set)
     """Entries that have a row now."""
 
@@ -80,6 +82,7 @@ def write_entries(session: Session, entries: Sequence[Entry]) -> Written:
     fresh = [entry for entry in entries if entry.place not in written.places]
     _write_broken(session, [entry for entry in fresh if isinstance(entry, Broken)], written)
     _write_readable(session, [entry for entry in fresh if isinstance(entry, Readable)], written)
+    _note_segments(session, entries)
     return written
 
 
@@ -126,6 +129,7 @@ def _write_readable(session: Session, entries: list[Readable], written: Written)
     if rows:
         session.execute(insert(Instance), rows)
     _note_arrivals(session, repeated)
+    written.opened = series.opened
     written.known += len(repeated)
 
 
@@ -146,6 +150,17 @@ def _note_arrivals(session: Session, repeated: Sequence[Readable]) -> None:
             for entry in repeated
         ]
         session.connection().execute(statement, arrivals)
+
+
+def _note_segments(session: Session, entries: Sequence[Entry]) -> None:
+    """Remember which segment brought which series, be it only what was there already."""
+    brought = {(e.place[0], e.names.series_instance_uid) for e in entries if isinstance(e, Readable)}
+    names = {segment for segment, _ in brought}
+    query = select(SegmentSeries.segment, SegmentSeries.series_instance_uid).where(SegmentSeries.segment.in_(names))
+    known = set(session.execute(query).tuples())
+    rows = [{"segment": segment, "series_instance_uid": uid} for segment, uid in sorted(brought - known)]
+    if rows:
+        session.execute(insert(SegmentSeries), rows)
 
 
 def _known_digests(session: Session, uids: Iterable[str]) -> dict[str, set[str]]:
@@ -177,6 +192,7 @@ class _Generations:
 
     def __init__(self, session: Session, uids: Iterable[str]) -> None:
         self._session = session
+        self.opened = 0
         query = select(Series).where(Series.series_instance_uid.in_(uids)).order_by(Series.generation)
         self._newest = {row.series_instance_uid: row for row in session.scalars(query.with_for_update())}
 
@@ -207,5 +223,6 @@ class _Generations:
         self._session.add(opened)
         self._session.flush()
         self._newest[opened.series_instance_uid] = opened
+        self.opened += 1
         _log.info("series_opened", series=opened.id, generation=generation, source_ae=opened.source_ae)
         return opened

@@ -12,8 +12,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -22,10 +23,13 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Reason
 from ct.part10 import Unfit
+from node import commitment_rows
+from node.bell import bell_file, ring
+from node.commitment import CommitmentFiles
 from node.headers import read_names
 from node.index_rows import Broken, Entry, Readable, write_entries
 from node.records import Instance, Records, SpoolSegment, Unreadable, now
-from node.spool import Damage, Record, SegmentReader, has_writer, segments
+from node.spool import Damage, Ending, EndMark, Record, SegmentReader, has_writer, segments
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +46,8 @@ class _Mark:
     indexed_to: int = 0
     row_count: int = 0
     sealed: bool = False
+    ending: Ending | None = None
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Indexer:
     def __init__(self, records: Records, spool_dir: Path, poll_s: float = 1.0) -> None:
         """`poll_s`: seconds between two looks for segments of other processes."""
         self._records, self._spool_dir, self._poll_s = records, spool_dir, poll_s
+        self._requests = CommitmentFiles(spool_dir)
         self._marks: dict[str, _Mark] | None = None
         self._open: set[str] = set()
         """Segments that may have more to read."""
@@ -71,8 +78,9 @@ class Indexer:
         self._listed_at = float("-inf")
 
     def notify(self, segment: str) -> None:
-        """Something was stored in a segment: look soon. From any thread."""
-        self._news.append(segment)
+        """Something was stored in a segment (empty: a storage commitment request): look soon. From any thread."""
+        if segment:
+            self._news.append(segment)
         self._fresh.set()
 
     def stop(self) -> None:
@@ -128,11 +136,38 @@ class Indexer:
     def catch_up(self) -> Indexed:
         """Index everything that is in the spool now. Raises DBAPIError; what was committed stays."""
         total = Indexed()
+        asked = self._requests.waiting()
+        if asked:
+            self._listed_at = float("-inf")  # every segment that there is now is read before they are taken
         while True:
             step, more = self._step()
             total = Indexed(*(getattr(total, f) + getattr(step, f) for f in Indexed.__dataclass_fields__))
             if not more:
-                return total
+                break
+        for token in asked:
+            self._take_request(token)
+        if asked:
+            ring(bell_file(self._spool_dir))
+        return total
+
+    def _take_request(self, token: str) -> None:
+        """A storage commitment request, and what is kept of it, into the database."""
+        try:
+            request = self._requests.load(token)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            _log.error("commitment_request_unreadable", error=type(error).__name__)
+            with suppress(OSError):
+                self._requests.put_aside(token)
+            return
+        with self._records.session() as session:
+            failures = commitment_rows.take(session, self._spool_dir, request)
+        try:
+            self._requests.taken(token, failures)
+        except OSError as error:  # it is taken again, to no effect
+            _log.error("commitment_not_kept", reason=Reason.SPOOL_FAILED, error=error.strerror)
+        _log.info("commitment_taken", calling_ae=request.calling_ae, count=len(request.references) - len(failures))
 
     def _step(self) -> tuple[Indexed, bool]:
         """One transaction; True if there may be more."""
@@ -157,7 +192,10 @@ class Indexer:
                 moved[name] = mark
                 session.merge(SpoolSegment(name=name, **vars(mark)))
         marks.update(moved)
-        self._open -= {name for name, mark in moved.items() if mark.sealed}
+        sealed = {name for name, mark in moved.items() if mark.sealed}
+        self._open -= sealed
+        if sealed or written.opened:
+            ring(bell_file(self._spool_dir))
         done = Indexed(len(entries), written.instances, written.conflicts, written.unreadable, written.known)
         if entries:
             _log.info("indexed", **{k: v for k, v in vars(done).items() if v and k != "records"}, count=done.records)
@@ -176,7 +214,7 @@ class Indexer:
             complete = row.released_at is not None or counts.get(row.name, 0) >= row.row_count
             if not complete:
                 _log.warning("index_rows_missing", segment=row.name)
-            marks[row.name] = _Mark(row.indexed_to, row.row_count, row.sealed) if complete else _Mark()
+            marks[row.name] = _marked(row) if complete else _Mark()
         self._listed_at = float("-inf")
         return marks
 
@@ -201,6 +239,9 @@ class Indexer:
                     found = reader.record_at(at)
                     if found is None or (isinstance(found, Damage) and not finished):
                         return entries, replace(mark, indexed_to=at, sealed=found is None and finished)
+                    if isinstance(found, EndMark):
+                        ended = replace(mark, indexed_to=at, sealed=True, ending=found.ending, ended_at=found.at)
+                        return entries, ended
                     if isinstance(found, Damage):
                         entries.append(_broken(found))
                         at = found.start + found.length
@@ -216,6 +257,10 @@ class Indexer:
             _log.error("segment_unreadable", segment=name, error=error.strerror)
             self._open.discard(name)  # the other segments go on; this one is listed and tried again
         return [], mark
+
+
+def _marked(row: SpoolSegment) -> _Mark:
+    return _Mark(row.indexed_to, row.row_count, row.sealed, row.ending, row.ended_at)
 
 
 def _entry(reader: SegmentReader, record: Record) -> Entry:

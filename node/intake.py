@@ -17,7 +17,7 @@ from config import Reason
 from ct.part10 import is_uid
 from node.file_meta import Origin
 from node.segment_writer import SegmentWriter
-from node.spool import Buffer, Record, free_bytes
+from node.spool import Buffer, Ending, Record, free_bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -103,10 +103,15 @@ class IntakeSession:
         if writer is not None:
             writer.close()
 
-    def close(self) -> None:
-        """End the session; whatever is stored afterwards is refused, what is not finished is dropped."""
+    def close(self, ending: Ending | None = None) -> None:
+        """End the session; whatever is stored afterwards is refused, what is not finished is dropped.
+
+        `ending`: how, if that is known; the segment says so from then on.
+        """
         self.closed = True
-        self.abandon()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(ending)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import ALL_TRANSFER_SYNTAXES, build_context
 from pynetdicom import sop_class as sop
 from pynetdicom.acse import APPLICATION_CONTEXT_NAME
@@ -23,6 +23,7 @@ from pynetdicom.presentation import negotiate_as_acceptor
 
 from config import Reason
 from config.settings import DicomSettings
+from node.commitment import STORAGE_COMMITMENT
 from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.upper_layer import Abort, ProtocolError, reject
 
@@ -57,6 +58,12 @@ STORAGE_CLASSES = (
 )
 """What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
 VERIFICATION = str(sop.Verification)
+MORE_TRANSFER_SYNTAXES = (
+    "1.2.840.10008.1.2.1.98",
+    *(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56, 58, 59, 60, 61, 62, 63, 64, 65, 66)),
+)
+"""Taken beside those that pynetdicom names: Encapsulated Uncompressed, and retired JPEG processes (PS3.6 annex A)."""
+_COMMITMENT_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 _PERMANENT, _TRANSIENT = 1, 2
 _SERVICE_USER, _ACSE, _PRESENTATION = 1, 2, 3
@@ -101,9 +108,9 @@ class Negotiator:
 
     def __init__(self, settings: DicomSettings) -> None:
         self._settings = settings
-        offered = [build_context(VERIFICATION)]
+        offered = [build_context(VERIFICATION), build_context(STORAGE_COMMITMENT, _COMMITMENT_SYNTAXES)]
         for storage in dict.fromkeys((*STORAGE_CLASSES, *settings.more_storage_classes)):
-            offered.append(build_context(storage, ALL_TRANSFER_SYNTAXES))
+            offered.append(build_context(storage, [*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES]))
         self._offered = {str(context.abstract_syntax): context for context in offered}
 
     def answer(self, request: bytes, full: bool) -> Accepted | Rejected:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from config import Settings
+from config import Reason, Settings
+from node.commitment_reports import Reporter
 from node.indexer import Indexer
 from node.intake import Intake
+from node.knocks import Knocks
 from node.migrations import SchemaError, upgrade
 from node.records import Records, open_database
 from node.store_scp import StoreScp
@@ -18,6 +20,8 @@ _log = structlog.get_logger(__name__)
 
 _ENDING_S = 10.0
 """Seconds that associations get to end, and the index to catch up, when the process is told to stop."""
+_BOOKS_S = 0.5
+"""Between two looks at what is to be reported and written down, seconds."""
 _RETRY_S = 2.0
 """Wait before the index is tried again, seconds."""
 
@@ -36,10 +40,14 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     intake = Intake(settings.spool_dir, dicom.min_free_mb * 2**20)
     indexer = Indexer(records, settings.spool_dir)
     intake.on_stored = indexer.notify
-    scp = StoreScp(dicom, intake)
+    knocks = Knocks()
+    scp = StoreScp(dicom, intake, knocks)
     port = scp.start()
     follower = threading.Thread(target=_index, args=(records, indexer, ended), name="indexer", daemon=True)
     follower.start()
+    reporter = Reporter(records, settings)
+    clerk = threading.Thread(target=_keep_books, args=(records, reporter, knocks, ended), name="clerk", daemon=True)
+    clerk.start()
     _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
     if ready is not None:
         ready(port)
@@ -47,6 +55,7 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     scp.stop(_ENDING_S)
     indexer.stop()
     follower.join(_ENDING_S)
+    clerk.join(_RETRY_S)
     records.engine.dispose()
     _log.info("receiver_ended")
     return 0
@@ -67,3 +76,20 @@ def _index(records: Records, indexer: Indexer, ended: threading.Event) -> None:
             _log.exception("indexer_failed")
         if ended.wait(_RETRY_S):
             return
+
+
+def _keep_books(records: Records, reporter: Reporter, knocks: Knocks, ended: threading.Event) -> None:
+    """Report on storage commitment, and write down who was refused; the database may be away."""
+    ending = False
+    while not ending:
+        ending = ended.wait(_BOOKS_S)
+        try:
+            knocks.flush(records)
+            if not ending:
+                reporter.once()
+        except DBAPIError:  # the index waits for it as well, and says so
+            pass
+        except OSError as error:
+            _log.error("commitment_not_reported", reason=Reason.SPOOL_FAILED, error=error.strerror)
+        except Exception:  # whatever goes wrong in the books, images are still taken in, and it is tried again
+            _log.exception("books_failed")

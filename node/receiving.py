@@ -19,7 +19,7 @@ import structlog
 from config import Reason
 from config.settings import DicomSettings
 from node.association import Association
-from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, STORED, Setup
+from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, REJECTED, RELEASED, SERVE, STORED, Caller, Setup
 from node.intake import Intake
 from node.logs import configure_logs
 from node.negotiation import Negotiator
@@ -43,7 +43,9 @@ class _Served:
         self._told = float("-inf")
         intake = copy(process.intake)
         intake.on_stored = self._stored
-        self.association = Association(connection, full, process.dicom, process.negotiator, intake)
+        self.association = Association(
+            connection, full, process.dicom, process.negotiator, intake, process.report_rejected
+        )
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -56,7 +58,9 @@ class _Served:
 
     def _stored(self, segment: str) -> None:
         now = time.monotonic()
-        if segment != self._segment or now - self._told >= _QUIET_S:
+        if not segment:
+            self._process.tell(STORED)
+        elif segment != self._segment or now - self._told >= _QUIET_S:
             self._segment, self._told = segment, now
             self._process.tell(STORED + segment.encode())
 
@@ -107,6 +111,10 @@ class ReceivingProcess:
         """Send a note to the listener, from any thread; waits while it is busy, silent if it is gone."""
         with suppress(OSError):
             self._control.send(note)
+
+    def report_rejected(self, caller: Caller) -> None:
+        """An association was refused."""
+        self.tell(REJECTED + caller.encode())
 
     def _take(self, descriptors: list[int], full: bool) -> None:
         if not descriptors:  # the kernel had to close it

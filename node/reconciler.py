@@ -13,11 +13,13 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Settings
 from node import leases, outbox
-from node.completion import complete_due
+from node.bell import Bell, bell_file
+from node.completion import Completer
 from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Records, Result, Series, State
 from node.release import release_digest
 from node.routing import route
+from node.source_count import SourceCounts
 from node.survey import survey
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
 from node.work_queue import most_urgent
@@ -35,18 +37,22 @@ class Reconciler:
 
     def __init__(self, records: Records, settings: Settings, dispatcher: Dispatcher) -> None:
         self._records, self._settings, self._dispatcher = records, settings, dispatcher
+        self._counts = SourceCounts(settings)
+        self._completer = Completer(records, settings, self._counts)
         self._away: set[str] = set()
 
     def run(self, ended: Event) -> None:
-        """Pass after pass until `ended` is set; waits longer while nothing is on its way.
+        """Pass after pass until `ended` is set; waits longer while nothing is on its way, less when the bell rings.
 
         What is there at the start is logged before anything is done.
         """
         pause = self._settings.work.reconcile_s
         while not self._surveyed() and not ended.wait(pause):
             pass
-        while not ended.wait(min(_LIVELY_S, pause) if self.once() else pause):
+        bell = Bell(bell_file(self._settings.spool_dir))
+        while not bell.wait(ended, min(_LIVELY_S, pause) if self.once() else pause):
             pass
+        self._counts.stop()
 
     def once(self) -> bool:
         """One pass; True if something is on its way. An absent database or broker is waited for, and told once."""
@@ -71,7 +77,7 @@ class Reconciler:
         return True
 
     def _database_pass(self) -> bool:
-        complete_due(self._records, self._settings)
+        self._completer.once()
         self._route()
         with self._records.session() as session:
             leases.requeue_expired(session, self._settings.work.max_attempts)

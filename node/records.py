@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -28,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, rela
 from sqlalchemy.types import TypeDecorator
 
 from config import Priority, Reason
+from node.spool import Ending
 
 
 class State(StrEnum):
@@ -83,6 +85,19 @@ OF_JOBS = tuple(State)[tuple(State).index(State.QUEUED) :]
 """States of a job; the others are of its series."""
 
 
+class Signal(StrEnum):
+    """What told that a series is complete, best first."""
+
+    COMMITMENT = "commitment"
+    """The sender asked for storage commitment of every image."""
+    FIND_COUNT = "find_count"
+    """The source counts as many images as were received."""
+    RELEASE = "release"
+    """One association brought them all without a gap and was released in order."""
+    QUIET_TIME = "quiet_time"
+    """Nothing came for long enough."""
+
+
 class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
     """A change of state that the state machine does not have."""
 
@@ -101,7 +116,7 @@ class _UtcDateTime(TypeDecorator[datetime]):
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: _UtcDateTime, State: String(16), Reason: String(40)}  # noqa: RUF012
+    type_annotation_map = {datetime: _UtcDateTime, State: String(16), Signal: String(16), Reason: String(40)}  # noqa: RUF012
 
 
 def now() -> datetime:
@@ -142,6 +157,12 @@ class Series(_Stateful, Base):
     changed_at: Mapped[datetime] = mapped_column(default=now)
     first_at: Mapped[datetime]
     last_at: Mapped[datetime]
+    signal: Mapped[Signal | None] = mapped_column(String(16), default=None)
+    """What closed it; None while it is RECEIVING."""
+    expected: Mapped[int | None] = mapped_column(default=None)
+    """Images that the series has as the source told, all generations together; None if it told nothing."""
+    received: Mapped[int | None] = mapped_column(default=None)
+    """Images of it that were there when it was closed, all generations together."""
     released: Mapped[bytes | None] = mapped_column(default=None, deferred=True)
     """Of each image of this generation that was deleted from the spool, a mark of 8 bytes (`node.retention`)."""
     instances: Mapped[list["Instance"]] = relationship(back_populates="series")
@@ -208,8 +229,66 @@ class SpoolSegment(Base):
     """Instance and Unreadable rows written for it. Fewer in the tables: the index has lost some, it is read again."""
     sealed: Mapped[bool] = mapped_column(default=False)
     """Read to its end, and nobody writes to it any more."""
+    ending: Mapped[Ending | None] = mapped_column(String(16), default=None)
+    """How its association ended; None: it is open, or nobody could tell."""
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
     released_at: Mapped[datetime | None] = mapped_column(default=None)
     """Since when its images are not needed; the file is deleted, the row stays so that it is never read again."""
+
+
+class SegmentSeries(Base):
+    """A segment holds images of a series, be they only repetitions of what was there."""
+
+    __tablename__ = "segment_series"
+
+    segment: Mapped[str] = mapped_column(String(80), primary_key=True)
+    """File name."""
+    series_instance_uid: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class CommitmentRequest(Base):
+    """A sender asked whether the node keeps what it sent (storage commitment, PS3.4 annex J), and what it was told."""
+
+    __tablename__ = "commitment_request"
+    __table_args__ = (Index("ix_commitment_request_due", "ended_at", "due_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64), unique=True)
+    """Name of its file in the spool, without suffix."""
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str] = mapped_column(String(16), index=True)
+    called_ae: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
+    references: Mapped[list[list[str]]] = mapped_column(JSON, deferred=True)
+    """SOP class and instance of each object asked for."""
+    failures: Mapped[list[list[Any]]] = mapped_column(JSON, deferred=True)
+    """Of those that are not kept: SOP class, instance, Failure Reason (PS3.3 C.14.1.1)."""
+    weighed: Mapped[bool] = mapped_column(default=False)
+    """It has said all that it can about the completeness of series."""
+    due_at: Mapped[datetime]
+    """When the report is sent next."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When the sender confirmed the report, or was given up (then with a reason)."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
+class Knock(Base):
+    """Somebody was refused an association, once or many times in the same way."""
+
+    __tablename__ = "knock"
+    __table_args__ = (UniqueConstraint("calling_ae", "called_ae", "host", "reason"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    """As the caller wrote it; empty if it was closed before it could say."""
+    called_ae: Mapped[str] = mapped_column(String(16))
+    host: Mapped[str] = mapped_column(String(64))
+    reason: Mapped[Reason] = mapped_column(String(40))
+    count: Mapped[int]
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime]
 
 
 class Job(_Stateful, Base):

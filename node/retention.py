@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from node.records import Instance, Job, Records, Series, SpoolSegment, State, Unreadable, now
+from node.records import Instance, Job, Records, SegmentSeries, Series, SpoolSegment, State, Unreadable, now
 from node.spool import SegmentBusyError, remove
 
 _log = structlog.get_logger(__name__)
@@ -71,6 +71,7 @@ def _forget(session: Session, segment: str) -> None:
         series = session.get_one(Series, series_id, with_for_update=True)
         series.released = (series.released or b"") + added
     session.execute(delete(Instance).where(Instance.segment == segment))
+    session.execute(delete(SegmentSeries).where(SegmentSeries.segment == segment))
 
 
 def _mark(sop_instance_uid: str) -> bytes:

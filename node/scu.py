@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pynetdicom import AE, evt
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
 
@@ -50,17 +51,25 @@ class _Checkpoint:
             self._association._is_paused = False
 
 
-def associate(ae: AE, host: str, port: int, called: str, contexts: Sequence[PresentationContext] | None = None) -> Any:
+def associate(
+    ae: AE,
+    host: str,
+    port: int,
+    called: str,
+    contexts: Sequence[PresentationContext] | None = None,
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Any:
     """Ask `called` for an association, without Nagle's algorithm (it costs up to 50 ms an image against DCMTK peers).
 
-    `contexts`: what to propose instead of the contexts of `ae`. Returns the `pynetdicom.Association`, established or
-    not, as `AE.associate` does.
+    `contexts`: what to propose instead of the contexts of `ae`; `roles`: other ones than SCU. Returns the
+    `pynetdicom.Association`, established or not, as `AE.associate` does.
     """
     return ae.associate(
         host,
         port,
         contexts=None if contexts is None else list(contexts),
         ae_title=called,
+        ext_neg=list(roles),
         evt_handlers=[(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ABORTED, _on_end), (evt.EVT_RELEASED, _on_end)],
     )
 

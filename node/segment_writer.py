@@ -18,7 +18,17 @@ from types import TracebackType
 from typing import Self
 
 from node.file_meta import Origin, part10_header
-from node.spool import HEADER_LENGTH, SUFFIX, Buffer, Record, SpoolError, encode_header, sync_folder
+from node.spool import (
+    HEADER_LENGTH,
+    SUFFIX,
+    Buffer,
+    Ending,
+    Record,
+    SpoolError,
+    encode_end,
+    encode_header,
+    sync_folder,
+)
 
 _PREALLOCATE = 16 * 1024 * 1024
 """Segments grow in steps of this many bytes: an fdatasync that need not change the file's size is cheaper."""
@@ -175,14 +185,22 @@ class SegmentWriter:
             if written:
                 views[0] = views[0][written:]
 
-    def close(self) -> None:
-        """Cut off what was preallocated and release the segment; a segment without a record is removed."""
+    def close(self, ending: Ending | None = None) -> None:
+        """Cut off what was preallocated and release the segment; a segment without a record is removed.
+
+        `ending` is marked at its end if it is known. That the mark is lost costs time, no more: the series that came
+        are closed by their quiet time.
+        """
         if self._descriptor < 0:
             return
         descriptor, self._descriptor = self._descriptor, -1
+        end = max(self._end, self._headed)
+        with suppress(OSError):
+            if ending is not None and self._end and not self.failed:
+                end += os.pwrite(descriptor, encode_end(ending, time.time_ns()), self._end)
         with suppress(OSError):  # nothing acknowledged depends on it: a scan ends at the zeros as well
             # Never cut into a record, not even one whose sync failed: a reader may have it mapped.
-            os.ftruncate(descriptor, min(max(self._end, self._headed), os.fstat(descriptor).st_size))
+            os.ftruncate(descriptor, min(end, os.fstat(descriptor).st_size))
             if self._end == 0:
                 self.path.unlink()
             else:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +27,10 @@ _HEADER = struct.Struct("<8s2H2I4x3Q64s64s64s16s16s12xI")
 """magic, version, header length, data set offset, CRC of the payload, reserved, payload length, received (ns), data set
 length, SOP class, SOP instance, transfer syntax, calling AE, called AE, reserved, CRC of everything before it."""
 HEADER_LENGTH = _HEADER.size
+_END_MAGIC = b"FVLMEND\n"
+_END_MARK = struct.Struct("<8s2H4xQ4xI")
+"""magic, version, how (1 released, 2 broken off), reserved, when (ns), reserved, CRC of everything before it."""
+END_MARK_LENGTH = _END_MARK.size
 
 Buffer = bytes | bytearray | memoryview
 
@@ -75,6 +80,26 @@ class Damage:
     what it had confirmed, and the scan goes on behind it."""
 
 
+class Ending(StrEnum):
+    """How the association ended that wrote a segment."""
+
+    RELEASED = "released"
+    """In order: the sender asked for its release (PS3.8 section 7.2)."""
+    BROKEN_OFF = "broken_off"
+    """Aborted by either side, or the connection was lost."""
+
+
+_ENDINGS = {Ending.RELEASED: 1, Ending.BROKEN_OFF: 2}
+
+
+@dataclass(frozen=True)
+class EndMark:
+    """The last thing in a segment: its association has ended. A segment without one was cut off by a crash."""
+
+    ending: Ending
+    at: datetime
+
+
 def free_bytes(folder: Path) -> int:
     """Bytes that the node may still write on the disk of `folder`. Raises OSError."""
     status = os.statvfs(folder)
@@ -116,6 +141,23 @@ def encode_header(origin: Origin, checksum: int, length: int, head_length: int, 
         MAGIC, VERSION, HEADER_LENGTH, head_length, checksum, length, received, length - head_length, *fields, 0
     )
     return header[:-4] + struct.pack("<I", zlib.crc32(header[:-4]))
+
+
+def encode_end(ending: Ending, at: int) -> bytes:
+    """The mark that ends a segment (see `_END_MARK`). `at`: ns since 1970."""
+    mark = _END_MARK.pack(_END_MAGIC, VERSION, _ENDINGS[ending], at, 0)
+    return mark[:-4] + struct.pack("<I", zlib.crc32(mark[:-4]))
+
+
+def _decode_end(header: Buffer) -> EndMark | None:
+    """The end mark at the beginning of `header`; None if there is none, or not a good one."""
+    if len(header) < END_MARK_LENGTH:
+        return None
+    magic, version, how, at, own = _END_MARK.unpack_from(header)
+    if magic != _END_MAGIC or version != VERSION or own != zlib.crc32(header[: END_MARK_LENGTH - 4]):
+        return None
+    ending = next((ending for ending, number in _ENDINGS.items() if number == how), None)
+    return None if ending is None else EndMark(ending, datetime.fromtimestamp(at / 1e9, UTC))
 
 
 def _decode_header(segment: str, start: int, header: Buffer) -> tuple[Record, int] | None:
@@ -166,12 +208,16 @@ class SegmentReader:
         """The data set of a record as it was sent, without a copy."""
         return self.view(record.data_set_offset, record.end - record.data_set_offset)
 
-    def record_at(self, start: int) -> Record | Damage | None:
-        """The record that starts at `start`, or what is wrong with it; None at the end (of the file or in zeros)."""
+    def record_at(self, start: int) -> Record | Damage | EndMark | None:
+        """The record that starts at `start`, or what is wrong with it; at the end the mark of the association's end,
+        or None (the file ends, or zeros follow).
+        """
         size = os.fstat(self._descriptor).st_size
         # Not through the map: the writer cuts off its preallocated tail when it closes.
         header = os.pread(self._descriptor, HEADER_LENGTH, start)
         decoded = _decode_header(self.path.name, start, header)
+        if decoded is None and (end := _decode_end(header)) is not None:
+            return end
         if decoded is None:
             return Damage(self.path.name, start, size - start, "", last=True) if any(header) else None
         record, checksum = decoded
@@ -213,7 +259,7 @@ def scan(segment: Path, start: int = 0, on_damage: Callable[[Damage], None] = la
     Raises OSError if the file cannot be read.
     """
     with SegmentReader(segment) as reader:
-        while (found := reader.record_at(start)) is not None:
+        while (found := reader.record_at(start)) is not None and not isinstance(found, EndMark):
             if isinstance(found, Record):
                 yield found
                 start = found.end

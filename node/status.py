@@ -1,6 +1,6 @@
 """`fvlm-node status`: what the database knows, as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -14,7 +14,19 @@ from config import Reason, Settings
 from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
-from node.records import Delivery, Instance, Job, Records, Result, Series, State, Unreadable, open_database
+from node.records import (
+    CommitmentRequest,
+    Delivery,
+    Instance,
+    Job,
+    Knock,
+    Records,
+    Result,
+    Series,
+    State,
+    Unreadable,
+    open_database,
+)
 from node.worker_starts import failed_starts
 
 _COLORS = {
@@ -56,12 +68,15 @@ def open_existing(settings: Settings) -> Records:
 
 
 def status_tables(settings: Settings, limit: int) -> list[Table]:
-    """The newest `limit` series, newest first, and what is unreadable, if anything is. Holds no patient data."""
+    """The newest `limit` series, newest first; and if there is any: what is unreadable, which senders could not be told
+    what is kept, and who was refused an association. Holds no patient data.
+    """
     with open_existing(settings).reading() as session:
         tables = [_series_table(session, settings.dicom.ae_title, limit)]
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
+        tables += [*_commitment_table(session, limit), *_knocks_table(session, limit)]
     return tables
 
 
@@ -105,10 +120,19 @@ def _series_row(session: Session, series: Series) -> tuple[str | Text, ...]:
     name = series.series_instance_uid + (f" ({series.generation})" if series.generation > 1 else "")
     return (
         f"{series.last_at:%Y-%m-%d\n%H:%M:%S} UTC",
-        f"{name}\n{images.get(False, 0)} images from {series.source_ae}",
+        "\n".join((name, f"{images.get(False, 0)} images from {series.source_ae}", *_completeness(series))),
         _state(series, job, deliveries),
         Text("\n".join(_why(series, job, deliveries, images.get(True, 0)))),
     )
+
+
+def _completeness(series: Series) -> Iterator[str]:
+    """What closed it, and how many images it has of those that the source told of; all generations together."""
+    if series.signal is not None:
+        expected = "" if series.expected is None else f" of {series.expected}"
+        yield f"closed by {series.signal}: {series.received}{expected}"
+    elif series.expected is not None:
+        yield f"waits for {series.expected} in all"
 
 
 def _waiting(deliveries: Sequence[Delivery]) -> Delivery | None:
@@ -165,3 +189,44 @@ def _unreadable_table(session: Session, total: int, limit: int) -> Table:
             Text(f"{reason}: {row.detail or reason.meaning} → {reason.cure}"),
         )
     return table
+
+
+def _commitment_table(session: Session, limit: int) -> Iterator[Table]:
+    """Storage commitment requests whose report does not get through, or was given up."""
+    query = select(CommitmentRequest).where(CommitmentRequest.reason.is_not(None))
+    rows = session.scalars(query.order_by(CommitmentRequest.id.desc()).limit(limit)).all()
+    if not rows:
+        return
+    table = Table(title="Storage commitment: senders that could not be told", title_justify="left")
+    table.add_column("Asked", no_wrap=True)
+    table.add_column("Sender", overflow="fold")
+    table.add_column("Why", overflow="fold")
+    for row in rows:
+        reason = Reason(row.reason or Reason.INTERNAL)
+        state = "given up" if row.ended_at is not None else f"tried {row.attempts} times, goes on"
+        table.add_row(
+            f"{row.received_at:%Y-%m-%d\n%H:%M:%S} UTC",
+            Text(f"{row.calling_ae}\n{state}"),
+            Text(f"{reason}: {row.detail or reason.meaning} → {reason.cure}"),
+        )
+    yield table
+
+
+def _knocks_table(session: Session, limit: int) -> Iterator[Table]:
+    rows = session.scalars(select(Knock).order_by(Knock.last_at.desc(), Knock.id.desc()).limit(limit)).all()
+    if not rows:
+        return
+    table = Table(title="Refused associations: who knocked", title_justify="left")
+    table.add_column("Last", no_wrap=True)
+    table.add_column("Caller", overflow="fold")
+    table.add_column("Why", overflow="fold")
+    for row in rows:
+        reason = Reason(row.reason)
+        titles = f"{row.calling_ae} called {row.called_ae}\n" if row.calling_ae or row.called_ae else ""
+        times = f", {row.count} times since {row.first_at:%Y-%m-%d %H:%M}" if row.count > 1 else ""
+        table.add_row(
+            f"{row.last_at:%Y-%m-%d\n%H:%M:%S} UTC",
+            Text(f"{titles}from {row.host}{times}"),
+            Text(f"{reason}: {reason.meaning} → {reason.cure}"),
+        )
+    yield table

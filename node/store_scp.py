@@ -19,8 +19,9 @@ import structlog
 
 from config import Reason
 from config.settings import DicomSettings
-from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, RELEASED, SERVE, Setup
+from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, REJECTED, RELEASED, SERVE, STORED, Caller, Setup
 from node.intake import Intake
+from node.knocks import Knocks
 
 _log = structlog.get_logger(__name__)
 
@@ -77,9 +78,12 @@ class _Process:
 class StoreScp:
     """`start`, `serve`, `stop`, all in the main thread: the processes die with the thread that started them."""
 
-    def __init__(self, settings: DicomSettings, intake: Intake) -> None:
-        """`intake` says where to store, and its `on_stored` hears of it soon after; nothing is stored through it."""
-        self._settings, self._intake = settings, intake
+    def __init__(self, settings: DicomSettings, intake: Intake, knocks: Knocks) -> None:
+        """`intake` says where to store, and its `on_stored` hears of it soon after; nothing is stored through it.
+
+        `knocks` hears who was refused.
+        """
+        self._settings, self._intake, self._knocks = settings, intake, knocks
         self._socket: socket.socket | None = None
         self._processes: dict[int, _Process] = {}
         """By number."""
@@ -182,10 +186,13 @@ class StoreScp:
                     self._bury(process)
                     break
                 kind, segment = note[:1], note[1:].decode()
+                if kind == REJECTED:
+                    self._knocks.note(Caller.decode(note[1:]))
+                    continue
                 process.ready |= kind == READY
                 process.associations -= kind == RELEASED
                 process.sockets -= kind == CLOSED
-                if segment:
+                if segment or kind == STORED:
                     self._intake.on_stored(segment)
 
     def _bury(self, process: _Process) -> None:
@@ -236,6 +243,7 @@ class StoreScp:
                 if process.hand_over(connection, full):
                     self._last = process.number
                     return
+        self._knocks.note(Caller.of("", "", host, Reason.TOO_MANY_ASSOCIATIONS))
         self._complain("connection_closed", reason=Reason.TOO_MANY_ASSOCIATIONS, host=host)
 
     def _complain(self, event: str, **values: str | None) -> None:

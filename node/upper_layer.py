@@ -124,6 +124,11 @@ class PduStream:
         self._low += _HEAD.size + length
         return kind, body
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is received that was not given out."""
+        return self._low == self._high
+
     def rewind(self) -> None:
         """No view is in use: if nothing more was received, the buffer is filled from its start again."""
         if self._low == self._high:
@@ -150,13 +155,13 @@ class PduStream:
                 raise TimeoutError("the PDU did not come in time")
 
 
-def p_data(context_id: int, command: bytes, longest: int) -> bytes:
-    """P-DATA-TF PDUs with a command set, cut so that no PDU is longer than `longest` bytes (0: unlimited)."""
-    room = max(1, longest - _PDV.size) if longest else len(command)
+def p_data(context_id: int, content: bytes, longest: int, kind: int = COMMAND) -> bytes:
+    """P-DATA-TF PDUs with a command set (or a data set: `kind` 0), none longer than `longest` bytes (0: unlimited)."""
+    room = max(1, longest - _PDV.size) if longest else len(content)
     pdus = []
-    for at in range(0, len(command), room):
-        piece = command[at : at + room]
-        flags = COMMAND | (LAST if at + room >= len(command) else 0)
+    for at in range(0, len(content), room):
+        piece = content[at : at + room]
+        flags = kind | (LAST if at + room >= len(content) else 0)
         pdus.append(_HEAD.pack(P_DATA, len(piece) + _PDV.size))
         pdus.append(_PDV.pack(len(piece) + 2, context_id, flags) + piece)
     return b"".join(pdus)

@@ -36,12 +36,26 @@ def test_every_setting_is_explained_in_the_written_default() -> None:
     assert [lines[i] for i in settings if not lines[i - 1].lstrip().startswith("# ")] == []
 
 
-def test_the_commented_example_of_a_destination_is_valid(file: Path) -> None:
+def test_the_commented_examples_of_sources_and_destinations_are_valid(file: Path) -> None:
     lines = default_configuration().splitlines()
-    start = lines.index("# Example:") + 1
-    example = [line.removeprefix("# ") for line in lines[start : lines.index("", start)]]
-    file.write_text("destinations:\n" + "\n".join(example) + "\nrouting: {destinations: [pacs]}\n")
-    assert Settings.load(file).destinations["pacs"].port == 104
+    for section in ("sources", "destinations"):
+        start = lines.index(f"{section}: {{}}")
+        lines[start : start + 2] = [f"{section}:"]
+        end = lines.index("", start)
+        lines[start + 1 : end] = [line.removeprefix("# ") for line in lines[start + 1 : end]]
+    file.write_text("\n".join(lines))
+    settings = Settings.load(file)
+    assert settings.destinations["pacs"].port == 104
+    source = settings.source_of("CT1")
+    assert source is not None
+    assert source.quiet_s == 30
+    assert settings.source_of("CT2") is None
+
+
+def test_a_source_stands_there_once(file: Path) -> None:
+    file.write_text("sources: {a: {ae_title: CT1}, b: {ae_title: CT1}}\n")
+    with pytest.raises(SettingsError, match="sources: CT1 stands there twice"):
+        Settings.load(file)
 
 
 def test_the_environment_wins_over_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

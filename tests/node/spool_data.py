@@ -25,6 +25,7 @@ from node.indexer import Indexer
 from node.intake import Intake, IntakeSession, Stored
 from node.migrations import upgrade
 from node.records import Records, open_database
+from node.spool import Ending
 
 REPOSITORY = Path(__file__).parents[2]
 ROOT = "1.2.826.0.1.3680043.8.498"
@@ -111,11 +112,12 @@ class Bench:
             path.unlink()
         self.open_database()
 
-    def receive(self, *datasets: Dataset) -> None:
-        """One association with these data sets, and index them."""
+    def receive(self, *datasets: Dataset, ending: Ending | None = None) -> None:
+        """One association with these data sets, which ended so (None: nobody can tell), and index them."""
         with self.intake.open("STORESCU", "FVLM") as session:
             for dataset in datasets:
                 store(session, dataset)
+            session.close(ending)
         self.indexer.catch_up()
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
 from pynetdicom.sop_class import Verification
@@ -40,7 +41,7 @@ from spool_data import Receiver, ct_slice, dcmtk, read_until_closed, receiver, s
 from config import Settings
 from config.settings import DicomSettings
 from node.dimse import BadCommandError, parse_command
-from node.negotiation import STORAGE_CLASSES, Accepted, Negotiator, Rejected
+from node.negotiation import MORE_TRANSFER_SYNTAXES, STORAGE_CLASSES, Accepted, Negotiator, Rejected
 from node.spool import Damage, scan, segments
 from node.upper_layer import ProtocolError, fragments
 
@@ -307,7 +308,10 @@ def test_dcmtk_that_aborts_or_sends_any_size_of_pdu(settings: MakeSettings, tmp_
 
 def test_each_class_and_each_transfer_syntax_is_accepted_and_named() -> None:
     negotiator = Negotiator(DicomSettings())
-    for syntax in ALL_TRANSFER_SYNTAXES:
+    known = {str(uid) for uid, (_, kind, *_) in UID_dictionary.items() if kind == "Transfer Syntax"}
+    no_data_sets = {"1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2", "1.2.840.10008.1.20"}  # MIME, XML, Papyrus 3
+    assert {*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES} == known - no_data_sets
+    for syntax in (*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES):
         got = negotiator.answer(request(context(3, CTImageStorage, syntax)), full=False)
         assert isinstance(got, Accepted)
         assert [(n, c.abstract_syntax, c.transfer_syntax) for n, c in got.contexts.items()] == [

@@ -51,7 +51,8 @@ def test_conflicts_notes_and_the_job_of_a_series_that_is_read(bench: Bench) -> N
     complete_due(bench.records, bench.settings, now() + timedelta(seconds=60))
     (job_id,) = route(bench.records, "d" * 64)
     ((row,),) = _shown(bench)
-    assert row[1:3] == [f"{ROOT}.1\n25 images from STORESCU", f"QUEUED\njob {job_id}"]
+    came = "25 images from STORESCU\nclosed by quiet_time: 25"
+    assert row[1:3] == [f"{ROOT}.1\n{came}", f"QUEUED\njob {job_id}"]
     note, conflicts = row[3].splitlines()
     assert note == "1 localizer image left out"
     assert conflicts.startswith(f"{Reason.DUPLICATE_CONFLICT}: 2 came again with other bytes")
@@ -71,7 +72,8 @@ def test_a_superseded_generation_says_so_once(bench: Bench) -> None:
     complete_due(bench.records, bench.settings, now() + timedelta(seconds=60))
     route(bench.records, "d" * 64)
     ((new, old),) = _shown(bench)
-    assert new[1:] == [f"{ROOT}.1 (2)\n1 images from STORESCU", "QUEUED\njob 2", ""]
+    came = "1 images from STORESCU\nclosed by quiet_time: 25"
+    assert new[1:] == [f"{ROOT}.1 (2)\n{came}", "QUEUED\njob 2", ""]
     assert old[2:] == ["SUPERSEDED\njob 1", "generation 2 took its place"]
 
 
