@@ -9,14 +9,17 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from config.settings import Destination, Settings
+from config.settings import Destination, Settings, WebDestination
 from node.errors import CommandError
 
 _HEAD = """\
 Configuration of fVLM Node. Every value below is the default: change what you need, delete what you like.
 Start the node with it:  fvlm-node serve --config THIS_FILE
 The environment wins over this file: FVLM_DICOM__PORT=11113 sets dicom.port."""
-_EXAMPLE = {"pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104)}
+_EXAMPLE = {
+    "pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104),
+    "cloud": WebDestination(stow_url="https://cloud.example.org/dicom-web", token="env:CLOUD_TOKEN"),
+}
 _WIDTH = 110
 
 
@@ -26,8 +29,8 @@ def default_configuration() -> str:
     for name, info in Settings.model_fields.items():
         lines.append("")
         lines += _setting(name, info, "")
-        if info.annotation == dict[str, Destination]:
-            example = {key: value.model_dump() for key, value in _EXAMPLE.items()}
+        if name == "destinations":
+            example = {key: value.model_dump(exclude_unset=True) for key, value in _EXAMPLE.items()}
             lines.append("# Example:")
             lines += [f"#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines()]
     return "\n".join(lines) + "\n"

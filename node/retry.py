@@ -6,9 +6,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from node import leases
+from node import commitment, leases, outbox
 from node.errors import CommandError
-from node.records import Job, Records, Series, State, now
+from node.records import Job, Records, Series, State
 
 _ENDED = (State.FAILED, State.QUARANTINED)
 
@@ -16,12 +16,15 @@ _ENDED = (State.FAILED, State.QUARANTINED)
 def retry(records: Records, which: str) -> int:
     """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
 
-    Its refused deliveries are opened again; what was delivered is not sent twice. Raises CommandError if there is no
-    such job, if it did not fail, or if the database is away.
+    Its refused deliveries are opened again; what was delivered is not sent twice. Of a SENT job whose destination gave
+    no commitment, only that is asked for again. Raises CommandError if there is no such job, if it did not fail, or if
+    the database is away.
     """
     try:
         with records.session() as session:
             job = _find(session, which.strip())
+            if job.state == State.SENT and commitment.ask_anew(session, job.id):
+                return job.id
             if job.state not in _ENDED:
                 raise CommandError(
                     f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
@@ -32,8 +35,7 @@ def retry(records: Records, which: str) -> int:
             job.move(State.QUEUED)
             for delivery in [delivery for result in job.results for delivery in result.deliveries]:
                 if delivery.refused:
-                    delivery.refused, delivery.reason, delivery.detail = False, None, ""
-                    delivery.attempts, delivery.due_at = 0, now()
+                    outbox.reopen(delivery)
             return job.id
     except DBAPIError as error:
         raise CommandError(
