@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, SegmentationStorage
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.presentation import negotiate_as_acceptor
 from rows import (
     COMPREHENSIVE_3D_SR,
     QUICK,
@@ -18,6 +20,7 @@ from rows import (
     job,
     open_records,
     settings_for,
+    small_object,
 )
 from sqlalchemy import update
 
@@ -28,6 +31,7 @@ from node.delivery import Courier
 from node.outbox import Fate
 from node.records import Breaker, Delivery, Job, Records, State, now
 from node.store_status import judge
+from node.upper_layer import read_request
 
 
 def _due_now(records: Records) -> None:
@@ -114,7 +118,9 @@ def test_objects_arrive_as_written_also_at_a_peer_that_takes_implicit_only(tmp_p
 
 def test_a_dead_destination_waits_and_is_served_when_it_revives(tmp_path: Path) -> None:
     port = free_port()
-    settings = settings_for(tmp_path, ("pacs", port), delivery=QUICK.model_copy(update={"retry_first_s": 1000.0}))
+    settings = settings_for(
+        tmp_path, ("pacs", port), delivery=QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
+    )
     records = open_records(settings)
     jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
     ids = [each for job_id in jobs for each in add_results(records, settings, job_id)]
@@ -178,10 +184,10 @@ def test_a_peer_that_aborts_in_the_middle_of_an_object_holds_up_only_that_object
         return 0x0000
 
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    slow = QUICK.model_copy(update={"retry_first_s": 1000.0})
+    slow = QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
     with archive(tmp_path / "good", "GOOD") as good:
         port = server.socket.getsockname()[1]
-        settings = settings_for(tmp_path, ("pacs", port), ("good", good.port), delivery=slow)
+        settings = settings_for(tmp_path, ("pacs", port), ("good", good.port), delivery=_SLOW)
         records = open_records(settings)
         jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
         poison = f"2.25.{jobs[0]}2"  # the SEG of the first job
@@ -352,3 +358,45 @@ def test_back_off_doubles_up_to_its_cap_with_jitter() -> None:
     for failures, whole in ((1, 5.0), (2, 10.0), (4, 40.0), (99, 900.0)):
         assert all(whole / 2 - 0.1 <= wait <= whole for wait in waits[failures])
         assert len({round(wait, 3) for wait in waits[failures]}) > 1
+
+
+def _accept_and_stop_reading(listener: socket.socket, held: list[socket.socket], half_an_answer: bytes) -> None:
+    """Accept every context of an association that is asked for; then read nothing more, or answer by half."""
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    held.append(connection)
+    pdu = A_ASSOCIATE_RQ()
+    pdu.decode(read_request(connection, 30.0))
+    wanted = pdu.to_primitive()
+    contexts = [
+        build_context(c.abstract_syntax, c.transfer_syntax) for c in wanted.presentation_context_definition_list
+    ]
+    results, _ = negotiate_as_acceptor(wanted.presentation_context_definition_list, contexts)
+    wanted.result, wanted.result_source = 0, 1
+    wanted.presentation_context_definition_results_list = results
+    connection.sendall(A_ASSOCIATE_AC(wanted).encode() + half_an_answer)
+
+
+@pytest.mark.parametrize("half_an_answer", [b"", b"\x04\x00\x00\x00\x10\x00half"])
+def test_a_peer_that_stops_in_the_middle_of_an_object_is_given_up(tmp_path: Path, half_an_answer: bytes) -> None:
+    held: list[socket.socket] = []
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        quick = _SLOW.model_copy(update={"timeout_s": 2.0})
+        settings = settings_for(tmp_path, ("pacs", listener.getsockname()[1]), delivery=quick)
+        records = open_records(settings)
+        ids = add_results(records, settings, add_job(records, state=State.ENCODED))
+        large = small_object("SEG", "2.25.77")
+        large.PixelData = bytes(2**24)
+        large.save_as(settings.results_dir / "job-00000001" / "2-seg.dcm", enforce_file_format=True)
+        peer = threading.Thread(target=_accept_and_stop_reading, args=(listener, held, half_an_answer))
+        peer.start()
+        Courier(records, settings).deliver(ids[0])  # comes back
+        peer.join()
+        for connection in held:
+            connection.close()
+    shut = breaker_of(records, "pacs")
+    assert shut is not None
+    assert shut.reason == Reason.PEER_UNREACHABLE
