@@ -113,7 +113,7 @@ Secret = Annotated[str, Field(pattern=r"^((env|file):.+)?$")]
 class WebDestination(_Section):
     """A DICOMweb service that receives results by STOW-RS."""
 
-    stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+[^?#\s]*$")]
+    stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
     """URL of the service; objects are posted to `studies` under it. Example: https://pacs.example.org/dicom-web"""
     user: str = ""
     """User name (HTTP Basic), with `password`; empty: none."""

@@ -53,7 +53,7 @@ class WebLink:
     def __init__(self, destination: WebDestination, timeout_s: float) -> None:
         """Raises AwayError if a secret or the certificates cannot be read."""
         self._url, self._timeout_s = destination.base_url, timeout_s
-        self._headers = {"Accept": _JSON}
+        self._headers = {"Accept": _JSON, "Accept-Encoding": "identity"}
         self._basic: tuple[str, str] | None = None
         if destination.token:
             self._headers["Authorization"] = f"Bearer {_secret(destination.token)}"

@@ -33,6 +33,8 @@ from node.records import Breaker, Delivery, Job, Records, State, now
 from node.store_status import judge
 from node.upper_layer import read_request
 
+_SLOW = QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
+
 
 def _due_now(records: Records) -> None:
     """The time that waiting objects and open breakers wait for has come."""
@@ -118,9 +120,7 @@ def test_objects_arrive_as_written_also_at_a_peer_that_takes_implicit_only(tmp_p
 
 def test_a_dead_destination_waits_and_is_served_when_it_revives(tmp_path: Path) -> None:
     port = free_port()
-    settings = settings_for(
-        tmp_path, ("pacs", port), delivery=QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
-    )
+    settings = settings_for(tmp_path, ("pacs", port), delivery=_SLOW)
     records = open_records(settings)
     jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
     ids = [each for job_id in jobs for each in add_results(records, settings, job_id)]
@@ -184,7 +184,6 @@ def test_a_peer_that_aborts_in_the_middle_of_an_object_holds_up_only_that_object
         return 0x0000
 
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    slow = QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
     with archive(tmp_path / "good", "GOOD") as good:
         port = server.socket.getsockname()[1]
         settings = settings_for(tmp_path, ("pacs", port), ("good", good.port), delivery=_SLOW)
@@ -389,7 +388,7 @@ def test_a_peer_that_stops_in_the_middle_of_an_object_is_given_up(tmp_path: Path
         records = open_records(settings)
         ids = add_results(records, settings, add_job(records, state=State.ENCODED))
         large = small_object("SEG", "2.25.77")
-        large.PixelData = bytes(2**24)
+        large.EncapsulatedDocument = bytes(2**24)
         large.save_as(settings.results_dir / "job-00000001" / "2-seg.dcm", enforce_file_format=True)
         peer = threading.Thread(target=_accept_and_stop_reading, args=(listener, held, half_an_answer))
         peer.start()

@@ -143,11 +143,11 @@ def test_an_object_goes_out_whole_and_is_looked_up(tmp_path: Path, monkeypatch: 
     path = _file(tmp_path)
     monkeypatch.setenv("STOW_TOKEN", "very-secret")
     with _service() as (service, url):
-        with WebLink(WebDestination(stow_url=f"{url}/studies/", token="env:STOW_TOKEN"), 30.0) as link:
-            assert link.store(path, "").fate is Fate.STORED
-            assert link.lists(path) is True
-            service.listed = False
-            assert link.lists(path) is False
+        link = WebLink(WebDestination(stow_url=f"{url}/studies/", token="env:STOW_TOKEN"), 30.0)
+        assert link.store(path, "").fate is Fate.STORED
+        assert link.lists(path) is True
+        service.listed = False
+        assert link.lists(path) is False
     (where, headers, content), (search, _, _), _ = service.asked
     assert where == "/dicom-web/studies"
     assert headers["Authorization"] == "Bearer very-secret"
