@@ -14,8 +14,8 @@ from sqlalchemy.exc import DBAPIError
 
 from config.settings import DeliverySettings
 from ct.part10 import Unfit, parsing
-from node import commitment
-from node.records import Commitment, Records, now
+from node import commitment_due
+from node.records import CommitmentTransaction, Records, now
 
 _log = structlog.get_logger(__name__)
 
@@ -49,12 +49,12 @@ def take_report(
         return INVALID_ARGUMENT
     try:
         with records.session() as session:
-            request = session.get(Commitment, transaction_uid, with_for_update=True)
+            request = session.get(CommitmentTransaction, transaction_uid, with_for_update=True)
             if request is None:
                 _log.warning("commitment_report_refused", detail="the transaction is not ours")
                 return INVALID_ARGUMENT
             request.answered_at = now()
-            commitment.answered(
+            commitment_due.answered(
                 session,
                 request.job_id,
                 request.destination,

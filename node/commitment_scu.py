@@ -11,7 +11,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from config.settings import Destination
-from node.commitment import Question
+from node.commitment_due import Question
 from node.dimse_link import require
 from node.scu import associate, cut
 

@@ -10,8 +10,8 @@ from pydicom.errors import InvalidDicomError
 
 from config import Reason, Settings
 from config.settings import AnyDestination, Destination, WebDestination
-from node import breaker, commitment, outbox
-from node.commitment import Question
+from node import breaker, commitment_due, outbox
+from node.commitment_due import Question
 from node.commitment_result import take_report
 from node.commitment_scu import CommitmentLink
 from node.dimse_link import AwayError, DimseLink
@@ -76,7 +76,7 @@ class Courier:
         """One association's worth of sending, or of asking; True if there may be more."""
         with self._records.reading() as session:
             batch = outbox.due(session, name)
-            questions = [] if batch else commitment.questions(session, name)
+            questions = [] if batch else commitment_due.questions(session, name)
         destination = self._settings.destinations.get(name)
         if destination is None:
             return self._abandon(name, batch, questions)
@@ -150,10 +150,10 @@ class Courier:
             asked = 0
             for question in questions:
                 with self._records.session() as session:
-                    until = commitment.next_question(question.asks + 1, self._delivery)
-                    if not commitment.claim(session, question, until):
+                    until = commitment_due.next_question(question.asks + 1, self._delivery)
+                    if not commitment_due.claim(session, question, until):
                         continue
-                    transaction_uid = commitment.open_transaction(session, question.job_id, name)
+                    transaction_uid = commitment_due.open_transaction(session, question.job_id, name)
                 status = link.ask(transaction_uid, question)
                 if status is None:
                     detail = "the destination did not answer N-ACTION"
@@ -180,8 +180,8 @@ class Courier:
         with WebLink(destination, self._delivery.timeout_s) as link:
             for question in questions:
                 with self._records.session() as session:
-                    again = commitment.next_question(question.asks + 1, self._delivery)
-                    if not commitment.claim(session, question, again):
+                    again = commitment_due.next_question(question.asks + 1, self._delivery)
+                    if not commitment_due.claim(session, question, again):
                         continue
                     asked_at = now()
                 kept, missing = [], {}
@@ -208,7 +208,7 @@ class Courier:
                     self._unanswered(name, question, Reason.COMMITMENT_UNSUPPORTED, detail, None)
                     continue
                 with self._records.session() as session:
-                    commitment.answered(
+                    commitment_due.answered(
                         session,
                         question.job_id,
                         name,
@@ -227,7 +227,7 @@ class Courier:
         """Whether a question is still to be asked: not when commitment was switched off, or was asked often enough."""
         if not destination.commitment:
             with self._records.session() as session:
-                commitment.not_asked(session, question)
+                commitment_due.not_asked(session, question)
             return False
         if question.asks < self._delivery.commitment_attempts:
             return True
@@ -237,7 +237,7 @@ class Courier:
 
     def _unanswered(self, name: str, question: Question, reason: Reason, detail: str, again: datetime | None) -> None:
         with self._records.session() as session:
-            commitment.not_answered(session, question, reason, detail, again)
+            commitment_due.not_answered(session, question, reason, detail, again)
         _log.warning(
             "no_commitment",
             job=question.job_id,

@@ -1,7 +1,7 @@
 """The outbox in SQL: which object is due at which destination, what became of it, and when its job is done.
 
 An object that is not taken for now waits for itself (back-off with jitter, without an end); a destination that takes
-nothing at all is `node.breaker`'s matter. What was stored is asked for afterwards: `node.commitment`.
+nothing at all is `node.breaker`'s matter. What was stored is asked for afterwards: `node.commitment_due`.
 """
 
 import random

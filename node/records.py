@@ -303,10 +303,10 @@ class Delivery(Base):
     result: Mapped[Result] = relationship(back_populates="deliveries")
 
 
-class Commitment(Base):
+class CommitmentTransaction(Base):
     """One storage commitment request that was sent, or was about to be (PS3.4 annex J)."""
 
-    __tablename__ = "commitment"
+    __tablename__ = "commitment_transaction"
 
     transaction_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)

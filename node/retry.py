@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from node import commitment, leases, outbox
+from node import commitment_due, leases, outbox
 from node.errors import CommandError
 from node.records import Job, Records, Series, State
 
@@ -23,7 +23,7 @@ def retry(records: Records, which: str) -> int:
     try:
         with records.session() as session:
             job = _find(session, which.strip())
-            if job.state == State.SENT and commitment.ask_anew(session, job.id):
+            if job.state == State.SENT and commitment_due.ask_anew(session, job.id):
                 return job.id
             if job.state not in _ENDED:
                 raise CommandError(

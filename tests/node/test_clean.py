@@ -1,4 +1,4 @@
-"""`fvlm-node clean`: what may go, what stays and why; nothing that a destination has not promised to keep is deleted."""
+"""`fvlm-node clean`: what may go, what stays and why. Nothing goes that a destination has not promised to keep."""
 
 from datetime import timedelta
 from pathlib import Path

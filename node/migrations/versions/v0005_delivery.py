@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.add_column("delivery", sa.Column("commitment_detail", sa.String(length=1000), nullable=False, server_default=""))
     op.create_index("ix_delivery_ask", "delivery", ["ask_at"], unique=False)
     op.create_table(
-        "commitment",
+        "commitment_transaction",
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),
         sa.Column("job_id", sa.Integer(), nullable=False),
         sa.Column("destination", sa.String(length=64), nullable=False),
@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["job.id"]),
         sa.PrimaryKeyConstraint("transaction_uid"),
     )
-    op.create_index(op.f("ix_commitment_job_id"), "commitment", ["job_id"], unique=False)
+    op.create_index(op.f("ix_commitment_transaction_job_id"), "commitment_transaction", ["job_id"], unique=False)
     op.create_table(
         "breaker",
         sa.Column("destination", sa.String(length=64), nullable=False),

@@ -21,7 +21,7 @@ from config.settings import DeliverySettings
 from node import commitment_result
 from node.commitment_result import take_report
 from node.delivery import Courier
-from node.records import Commitment, Delivery, Job, Records, State, now, open_database
+from node.records import CommitmentTransaction, Delivery, Job, Records, State, now, open_database
 from node.retry import retry
 
 PATIENT = DeliverySettings(
@@ -153,7 +153,7 @@ def test_what_is_committed_on_the_same_association_is_committed(tmp_path: Path) 
     assert (node.job.state, node.job.detail) == (State.COMMITTED, "known by N-EVENT-REPORT")
     assert all(row.committed_at and row.ask_at is None for row in node.rows)
     with node.records.reading() as session:
-        (transaction,) = session.scalars(select(Commitment))
+        (transaction,) = session.scalars(select(CommitmentTransaction))
     assert transaction.transaction_uid == request.TransactionUID
     assert transaction.answered_at is not None
 
@@ -325,7 +325,7 @@ def test_the_transaction_is_in_the_database_before_the_peer_knows_it(tmp_path: P
 
         def look(request: Dataset) -> None:
             with node.records.reading() as session:
-                known.append(session.get(Commitment, request.TransactionUID) is not None)
+                known.append(session.get(CommitmentTransaction, request.TransactionUID) is not None)
 
         pacs.on_request = look
         node.deliver()

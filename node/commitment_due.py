@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from config import Reason
 from config.settings import DeliverySettings
 from node import outbox
-from node.records import Commitment, Delivery, Job, Result, State, now
+from node.records import CommitmentTransaction, Delivery, Job, Result, State, now
 
 _LONGEST_WAIT_S = 86400.0
 _STATES = (State.ENCODED, State.SENT, State.FAILED)
@@ -89,7 +89,7 @@ def next_question(asks: int, settings: DeliverySettings) -> datetime:
 def open_transaction(session: Session, job_id: int, destination: str) -> str:
     """A new Transaction UID, in the database before anybody else knows it."""
     uid = str(generate_uid(prefix=None))
-    session.add(Commitment(transaction_uid=uid, job_id=job_id, destination=destination))
+    session.add(CommitmentTransaction(transaction_uid=uid, job_id=job_id, destination=destination))
     return uid
 
 
