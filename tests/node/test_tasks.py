@@ -72,7 +72,8 @@ def test_a_job_without_destinations_is_sent_at_once(tmp_path: Path) -> None:
     records = open_records(settings)
     job_id = add_job(records)
     assert _analyst(records, settings)[0].analyze(job_id) == []
-    assert job(records, job_id).state == State.SENT
+    ended = job(records, job_id)
+    assert (ended.state, ended.detail) == (State.SENT, "no destination: results stay in the data folder")
 
 
 def test_a_second_message_for_the_same_job_and_one_for_no_job_end_silently(
