@@ -58,6 +58,11 @@ class Reason(StrEnum):
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
     PEER_REFUSED = "PEER_REFUSED"
     NO_ADDRESS = "NO_ADDRESS"
+    STORED_WITH_WARNING = "STORED_WITH_WARNING"
+    COMMITMENT_FAILED = "COMMITMENT_FAILED"
+    COMMITMENT_TIMEOUT = "COMMITMENT_TIMEOUT"
+    COMMITMENT_REFUSED = "COMMITMENT_REFUSED"
+    COMMITMENT_UNSUPPORTED = "COMMITMENT_UNSUPPORTED"
     INTERNAL = "INTERNAL"
 
     @property
@@ -174,6 +179,26 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NO_ADDRESS: _Text(
         "The sender wants an answer, and the settings do not say where it is.",
         "Give its AE title, host and port under `sources`.",
+    ),
+    Reason.STORED_WITH_WARNING: _Text(
+        "The destination stored the object and warned.", "The detail says of what; look at the object there."
+    ),
+    Reason.COMMITMENT_FAILED: _Text(
+        "The destination says that it does not keep the object, each time it was sent.",
+        "Ask its administrator, then: fvlm-node retry SERIES",
+    ),
+    Reason.COMMITMENT_TIMEOUT: _Text(
+        "The destination stored the objects and never answered whether it keeps them.",
+        "Let it know this node (AE title, host, port) and its AE title be in dicom.accept_from; "
+        "then: fvlm-node retry SERIES",
+    ),
+    Reason.COMMITMENT_REFUSED: _Text(
+        "The destination stored the objects and refuses to say whether it keeps them.",
+        "Ask its administrator; then: fvlm-node retry SERIES, or set commitment: false for it",
+    ),
+    Reason.COMMITMENT_UNSUPPORTED: _Text(
+        "The destination stored the objects and does not offer storage commitment.",
+        "If stored is enough, set commitment: false for this destination.",
     ),
     Reason.INTERNAL: _Text("An unexpected error inside the node.", "Report it with the log lines of the job."),
 }

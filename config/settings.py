@@ -4,10 +4,20 @@ The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from config.priority import PriorityName
@@ -106,7 +116,7 @@ class Source(_Section):
 
 
 class Destination(_Section):
-    """A DICOM node that receives results."""
+    """A DICOM node that receives results by C-STORE."""
 
     ae_title: AETitle
     """Its AE title."""
@@ -114,6 +124,65 @@ class Destination(_Section):
     """Its address."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """Its TCP port."""
+    commitment: bool = True
+    """True: it is asked by storage commitment whether it keeps what it has stored; only what it commits to may be
+    deleted here. False: stored is enough."""
+
+    @property
+    def where(self) -> str:
+        """For a person."""
+        return f"{self.ae_title} at {self.host}:{self.port}"
+
+
+Secret = Annotated[str, Field(pattern=r"^((env|file):.+)?$")]
+"""Where a secret is read from, each time it is needed: `env:NAME` or `file:/path`; never the secret itself."""
+
+
+class WebDestination(_Section):
+    """A DICOMweb service that receives results by STOW-RS."""
+
+    stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
+    """URL of the service; objects are posted to `studies` under it. Example: https://pacs.example.org/dicom-web"""
+    user: str = ""
+    """User name (HTTP Basic), with `password`; empty: none."""
+    password: Secret = ""
+    """Where the password is read from: `env:NAME` or `file:/path`."""
+    token: Secret = ""
+    """Where a bearer token is read from instead: `env:NAME` or `file:/path`."""
+    ca_file: Path | None = None
+    """Certificates (PEM) of the authority that signed the service's certificate; none: the public ones."""
+    commitment: bool = True
+    """True: after it has stored an object it is asked for it by QIDO-RS; only what it then lists may be deleted here.
+    False: stored is enough."""
+
+    @property
+    def base_url(self) -> str:
+        """The URL of the service without `studies` and slash at its end."""
+        return self.stow_url.rstrip("/").removesuffix("/studies")
+
+    @property
+    def where(self) -> str:
+        """For a person."""
+        return self.base_url
+
+    @model_validator(mode="after")
+    def _authorisation(self) -> Self:
+        """ValueError for half an authorisation, two of them, or one that anybody on the way could read."""
+        if bool(self.user) != bool(self.password) or (self.user and self.token):
+            raise ValueError("give `user` and `password`, or `token`, or none of them")
+        url = urlsplit(self.stow_url)
+        if (self.user or self.token) and url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("stow_url: use https, so that nobody on the way can read the authorisation")
+        return self
+
+
+def _kind(value: Any) -> str:
+    return "dicomweb" if isinstance(value, WebDestination) or "stow_url" in value else "dimse"
+
+
+AnyDestination = Annotated[
+    Annotated[Destination, Tag("dimse")] | Annotated[WebDestination, Tag("dicomweb")], Discriminator(_kind)
+]
 
 
 class RoutingSettings(_Section):
@@ -184,6 +253,24 @@ class DeliverySettings(_Section):
     """Longest wait between retries, seconds. Delivery is retried until it succeeds or is refused for good."""
     timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """Network and DIMSE timeout, seconds."""
+    commitment_wait_s: Annotated[float, Field(ge=0)] = 2.0
+    """Seconds that an association in which commitment was asked for stays open for the answer; later answers come on an
+    association that the destination opens (its AE title has to be in `dicom.accept_from`)."""
+    commitment_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without an answer after which commitment is asked for again; doubles each time, up to a day."""
+    commitment_attempts: Annotated[int, Field(ge=1)] = 5
+    """Requests without an answer before the node gives up (COMMITMENT_TIMEOUT)."""
+    commitment_resends: Annotated[int, Field(ge=0)] = 3
+    """How often an object is sent again because the destination did not keep it, before COMMITMENT_FAILED."""
+
+
+class RetentionSettings(_Section):
+    """What `fvlm-node clean` may delete: only what every destination keeps. It is run by a person or a timer."""
+
+    images_days: Annotated[int, Field(ge=0)] = 7
+    """Days since the last change of a series before its images may go from the spool."""
+    results_days: Annotated[int, Field(ge=0)] = 30
+    """Days since the last change of a job before its result files may go. Results without a destination stay."""
 
 
 class Settings(BaseSettings):
@@ -206,11 +293,12 @@ class Settings(BaseSettings):
     routing: RoutingSettings = RoutingSettings()
     sources: dict[str, Source] = {}
     """Senders by name, where there is more to say of them than that they may send."""
-    destinations: dict[str, Destination] = {}
-    """Receivers of results by name."""
+    destinations: dict[str, AnyDestination] = {}
+    """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
+    retention: RetentionSettings = RetentionSettings()
 
     def source_of(self, ae_title: str) -> Source | None:
         """What is known of a sender; None if nothing is."""

@@ -200,22 +200,25 @@ def status(
         console.print(table)
 
 
-@app.command(epilog="Example: fvlm-node clean --older-than 7 --config fvlm-node.yaml")
+@app.command(epilog="Example: fvlm-node clean --dry-run --config fvlm-node.yaml")
 def clean(
-    older_than: Annotated[int, typer.Option(help="Days since the last change of a series.", min=0)] = 7,
+    older_than: Annotated[
+        int | None, typer.Option(help="Days since the last change; none: `retention` of the configuration.", min=0)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and why the rest stays.")] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Delete spool segments in which every series has been read and sent; nothing else is touched."""
-    from datetime import timedelta
+    """Delete images and results that are old and that every destination keeps; nothing else is touched.
 
-    from node.records import now
-    from node.retention import release_segments
+    Kept means committed, or stored where no commitment is asked for.
+    """
+    from node import clean
     from node.status import open_existing
 
     settings = Settings.load(config)
-    records = open_existing(settings)
-    deleted = release_segments(records, settings.spool_dir, now() - timedelta(days=older_than))
-    _say(f"{len(deleted)} spool segments deleted")
+    run = clean.dry_run if dry_run else clean.clean
+    for line in run(open_existing(settings), settings, older_than):
+        _say(line)
 
 
 @model_app.command(

@@ -1,123 +1,66 @@
-"""Sending results: a storage SCU for one destination, and the loop that empties its part of the outbox."""
+"""The loop that empties the outbox: one lane a destination, so that none waits for another. Sends, then asks."""
 
-from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
-from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 
 from config import Reason, Settings
-from config.settings import Destination
-from node import outbox
+from config.settings import AnyDestination, Destination, WebDestination
+from node import breaker, commitment_due, outbox
+from node.commitment_due import Question
+from node.commitment_result import take_report
+from node.commitment_scu import CommitmentLink
+from node.dimse_link import AwayError, DimseLink
 from node.outbox import Due, Fate, Outcome
-from node.records import Delivery, Records
-from node.scu import associate
+from node.records import Delivery, Records, now
+from node.web_link import WebLink
 
 _log = structlog.get_logger(__name__)
 
-_PERMANENT = {0x0117, 0x0122, 0x0124}
-"""Invalid SOP instance, SOP class not supported, not authorized (PS3.7 annex C): a repeat does not mend it."""
-_RETRY = "make it again with: fvlm-node retry"
-_DUPLICATE_INSTANCE = 0x0111
-"""The peer has the instance already (PS3.7 C.5.8)."""
+_GONE = "the destination is no longer in the settings"
+_TRANSIENT_ACTION = {0x0110, 0x0213}
+"""N-ACTION statuses that a later request may mend: processing failure, resource limitation (PS3.7 annex C)."""
+_LEVELS = {Fate.STORED: 20, Fate.RETRY: 30, Fate.AWAY: 30, Fate.REFUSED: 40}
+"""Levels of the standard library's logging."""
 
 
-def judge(status: int | None) -> Outcome:
-    """What a C-STORE status means for the outbox (DICOM PS3.4 table B.2-1, PS3.7 annex C); None: no answer came."""
-    if status is None:
-        return Outcome(Fate.RETRY, Reason.PEER_UNREACHABLE, "the peer did not answer C-STORE")
-    text = f"C-STORE status 0x{status:04X}"
-    if status == 0x0000:
-        return Outcome(Fate.STORED)
-    if status & 0xF000 == 0xB000 or status in {_DUPLICATE_INSTANCE, 0x0001, 0x0107, 0x0116}:
-        return Outcome(Fate.STORED, detail=text)
-    if status & 0xFF00 == 0xA900 or status & 0xF000 == 0xC000 or status in _PERMANENT:
-        return Outcome(Fate.REFUSED, Reason.PEER_REFUSED, text)
-    return Outcome(Fate.RETRY, Reason.PEER_REFUSED, text)
-
-
-class UnreachableError(ConnectionError):
-    """No association with the destination; `outcome` says why."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.detail)
-        self.outcome = outcome
-
-
-class Link:
-    """One association with one destination; a context manager."""
-
-    def __init__(self, destination: Destination, sop_classes: Iterable[str], calling: str, timeout_s: float) -> None:
-        """Raises UnreachableError if no association comes about."""
-        ae = AE(ae_title=calling)
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout_s
-        for sop_class in sorted(set(sop_classes)):
-            ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-        self._association = associate(ae, destination.host, destination.port, destination.ae_title)
-        self._accepted = {context.abstract_syntax for context in self._association.accepted_contexts}
-        if self._association.is_established or self._association.rejected_contexts:
-            return
-        where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-        if self._association.is_rejected:
-            answer = self._association.acceptor.primitive
-            detail = f"{where} rejects the association: {answer.result_str}, {answer.reason_str}"
-            raise UnreachableError(Outcome(Fate.RETRY, Reason.PEER_REFUSED, detail))
-        raise UnreachableError(Outcome(Fate.RETRY, Reason.PEER_UNREACHABLE, f"{where} does not answer"))
+class Link(Protocol):
+    """A way to one destination, open; a context manager."""
 
     @property
     def alive(self) -> bool:
-        return bool(self._association.is_established)
+        """False: nothing more can be sent over it."""
 
     def store(self, path: Path, sop_class: str) -> Outcome:
-        """C-STORE one file."""
-        if sop_class not in self._accepted:
-            return Outcome(Fate.REFUSED, Reason.PEER_REFUSED, f"the peer does not accept {UID(sop_class).name}")
-        try:
-            dataset = dcmread(path)
-        except (OSError, InvalidDicomError) as error:
-            return Outcome(Fate.REFUSED, Reason.INTERNAL, f"result file: {type(error).__name__}; {_RETRY}")
-        try:
-            answer = self._association.send_c_store(dataset)
-        except (RuntimeError, ValueError) as error:
-            if not self.alive:
-                return judge(None)
-            return Outcome(Fate.REFUSED, Reason.INVALID_OBJECT, f"cannot be sent: {type(error).__name__}")
-        if "Status" not in answer:
-            self._association.abort()  # it may not know yet that it has ended; a release would wait
-            return judge(None)
-        return judge(answer.Status)
+        """Send one file."""
 
-    def __enter__(self) -> Self:
-        return self
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None:
-        if self.alive:
-            self._association.release()
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Courier:
-    """Empties the outbox, one association at a time for each destination; safe to call from many threads."""
+    """Serves each destination with one association at a time; safe to call from many threads."""
 
     def __init__(self, records: Records, settings: Settings) -> None:
-        self._records, self._settings = records, settings
+        self._records, self._settings, self._delivery = records, settings, settings.delivery
         self._results = settings.results_dir
         self._hold_s = 60.0 + 4 * settings.delivery.timeout_s
         self._busy: dict[str, Lock] = {}
 
     def deliver(self, delivery_id: int) -> None:
-        """Send this object, and with it all that is due at its destination.
+        """Send all that is due at the destination of this object, then ask for the commitment that is due there.
 
         Returns at once if the destination is being served already: whoever serves it takes this object too, or the
         reconciler issues it again.
         """
         with self._records.reading() as session:
             row = session.get(Delivery, delivery_id)
-            if row is None or row.sent_at is not None or row.refused:
+            if row is None:
                 return
             name = row.destination
         lock = self._busy.setdefault(name, Lock())
@@ -130,56 +73,59 @@ class Courier:
             lock.release()
 
     def _round(self, name: str) -> bool:
-        """One association's worth; True if there may be more."""
+        """One association's worth of sending, or of asking; True if there may be more."""
         with self._records.reading() as session:
             batch = outbox.due(session, name)
-        if not batch:
-            return False
+            questions = [] if batch else commitment_due.questions(session, name)
         destination = self._settings.destinations.get(name)
         if destination is None:
-            gone = Outcome(Fate.REFUSED, Reason.PEER_REFUSED, "the destination is no longer in the settings")
-            claimed = [item for item in batch if self._claim(item)]
-            for item in claimed:
-                self._conclude(name, item, gone)
-            return bool(claimed)
-        held = next((item for item in batch if self._claim(item)), None)
-        if held is None:
+            return self._abandon(name, batch, questions)
+        questions = [question for question in questions if self._stands(name, destination, question)]
+        if not batch and not questions:
             return False
+        with self._records.session() as session:
+            if not breaker.admit(session, name, self._hold_s):
+                return False
         try:
-            link = Link(
-                destination,
-                {item.sop_class_uid for item in batch},
-                self._settings.dicom.ae_title,
-                self._settings.delivery.timeout_s,
-            )
-        except UnreachableError as error:
-            self._back_off(name, held, error.outcome)
+            if batch:
+                with self._open(destination, batch) as link:
+                    return self._send(name, destination.commitment, link, batch)
+            if isinstance(destination, Destination):
+                return self._ask(name, destination, questions)
+            return self._look(name, destination, questions)
+        except AwayError as error:
+            self._trip(name, error.outcome)
             return False
-        with link:
-            return self._send(name, link, held, batch[batch.index(held) + 1 :])
 
-    def _send(self, name: str, link: Link, first: Due, rest: list[Due]) -> bool:
-        """Send over one association until something has to be repeated; True: go on with a new association."""
-        item, waiting = first, iter(rest)
-        while True:
+    def _open(self, destination: AnyDestination, batch: list[Due]) -> Link:
+        """Raises AwayError."""
+        timeout_s = self._delivery.timeout_s
+        if isinstance(destination, WebDestination):
+            return WebLink(destination, timeout_s)
+        classes = {item.sop_class_uid for item in batch}
+        return DimseLink(destination, classes, self._settings.dicom.ae_title, timeout_s)
+
+    def _send(self, name: str, asked: bool, link: Link, batch: list[Due]) -> bool:
+        """Send until something has to be repeated; True: go on with a new association."""
+        sent = False
+        for item in batch:
+            with self._records.session() as session:
+                if not outbox.claim(session, item.delivery_id, self._hold_s):
+                    continue
             outcome = link.store(self._results / item.path, item.sop_class_uid)
-            self._conclude(name, item, outcome)
-            if outcome.fate is Fate.RETRY:
+            self._conclude(name, item, outcome, asked)
+            sent = True
+            if outcome.fate is Fate.AWAY:
+                self._trip(name, outcome)
+                return False
+            self._works(name)
+            if outcome.fate is Fate.RETRY or not link.alive:
                 return True
-            following = next((other for other in waiting if self._claim(other)), None)
-            if following is None:
-                return True
-            item = following
+        return sent
 
-    def _claim(self, item: Due) -> bool:
+    def _conclude(self, name: str, item: Due, outcome: Outcome, asked: bool = False) -> None:
         with self._records.session() as session:
-            return outbox.claim(session, item.delivery_id, self._hold_s)
-
-    def _conclude(self, name: str, item: Due, outcome: Outcome) -> None:
-        with self._records.session() as session:
-            outbox.record(session, item.delivery_id, outcome, self._settings.delivery)
-            if outcome.fate is Fate.STORED:
-                outbox.revive(session, name)
+            outbox.record(session, item.delivery_id, outcome, self._delivery, asked)
         _log.log(
             _LEVELS[outcome.fate],
             "delivery",
@@ -192,18 +138,146 @@ class Courier:
             detail=outcome.detail,
         )
 
-    def _back_off(self, name: str, item: Due, outcome: Outcome) -> None:
+    def _ask(self, name: str, destination: Destination, questions: list[Question]) -> bool:
+        """Storage commitment: N-ACTION for each question, then a while for the answers on the same association."""
+        with CommitmentLink(destination, self._settings.dicom.ae_title, self._delivery.timeout_s, self._take) as link:
+            if not link.offered:
+                self._works(name)
+                detail = "the destination does not accept the Storage Commitment Push Model"
+                for question in questions:
+                    self._unanswered(name, question, Reason.COMMITMENT_UNSUPPORTED, detail, None)
+                return True
+            asked = 0
+            for question in questions:
+                with self._records.session() as session:
+                    until = commitment_due.next_question(question.asks + 1, self._delivery)
+                    if not commitment_due.claim(session, question, until):
+                        continue
+                    transaction_uid = commitment_due.open_transaction(session, question.job_id, name)
+                status = link.ask(transaction_uid, question)
+                if status is None:
+                    detail = "the destination did not answer N-ACTION"
+                    retry = outbox.next_attempt(question.asks + 1, self._delivery)
+                    self._unanswered(name, question, Reason.PEER_UNREACHABLE, detail, retry)
+                    self._trip(name, Outcome(Fate.AWAY, Reason.PEER_UNREACHABLE, detail))
+                    return False
+                self._works(name)
+                if status == 0x0000:
+                    asked += 1
+                    _log.info("commitment_asked", job=question.job_id, destination=name, objects=len(question.items))
+                else:
+                    text = f"N-ACTION status 0x{status:04X}"
+                    later = until if status in _TRANSIENT_ACTION else None
+                    self._unanswered(name, question, Reason.COMMITMENT_REFUSED, text, later)
+            link.wait(asked, self._delivery.commitment_wait_s)
+        return True
+
+    def _take(self, event_type: int, encoded: bytes, transfer_syntax: str) -> int:
+        return take_report(self._records, self._delivery, event_type, encoded, transfer_syntax)
+
+    def _look(self, name: str, destination: WebDestination, questions: list[Question]) -> bool:
+        """A DICOMweb service has no storage commitment: it is asked by QIDO-RS whether it lists the objects."""
+        with WebLink(destination, self._delivery.timeout_s) as link:
+            for question in questions:
+                with self._records.session() as session:
+                    again = commitment_due.next_question(question.asks + 1, self._delivery)
+                    if not commitment_due.claim(session, question, again):
+                        continue
+                    asked_at = now()
+                kept, missing = [], {}
+                try:
+                    for item in question.items:
+                        listed = link.lists(self._results / item.path)
+                        if listed is None:
+                            break
+                        if listed:
+                            kept.append(item.sop_instance_uid)
+                        else:
+                            missing[item.sop_instance_uid] = 0x0112
+                except AwayError as error:
+                    retry = outbox.next_attempt(question.asks + 1, self._delivery)
+                    self._unanswered(name, question, Reason.PEER_UNREACHABLE, error.outcome.detail, retry)
+                    raise
+                except (OSError, InvalidDicomError, AttributeError) as error:
+                    detail = f"result file: {type(error).__name__}"
+                    self._unanswered(name, question, Reason.INTERNAL, detail, None)
+                    continue
+                self._works(name)
+                if len(kept) + len(missing) < len(question.items):
+                    detail = "the service offers no QIDO-RS search for instances"
+                    self._unanswered(name, question, Reason.COMMITMENT_UNSUPPORTED, detail, None)
+                    continue
+                with self._records.session() as session:
+                    commitment_due.answered(
+                        session,
+                        question.job_id,
+                        name,
+                        asked_at,
+                        kept=kept,
+                        failed=missing,
+                        how="QIDO-RS",
+                        settings=self._delivery,
+                    )
+                _log.info(
+                    "commitment_looked_up", job=question.job_id, destination=name, objects=len(kept), count=len(missing)
+                )
+        return True
+
+    def _stands(self, name: str, destination: AnyDestination, question: Question) -> bool:
+        """Whether a question is still to be asked: not when commitment was switched off, or was asked often enough."""
+        if not destination.commitment:
+            with self._records.session() as session:
+                commitment_due.not_asked(session, question)
+            return False
+        if question.asks < self._delivery.commitment_attempts:
+            return True
+        detail = f"no answer to {question.asks} requests for commitment"
+        self._unanswered(name, question, Reason.COMMITMENT_TIMEOUT, detail, None)
+        return False
+
+    def _unanswered(self, name: str, question: Question, reason: Reason, detail: str, again: datetime | None) -> None:
         with self._records.session() as session:
-            outbox.record(session, item.delivery_id, outcome, self._settings.delivery)
-            until = outbox.postpone(session, name, outcome, self._settings.delivery)
+            commitment_due.not_answered(session, question, reason, detail, again)
         _log.warning(
-            "destination_unreachable",
+            "no_commitment",
+            job=question.job_id,
+            destination=name,
+            reason=reason,
+            detail=detail,
+            next_attempt=again and again.isoformat(timespec="seconds"),
+        )
+
+    def _abandon(self, name: str, batch: list[Due], questions: list[Question]) -> bool:
+        """The destination was taken out of the settings: what is open is refused, what is asked is asked no more."""
+        refused = Outcome(Fate.REFUSED, Reason.PEER_REFUSED, _GONE)
+        concluded = False
+        for item in batch:
+            with self._records.session() as session:
+                claimed = outbox.claim(session, item.delivery_id, self._hold_s)
+            if claimed:
+                self._conclude(name, item, refused)
+                concluded = True
+        for question in questions:
+            self._unanswered(name, question, Reason.COMMITMENT_TIMEOUT, _GONE, None)
+        with self._records.session() as session:
+            breaker.shut(session, name)
+        return concluded
+
+    def _works(self, name: str) -> None:
+        with self._records.session() as session:
+            shut = breaker.shut(session, name)
+        if shut:
+            _log.info("destination_back", destination=name)
+
+    def _trip(self, name: str, outcome: Outcome) -> None:
+        with self._records.session() as session:
+            row = breaker.trip(session, name, outcome.reason, outcome.detail)
+            row.next_attempt_at = outbox.next_attempt(row.failures, self._delivery)
+            until = row.next_attempt_at
+        _log.warning(
+            "destination_away",
             destination=name,
             reason=outcome.reason,
             detail=outcome.detail,
             next_attempt=until.isoformat(timespec="seconds"),
         )
-
-
-_LEVELS = {Fate.STORED: 20, Fate.RETRY: 30, Fate.REFUSED: 40}
-"""Levels of the standard library's logging."""

@@ -280,7 +280,9 @@ def _configuration(work: Path, port: int, archive_port: int) -> dict[str, object
         "dicom": {"ae_title": "FVLM", "port": port, "accept_from": ["DEMO"], "min_free_mb": 256},
         "completion": {"quiet_s": _QUIET_S},
         "routing": {"destinations": ["archive"]},
-        "destinations": {"archive": {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": archive_port}},
+        "destinations": {
+            "archive": {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": archive_port, "commitment": False}
+        },
         "work": {"reconcile_s": 0.5},
     }
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
-from config.settings import Destination
+from config.settings import AnyDestination, Destination, WebDestination
 from node.node_lock import running_port
 from node.release import release_folder
 
@@ -154,7 +154,27 @@ def _port(settings: Settings) -> Check:
     return Check("DICOM port", True, f"{where} is free")
 
 
-def _destination(name: str, destination: Destination, settings: Settings) -> Check:
+def _destination(name: str, destination: AnyDestination, settings: Settings) -> Check:
+    if isinstance(destination, WebDestination):
+        return _web_destination(name, destination)
+    return _dicom_destination(name, destination, settings)
+
+
+def _web_destination(name: str, destination: WebDestination) -> Check:
+    from node.dimse_link import AwayError
+    from node.web_link import WebLink
+
+    cure = "Check stow_url, firewall, authorisation and ca_file"
+    try:
+        with WebLink(destination, 5.0) as link:
+            status = link.probe()
+    except AwayError as error:
+        return Check(f"Destination {name}", False, str(error), cure)
+    found = f"{destination.where} answers a search with HTTP {status}"
+    return Check(f"Destination {name}", status < 300, found, cure)
+
+
+def _dicom_destination(name: str, destination: Destination, settings: Settings) -> Check:
     from pynetdicom import AE
     from pynetdicom.sop_class import Verification
 
@@ -163,7 +183,7 @@ def _destination(name: str, destination: Destination, settings: Settings) -> Che
     ae = AE(ae_title=settings.dicom.ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5.0
     ae.add_requested_context(Verification)
-    where = f"{destination.ae_title} at {destination.host}:{destination.port}"
+    where = destination.where
     association = associate(ae, destination.host, destination.port, destination.ae_title)
     if not association.is_established:
         answer = "rejects us" if association.is_rejected else "does not answer"

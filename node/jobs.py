@@ -179,6 +179,7 @@ class Analyst:
                 result = Result(job_id=job_id, kind=str(dataset.Modality), sop_instance_uid=uid, path="")
                 session.add(result)
             result.sop_class_uid = str(dataset.SOPClassUID)
+            result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
             due += _open_deliveries(result, self._settings.routing.destinations)
         for result in former.values():

@@ -1,10 +1,11 @@
 """The outbox in SQL: which object is due at which destination, what became of it, and when its job is done.
 
-A destination that cannot be reached is tried with one object at a time (the rest is postponed with it), and everything
-is due again as soon as it answers. Back-off is exponential with jitter, without an end.
+An object that is not taken for now waits for itself (back-off with jitter, without an end); a destination that takes
+nothing at all is `node.breaker`'s matter. What was stored is asked for afterwards: `node.commitment_due`.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -15,10 +16,12 @@ from sqlalchemy.orm import Session
 
 from config import Reason
 from config.settings import DeliverySettings
+from node import breaker
 from node.records import Delivery, Job, Result, State, now
 
 _BATCH = 64
 """Objects looked up at once for one destination."""
+NO_DESTINATION = "no destination: results stay in the data folder"
 
 
 class Fate(Enum):
@@ -26,7 +29,11 @@ class Fate(Enum):
 
     STORED = auto()
     RETRY = auto()
+    """The object was not taken for now."""
+    AWAY = auto()
+    """The destination took nothing: nobody answered, or whoever did turned the node away as a whole."""
     REFUSED = auto()
+    """The object was refused for good."""
 
 
 @dataclass(frozen=True)
@@ -76,67 +83,64 @@ def due(session: Session, destination: str) -> list[Due]:
 
 
 def due_by_destination(session: Session) -> dict[str, int]:
-    """For each destination with something due: the id of one due delivery."""
-    rows = session.execute(
-        _pending(Delivery.destination, func.min(Delivery.id))
-        .where(Delivery.due_at <= now())
-        .group_by(Delivery.destination)
-    )
-    return dict(rows.tuples().all())
+    """For each destination with something to send or to ask now: the id of one such delivery."""
+    to_send = _pending(Delivery.destination, func.min(Delivery.id)).where(Delivery.due_at <= now())
+    to_ask = select(Delivery.destination, func.min(Delivery.id)).where(Delivery.ask_at <= now())
+    found: dict[str, int] = {}
+    for query in (to_send, to_ask):
+        for name, delivery_id in session.execute(query.group_by(Delivery.destination)).tuples():
+            found.setdefault(name, delivery_id)
+    shut = breaker.open_now(session)
+    return {name: delivery_id for name, delivery_id in found.items() if name not in shut}
 
 
 def claim(session: Session, delivery_id: int, hold_s: float) -> bool:
     """Take one due delivery for `hold_s` seconds; False if somebody else has it or it is done."""
     statement = (
         update(Delivery)
-        .where(Delivery.id == delivery_id, _open(), Delivery.due_at <= now())
+        .where(Delivery.id == delivery_id, is_open(), Delivery.due_at <= now())
         .values(due_at=now() + timedelta(seconds=hold_s), attempts=Delivery.attempts + 1, reason=None)
         .execution_options(synchronize_session=False)
     )
     return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
 
 
-def record(session: Session, delivery_id: int, outcome: Outcome, settings: DeliverySettings) -> None:
-    """Write down how an attempt ended, and end the job if that was its last open delivery."""
-    row = session.get_one(Delivery, delivery_id)
+def record(session: Session, delivery_id: int, outcome: Outcome, settings: DeliverySettings, asked: bool) -> None:
+    """Write down how an attempt ended, and what follows for its job.
+
+    `asked`: the destination is to be asked for commitment, as soon as it has all objects of the job.
+    """
+    job_id = session.scalars(select(Result.job_id).join(Delivery).where(Delivery.id == delivery_id)).one()
+    lock_job(session, job_id)
+    row = session.get_one(Delivery, delivery_id, populate_existing=True)
     row.reason, row.detail = outcome.reason, outcome.detail[:1000]
     if outcome.fate is Fate.STORED:
-        row.sent_at = now()
+        row.sent_at, row.asked, row.asks = now(), asked, 0
+        row.committed_at, row.committed_by = None, ""
     elif outcome.fate is Fate.REFUSED:
         row.refused = True
     else:
         row.due_at = next_attempt(row.attempts, settings)
     session.flush()
-    settle(session, row.result.job_id)
+    _ask_when_all_are_there(session, job_id, row.destination)
+    settle(session, job_id)
 
 
-def postpone(session: Session, destination: str, outcome: Outcome, settings: DeliverySettings) -> datetime:
-    """The destination cannot be reached: everything for it waits for one and the same next attempt; when that is."""
-    open_rows = (Delivery.destination == destination, _open())
-    failures = session.scalar(select(func.max(Delivery.attempts)).where(*open_rows)) or 1
-    until = next_attempt(failures, settings)
-    session.execute(
-        update(Delivery)
-        .where(*open_rows, Delivery.due_at < until)
-        .values(due_at=until, reason=outcome.reason, detail=outcome.detail[:1000])
-        .execution_options(synchronize_session=False)
-    )
-    return until
-
-
-def revive(session: Session, destination: str) -> None:
-    """The destination answers again: what was only waiting for it is due now."""
-    session.execute(
-        update(Delivery)
-        .where(Delivery.destination == destination, _open(), Delivery.reason == Reason.PEER_UNREACHABLE)
-        .values(due_at=now(), reason=None, detail="")
-        .execution_options(synchronize_session=False)
-    )
+def _ask_when_all_are_there(session: Session, job_id: int, destination: str) -> None:
+    rows = session.scalars(
+        select(Delivery).join(Result).where(Result.job_id == job_id, Delivery.destination == destination)
+    ).all()
+    if any(row.sent_at is None and not row.refused for row in rows):
+        return
+    for row in rows:
+        if row.asked and row.sent_at is not None and row.committed_at is None and row.ask_at is None:
+            row.ask_at = now()
+    session.flush()
 
 
 def next_attempt(failures: int, settings: DeliverySettings) -> datetime:
     """When to try again after `failures` failed attempts: doubling from the first wait, capped, 50 to 100 % of it."""
-    wait = min(settings.retry_max_s, settings.retry_first_s * 2.0 ** min(failures - 1, 32))
+    wait = min(settings.retry_max_s, settings.retry_first_s * 2.0 ** max(0, min(failures - 1, 32)))
     return now() + timedelta(seconds=wait * random.uniform(0.5, 1.0))
 
 
@@ -144,32 +148,66 @@ def reopen(delivery: Delivery) -> None:
     """Due now, as if it had never been tried."""
     delivery.sent_at, delivery.refused, delivery.reason, delivery.detail = None, False, None, ""
     delivery.attempts, delivery.due_at = 0, now()
+    delivery.asked, delivery.ask_at, delivery.asks, delivery.lost = False, None, 0, 0
+    delivery.committed_at, delivery.committed_by = None, ""
+    delivery.commitment_reason, delivery.commitment_detail = None, ""
+
+
+def lock_job(session: Session, job_id: int) -> Job:
+    """The job, its row locked until the transaction ends: whoever changes its deliveries begins with this."""
+    return session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
 
 
 def settle(session: Session, job_id: int) -> None:
-    """ENCODED -> SENT when every delivery is sent, -> FAILED when the last open one is refused for good."""
-    job = session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
-    if job.state != State.ENCODED:
+    """The state of a job follows from its deliveries.
+
+    ENCODED while one is open; FAILED when the last open one is refused for good; else SENT, and COMMITTED as soon as
+    all destinations that are asked have committed (a destination that is not asked counts when it has stored; a job of
+    which none is asked ends as SENT).
+    """
+    job = lock_job(session, job_id)
+    if job.state not in (State.ENCODED, State.SENT):
         return
     rows = session.execute(
-        select(Delivery.destination, Delivery.sent_at, Delivery.refused, Delivery.detail, Result.kind)
+        select(
+            Delivery.destination, Delivery.sent_at, Delivery.refused, Delivery.reason, Delivery.detail, Delivery.asked,
+            Delivery.ask_at, Delivery.committed_at, Delivery.committed_by, Delivery.commitment_reason,
+            Delivery.commitment_detail, Result.kind,
+        )
         .join(Result)
         .where(Result.job_id == job_id)
-    ).all()
+    ).all()  # fmt: skip
     if any(row.sent_at is None and not row.refused for row in rows):
+        if job.state == State.SENT:
+            job.move(State.ENCODED)
         return
-    refused = [f"{row.kind} at {row.destination}: {row.detail}" for row in rows if row.refused]
-    if refused:
-        job.move(State.FAILED, Reason.PEER_REFUSED, "; ".join(refused)[:1000])
-    else:
-        job.move(State.SENT)
+    if refused := [row for row in rows if row.refused]:
+        told = "; ".join(f"{row.kind} at {row.destination}: {row.detail}" for row in refused)
+        job.move(State.FAILED, Reason(refused[0].reason or Reason.PEER_REFUSED), told[:1000])
+        return
+    if job.state == State.ENCODED:
+        job.move(State.SENT, detail="" if rows else NO_DESTINATION)
+    _settle_commitment(job, [row for row in rows if row.asked])
 
 
-def _open() -> ColumnElement[bool]:
+def _settle_commitment(job: Job, asked: Sequence[Any]) -> None:
+    missing = [row for row in asked if row.committed_at is None]
+    if asked and not missing:
+        job.move(State.COMMITTED, detail="known by " + ", ".join(sorted({row.committed_by for row in asked})))
+    elif missing:
+        given_up = [row for row in missing if row.ask_at is None]
+        names = ", ".join(sorted({row.destination for row in missing if row.ask_at is not None}))
+        told = [f"{row.kind} at {row.destination}: {row.commitment_detail}" for row in given_up]
+        job.detail = "; ".join([*told, f"waits for the commitment of {names}"] if names else told)[:1000]
+        job.reason = Reason(given_up[0].commitment_reason) if given_up and given_up[0].commitment_reason else None
+
+
+def is_open() -> ColumnElement[bool]:
+    """A delivery that is still to be made."""
     return Delivery.sent_at.is_(None) & Delivery.refused.is_(False)
 
 
 def _pending(*columns: Any) -> Select[Any]:
     """Open deliveries of jobs whose results still count (a superseded job sends nothing more)."""
     joined = select(*columns).join(Result, Delivery.result_id == Result.id).join(Job)
-    return joined.where(_open(), Job.state == State.ENCODED)
+    return joined.where(is_open(), Job.state == State.ENCODED)

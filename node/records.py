@@ -50,9 +50,9 @@ class State(StrEnum):
     ENCODED = "ENCODED"
     """The DICOM objects are written and validated; deliveries are due."""
     SENT = "SENT"
-    """Every destination has accepted every object."""
+    """Every destination has accepted every object. End if none is asked for commitment, or none gives it."""
     COMMITTED = "COMMITTED"
-    """Every destination has committed to keep them. End."""
+    """Every destination that is asked for it has committed to keep them. End."""
     FAILED = "FAILED"
     """Ended without result for a reason that a repeat does not mend, or cancelled. End until run again."""
     QUARANTINED = "QUARANTINED"
@@ -69,7 +69,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.SUPERSEDED}),
     State.RUNNING: frozenset({State.ENCODED, State.QUEUED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}),
     State.ENCODED: frozenset({State.SENT, State.FAILED, State.SUPERSEDED}),
-    State.SENT: frozenset({State.COMMITTED, State.QUEUED, State.SUPERSEDED}),
+    State.SENT: frozenset({State.COMMITTED, State.ENCODED, State.FAILED, State.QUEUED, State.SUPERSEDED}),
     State.COMMITTED: frozenset({State.QUEUED, State.SUPERSEDED}),
     State.FAILED: frozenset({State.QUEUED, State.SUPERSEDED}),
     State.QUARANTINED: frozenset({State.QUEUED, State.SUPERSEDED}),
@@ -77,7 +77,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 """Every change of state that is allowed. RUNNING -> QUEUED: another attempt, or an expired lease.
 
-QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again.
+QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again. SENT -> ENCODED: a destination did not keep
+an object, which is sent again; SENT -> FAILED: it was, in vain.
 """
 
 
@@ -347,6 +348,8 @@ class Result(Base):
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     path: Mapped[str] = mapped_column(String(200))
     """Relative to the results folder."""
+    removed_at: Mapped[datetime | None] = mapped_column(default=None)
+    """Since when the file is not needed (`node.result_retention`)."""
     job: Mapped[Job] = relationship(back_populates="results")
     deliveries: Mapped[list["Delivery"]] = relationship(back_populates="result")
 
@@ -371,7 +374,11 @@ class Delivery(Base):
     """The outbox: one object that one destination has to receive."""
 
     __tablename__ = "delivery"
-    __table_args__ = (UniqueConstraint("result_id", "destination"), Index("ix_delivery_due", "sent_at", "due_at"))
+    __table_args__ = (
+        UniqueConstraint("result_id", "destination"),
+        Index("ix_delivery_due", "sent_at", "due_at"),
+        Index("ix_delivery_ask", "ask_at"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
@@ -384,7 +391,50 @@ class Delivery(Base):
     """True: refused for good, a repeat does not mend it."""
     reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
     detail: Mapped[str] = mapped_column(String(1000), default="")
+    asked: Mapped[bool] = mapped_column(default=False)
+    """The destination is asked to commit to keep it (its setting when the object was stored)."""
+    ask_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When it is asked, or asked again; None: nothing is to be asked (any more)."""
+    asks: Mapped[int] = mapped_column(default=0)
+    """Requests for commitment without an answer."""
+    lost: Mapped[int] = mapped_column(default=0)
+    """How often the destination said that it did not keep the object."""
+    committed_at: Mapped[datetime | None] = mapped_column(default=None)
+    committed_by: Mapped[str] = mapped_column(String(16), default="")
+    """How that is known: N-EVENT-REPORT (storage commitment) or QIDO-RS (the service lists the object)."""
+    commitment_reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """Why there is no commitment (yet)."""
+    commitment_detail: Mapped[str] = mapped_column(String(1000), default="")
     result: Mapped[Result] = relationship(back_populates="deliveries")
+
+
+class CommitmentTransaction(Base):
+    """One storage commitment request that was sent, or was about to be (PS3.4 annex J)."""
+
+    __tablename__ = "commitment_transaction"
+
+    transaction_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), index=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    asked_at: Mapped[datetime] = mapped_column(default=now)
+    answered_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Breaker(Base):
+    """A destination that does not take anything now: its circuit breaker is open. No row: closed (`node.breaker`)."""
+
+    __tablename__ = "breaker"
+
+    destination: Mapped[str] = mapped_column(String(64), primary_key=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Attempts in a row that failed."""
+    since: Mapped[datetime] = mapped_column(default=now)
+    next_attempt_at: Mapped[datetime] = mapped_column(default=now)
+    """Nothing is sent before; then one attempt decides."""
+    probing: Mapped[bool] = mapped_column(default=False)
+    """That attempt is under way; `next_attempt_at` is when it counts as lost."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
 
 
 def open_database(url: str) -> Engine:

@@ -4,7 +4,7 @@ What went is remembered, so that images which come later are never taken for the
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import structlog
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
+from config import Reason
 from node.records import Instance, Job, Records, SegmentSeries, Series, SpoolSegment, State, Unreadable, now
+from node.result_retention import Candidate, unkept
 from node.spool import SegmentBusyError, remove
 
 _log = structlog.get_logger(__name__)
@@ -20,18 +22,23 @@ _log = structlog.get_logger(__name__)
 _MARK = 8
 """Bytes of the mark of an image: the beginning of the SHA-256 of its SOP Instance UID."""
 DONE = (State.SENT, State.COMMITTED, State.SUPERSEDED)
-"""Jobs in these states need their images no more. FAILED and QUARANTINED ones may be run again."""
+"""Jobs in these states need their images no more, SENT ones when everything is committed that is asked for (see
+`node.result_retention`). FAILED and QUARANTINED ones may be run again."""
 
 
-def release_segments(records: Records, spool_dir: Path, before: datetime) -> list[str]:
+def release_segments(
+    records: Records, spool_dir: Path, before: datetime, asked: Collection[str] = frozenset()
+) -> list[str]:
     """Delete the segments whose series were all done before a time; the names of the deleted ones.
+
+    `asked`: names of the destinations that are asked for commitment.
 
     First the row says so, then the file goes, then its instance rows: a crash in between is made good by the next
     call, and a released segment is never read again. An instance that is sent again later counts as new. Raises
     OSError, sqlalchemy.exc.DBAPIError.
     """
     with records.session() as session:
-        marked = update(SpoolSegment).where(_unneeded(before)).values(released_at=now())
+        marked = update(SpoolSegment).where(_unneeded(before, asked)).values(released_at=now())
         session.execute(marked, execution_options={"synchronize_session": False})
     with records.reading() as session:
         indexed = exists().where(Instance.segment == SpoolSegment.name)
@@ -78,15 +85,56 @@ def _mark(sop_instance_uid: str) -> bytes:
     return hashlib.sha256(sop_instance_uid.encode()).digest()[:_MARK]
 
 
-def _unneeded(before: datetime) -> ColumnElement[bool]:
-    """Sealed, and every series with an instance in it is done, in all its generations, and was so before the time."""
-    waiting = or_(
+def segment_candidates(session: Session, spool_dir: Path, before: datetime, asked: Collection[str]) -> list[Candidate]:
+    """What `release_segments` would delete, and why the other sealed segments stay. Raises OSError."""
+    going = set(session.scalars(select(SpoolSegment.name).where(_unneeded(before, asked))))
+    rest = session.scalars(select(SpoolSegment.name).where(SpoolSegment.released_at.is_(None)))
+    found = []
+    for name in sorted(rest):
+        path = spool_dir / name
+        size = path.stat().st_size if path.exists() else 0
+        found.append(Candidate(f"segment {name}", size, "" if name in going else _why(session, name, before, asked)))
+    return found
+
+
+def _why(session: Session, segment: str, before: datetime, asked: Collection[str]) -> str:
+    """What needs a segment, the first thing that is found."""
+    if not session.scalar(select(SpoolSegment.sealed).where(SpoolSegment.name == segment)):
+        return "it is still being written or indexed"
+    here = select(Series.series_instance_uid).join(Instance).where(Instance.segment == segment)
+    query = (
+        select(Series.id, Series.state, Job.id, Job.state, Job.reason, unkept(asked).label("missing"))
+        .outerjoin(Job)
+        .where(Series.series_instance_uid.in_(here), _waiting(before, asked))
+        .order_by(Series.id)
+    )
+    row = session.execute(query.limit(1)).tuples().first()
+    if row is None:
+        return "something unreadable in it is too young"
+    series_id, state, job_id, job_state, reason, missing = row
+    if job_id is None:
+        return f"series {series_id} is {state}" if state != State.REJECTED else f"series {series_id} is too young"
+    if job_state not in DONE:
+        return f"job {job_id} is {job_state}" + (f" ({Reason(reason)})" if reason else "")
+    if missing and job_state == State.SENT:
+        return f"job {job_id} is not committed: {reason or 'waits for the answer'}"
+    return f"job {job_id} is too young"
+
+
+def _waiting(before: datetime, asked: Collection[str]) -> ColumnElement[bool]:
+    return or_(
         Series.state.in_((State.RECEIVING, State.COMPLETE)),
         and_(Series.state == State.VETTED, Job.id.is_(None)),
         Job.state.not_in(DONE),
+        and_(Job.state == State.SENT, unkept(asked)),
         Series.changed_at >= before,
         Job.changed_at >= before,
     )
+
+
+def _unneeded(before: datetime, asked: Collection[str]) -> ColumnElement[bool]:
+    """Sealed, and every series with an instance in it is done, in all its generations, and was so before the time."""
+    waiting = _waiting(before, asked)
     needed_series = select(Series.series_instance_uid).outerjoin(Job).where(waiting)
     needed = select(Instance.segment).join(Series).where(Series.series_instance_uid.in_(needed_series))
     recent = select(Unreadable.segment).where(Unreadable.received_at >= before)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from node import leases, outbox
+from node import commitment_due, leases, outbox
 from node.errors import CommandError
 from node.records import Job, Records, Series, State
 
@@ -18,11 +18,14 @@ _ENDED = (State.FAILED, State.QUARANTINED)
 def retry(records: Records, which: str) -> int:
     """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
 
-    Its refused deliveries are opened again; what was delivered is not sent twice. Raises CommandError if there is no
-    such job, if it did not fail, or if the database is away.
+    Its refused deliveries are opened again; what was delivered is not sent twice. Of a SENT job whose destination gave
+    no commitment, only that is asked for again. Raises CommandError if there is no such job, if it did not fail, or if
+    the database is away.
     """
     with database_answers(), records.session() as session:
         job = find_job(session, which)
+        if job.state == State.SENT and commitment_due.ask_anew(session, job.id):
+            return job.id
         if job.state not in _ENDED:
             raise CommandError(
                 f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",

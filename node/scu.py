@@ -14,6 +14,7 @@ pynetdicom 3.0 runs a thread beside each association, its reactor, which takes m
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pynetdicom import AE, evt
@@ -58,11 +59,12 @@ def associate(
     called: str,
     contexts: Sequence[PresentationContext] | None = None,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+    handlers: Sequence[Any] = (),
 ) -> Any:
     """Ask `called` for an association, without Nagle's algorithm (it costs up to 50 ms an image against DCMTK peers).
 
-    `contexts`: what to propose instead of the contexts of `ae`; `roles`: other ones than SCU. Returns the
-    `pynetdicom.Association`, established or not, as `AE.associate` does.
+    `contexts`: what to propose instead of the contexts of `ae`; `roles`: other ones than SCU; `handlers`: more event
+    handlers. Returns the `pynetdicom.Association`, established or not, as `AE.associate` does.
     """
     return ae.associate(
         host,
@@ -70,13 +72,31 @@ def associate(
         contexts=None if contexts is None else list(contexts),
         ae_title=called,
         ext_neg=list(roles),
-        evt_handlers=[(evt.EVT_CONN_OPEN, _on_open), (evt.EVT_ABORTED, _on_end), (evt.EVT_RELEASED, _on_end)],
+        evt_handlers=[
+            (evt.EVT_CONN_OPEN, _on_open),
+            (evt.EVT_ABORTED, _on_end),
+            (evt.EVT_RELEASED, _on_end),
+            *handlers,
+        ],
     )
 
 
+def cut(association: Any) -> None:
+    """End an association whose peer is gone or stuck, now. `Association.abort` alone would wait for a thread that may
+    be held up in the middle of a PDU, for as long as the peer likes.
+    """
+    connection = association.dul.socket
+    if connection is not None and connection.socket is not None:
+        with suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
+    association.abort()
+
+
 def _on_open(event: evt.Event) -> None:
-    """The connection is there; the reactor is not yet."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    """The connection is there; the reactor is not yet. A peer that stops in the middle of a PDU holds no thread up."""
+    connection = event.assoc.dul.socket.socket
+    connection.settimeout(event.assoc.network_timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     event.assoc._reactor_checkpoint = _Checkpoint(event.assoc)
 
 

@@ -250,7 +250,7 @@ def _summary(settings: Settings, config_file: Path | None) -> Panel:
     table.add_row("Listens as", f"{dicom.ae_title} on {dicom.host}:{dicom.port} (C-STORE, C-ECHO)")
     table.add_row("May send", ", ".join(dicom.accept_from))
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
-    places = [f"{peer.ae_title} at {peer.host}:{peer.port} ({name})" for name, peer in targets]
+    places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
     table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))

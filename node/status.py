@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, selectinload
 
 from config import Reason, Settings
+from node.destination_table import destination_table
 from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
@@ -68,11 +69,13 @@ def open_existing(settings: Settings) -> Records:
 
 
 def status_tables(settings: Settings, limit: int) -> list[Table]:
-    """The newest `limit` series, newest first; and if there is any: what is unreadable, which senders could not be told
-    what is kept, and who was refused an association. Holds no patient data.
+    """The newest `limit` series, newest first, the destinations; and if there is any: what is unreadable, which senders
+    could not be told what is kept, and who was refused an association. Holds no patient data.
     """
     with open_existing(settings).reading() as session:
         tables = [_series_table(session, settings.dicom.ae_title, limit)]
+        if (destinations := destination_table(session, settings)) is not None:
+            tables.append(destinations)
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
@@ -136,8 +139,9 @@ def _completeness(series: Series) -> Iterator[str]:
 
 
 def _waiting(deliveries: Sequence[Delivery]) -> Delivery | None:
-    """The first delivery that was tried in vain."""
-    return next((d for d in deliveries if d.sent_at is None and d.reason is not None), None)
+    """The first delivery that was tried in vain, else the first that was stored with a warning."""
+    told = [d for d in deliveries if d.reason is not None]
+    return next((d for d in told if d.sent_at is None), next(iter(told), None))
 
 
 def _state(series: Series, job: Job | None, deliveries: Sequence[Delivery]) -> Text:
@@ -149,6 +153,8 @@ def _state(series: Series, job: Job | None, deliveries: Sequence[Delivery]) -> T
         lines.append(f"job {job.id}")
     if deliveries:
         lines.append(f"sent {sum(d.sent_at is not None for d in deliveries)} of {len(deliveries)}")
+    if asked := [d for d in deliveries if d.asked]:
+        lines.append(f"committed {sum(d.committed_at is not None for d in asked)} of {len(asked)}")
     state = Text(State(row.state), style=_COLORS.get(State(row.state), ""))
     return state.append("".join(f"\n{line}" for line in lines), style="default")
 
@@ -159,7 +165,7 @@ def _why(series: Series, job: Job | None, deliveries: Sequence[Delivery], confli
     lines = [row.detail]
     if row.reason is not None and not row.detail:
         lines.append(Reason(row.reason).meaning)
-    if row.reason is None and waiting is not None:
+    if waiting is not None and (row.reason is None or waiting.sent_at is not None):
         lines.append(waiting.detail)
     return [line for line in dict.fromkeys([*lines, *notes(series, conflicts)]) if line]
 

@@ -30,7 +30,10 @@ def open_records(settings: Settings) -> Records:
 
 def settings_for(data_dir: Path, *destinations: tuple[str, int], **more: object) -> Settings:
     """Settings with destinations (name, port), all on loopback and called by their name in capitals."""
-    peers = {name: Destination(ae_title=name.upper(), host="127.0.0.1", port=port) for name, port in destinations}
+    peers = {
+        name: Destination(ae_title=name.upper(), host="127.0.0.1", port=port, commitment=False)
+        for name, port in destinations
+    }
     routing = RoutingSettings(destinations=tuple(peers))
     return Settings(**{"data_dir": data_dir, "destinations": peers, "routing": routing, "delivery": QUICK, **more})
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, SegmentationStorage
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.presentation import negotiate_as_acceptor
 from rows import (
     COMPREHENSIVE_3D_SR,
     QUICK,
@@ -18,20 +20,32 @@ from rows import (
     job,
     open_records,
     settings_for,
+    small_object,
 )
 from sqlalchemy import update
 
 from config import Reason
-from node import outbox
+from node import breaker, outbox
 from node.children import free_port
-from node.delivery import Courier, judge
+from node.delivery import Courier
 from node.outbox import Fate
-from node.records import Delivery, Job, Records, State, now
+from node.records import Breaker, Delivery, Job, Records, State, now
+from node.store_status import judge
+from node.upper_layer import read_request
+
+_SLOW = QUICK.model_copy(update={"retry_first_s": 1000.0, "retry_max_s": 1000.0})
 
 
 def _due_now(records: Records) -> None:
+    """The time that waiting objects and open breakers wait for has come."""
     with records.session() as session:
         session.execute(update(Delivery).where(Delivery.sent_at.is_(None)).values(due_at=now()))
+        session.execute(update(Breaker).values(next_attempt_at=now()))
+
+
+def breaker_of(records: Records, destination: str) -> Breaker | None:
+    with records.reading() as session:
+        return session.get(Breaker, destination)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +63,7 @@ def _due_now(records: Records) -> None:
         (0x0124, Fate.REFUSED),
         (0xA900, Fate.REFUSED),
         (0xC123, Fate.REFUSED),
-        (None, Fate.RETRY),
+        (None, Fate.AWAY),
     ],
 )
 def test_what_a_status_means(status: int | None, fate: Fate) -> None:
@@ -106,18 +120,23 @@ def test_objects_arrive_as_written_also_at_a_peer_that_takes_implicit_only(tmp_p
 
 def test_a_dead_destination_waits_and_is_served_when_it_revives(tmp_path: Path) -> None:
     port = free_port()
-    settings = settings_for(tmp_path, ("pacs", port))
+    settings = settings_for(tmp_path, ("pacs", port), delivery=_SLOW)
     records = open_records(settings)
     jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
     ids = [each for job_id in jobs for each in add_results(records, settings, job_id)]
     courier = Courier(records, settings)
     before = now()
-    courier.deliver(ids[0])
-    rows = deliveries(records, "pacs")
-    assert {row.reason for row in rows} == {Reason.PEER_UNREACHABLE}
-    assert all(f"127.0.0.1:{port}" in row.detail for row in rows)
-    assert sorted(row.attempts for row in rows) == [0, 0, 0, 1]  # one connection was tried, not four
-    assert all(row.due_at > before and not row.refused for row in rows)
+    courier.deliver(ids[0])  # one connection is tried, not four
+    shut = breaker_of(records, "pacs")
+    assert shut is not None
+    assert (shut.failures, shut.reason, breaker.state(shut)) == (1, Reason.PEER_UNREACHABLE, "open")
+    assert f"127.0.0.1:{port}" in shut.detail
+    assert shut.next_attempt_at > before
+    assert all(row.attempts == 0 and not row.refused for row in deliveries(records, "pacs"))
+    with records.reading() as session:
+        assert outbox.due_by_destination(session) == {}
+    courier.deliver(ids[0])  # not before its time
+    assert breaker_of(records, "pacs").failures == 1  # type: ignore[union-attr]
     assert [job(records, each).state for each in jobs] == [State.ENCODED, State.ENCODED]
     _due_now(records)
     with archive(tmp_path / "pacs", "PACS", port) as pacs:
@@ -126,19 +145,69 @@ def test_a_dead_destination_waits_and_is_served_when_it_revives(tmp_path: Path) 
     assert [job(records, each).state for each in jobs] == [State.SENT, State.SENT]
 
 
-def test_the_first_success_makes_due_what_only_waited_for_the_destination(tmp_path: Path) -> None:
-    port = free_port()
-    settings = settings_for(tmp_path, ("pacs", port), delivery=QUICK.model_copy(update={"retry_first_s": 1000.0}))
+def test_one_probe_decides_and_each_failure_opens_the_breaker_for_longer(tmp_path: Path) -> None:
+    slow = QUICK.model_copy(update={"retry_first_s": 100.0, "retry_max_s": 1000.0})
+    settings = settings_for(tmp_path, ("pacs", free_port()), delivery=slow)
     records = open_records(settings)
-    jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
-    ids = [each for job_id in jobs for each in add_results(records, settings, job_id)]
-    courier = Courier(records, settings)
-    courier.deliver(ids[0])
-    with records.session() as session:  # one of them comes up again, as the reconciler would see it
-        session.execute(update(Delivery).where(Delivery.id == ids[1]).values(due_at=now()))
-    with archive(tmp_path / "pacs", "PACS", port) as pacs:
-        courier.deliver(ids[1])
-        assert len(pacs.files()) == 4
+    ids = add_results(records, settings, add_job(records, state=State.ENCODED))
+    waits = []
+    for failures in (1, 2, 3):
+        Courier(records, settings).deliver(ids[0])
+        shut = breaker_of(records, "pacs")
+        assert shut is not None
+        assert shut.failures == failures
+        waits.append((shut.next_attempt_at - now()).total_seconds())
+        _due_now(records)
+    for wait, whole in zip(waits, (100.0, 200.0, 400.0), strict=True):
+        assert whole / 2 - 30 <= wait <= whole
+    admitted = []
+    for _ in range(3):  # the time has come: one of three is let through
+        with records.session() as session:
+            admitted.append(breaker.admit(session, "pacs", 60.0))
+    assert admitted == [True, False, False]
+    shut = breaker_of(records, "pacs")
+    assert shut is not None
+    assert breaker.state(shut) == "half-open"
+
+
+def test_a_peer_that_aborts_in_the_middle_of_an_object_holds_up_only_that_object(tmp_path: Path) -> None:
+    arrived = []
+    ae = AE(ae_title="PACS")
+    for sop_class in (SegmentationStorage, COMPREHENSIVE_3D_SR):
+        ae.add_supported_context(sop_class)
+
+    def store(event: evt.Event) -> int:
+        uid = event.request.AffectedSOPInstanceUID
+        if uid == poison:
+            event.assoc.abort()
+        arrived.append(uid)
+        return 0x0000
+
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    with archive(tmp_path / "good", "GOOD") as good:
+        port = server.socket.getsockname()[1]
+        settings = settings_for(tmp_path, ("pacs", port), ("good", good.port), delivery=_SLOW)
+        records = open_records(settings)
+        jobs = [add_job(records, f"2.25.{n}", State.ENCODED) for n in (1, 2)]
+        poison = f"2.25.{jobs[0]}2"  # the SEG of the first job
+        for job_id in jobs:
+            add_results(records, settings, job_id)
+        courier = Courier(records, settings)
+        for name in ("pacs", "good"):
+            courier.deliver(deliveries(records, name)[0].id)
+        assert len(good.files()) == 4
+        assert breaker_of(records, "good") is None
+    assert breaker_of(records, "pacs") is not None
+    assert all(row.sent_at is None for row in deliveries(records, "pacs"))
+    with records.session() as session:
+        session.execute(update(Breaker).values(next_attempt_at=now()))
+    courier.deliver(deliveries(records, "pacs")[0].id)  # the object that failed waits for itself: another is the probe
+    server.shutdown()
+    assert breaker_of(records, "pacs") is None
+    assert [job(records, each).state for each in jobs] == [State.ENCODED, State.SENT]
+    assert sorted(set(arrived) - {poison}) == [f"2.25.{jobs[1]}1", f"2.25.{jobs[1]}2"]
+    (stuck,) = [row for row in deliveries(records, "pacs") if row.attempts and row.sent_at is None]
+    assert stuck.reason == Reason.PEER_UNREACHABLE
 
 
 def test_refusals_are_final_visible_and_hold_up_nothing_else(tmp_path: Path) -> None:
@@ -154,8 +223,9 @@ def test_refusals_are_final_visible_and_hold_up_nothing_else(tmp_path: Path) -> 
     sr, seg = deliveries(records, "pacs")
     assert (seg.refused, seg.reason, seg.sent_at) == (True, Reason.PEER_REFUSED, None)
     assert "Segmentation Storage" in seg.detail
-    assert sr.sent_at is not None
-    assert "0xB000" in sr.detail
+    assert "Comprehensive 3D SR Storage" in seg.detail  # what it does accept
+    assert (sr.sent_at is not None, sr.reason) == (True, Reason.STORED_WITH_WARNING)
+    assert "0xB000: stored, but data elements were coerced" in sr.detail
     ended = job(records, job_id)
     assert (ended.state, ended.reason) == (State.FAILED, Reason.PEER_REFUSED)
     assert "SEG at pacs" in ended.detail
@@ -210,9 +280,11 @@ def test_an_association_that_is_rejected_is_tried_again_and_told(tmp_path: Path)
         settings = settings_for(tmp_path, ("pacs", pacs.port))
         records = open_records(settings)
         Courier(records, settings).deliver(add_results(records, settings, add_job(records, state=State.ENCODED))[0])
-    rows = deliveries(records, "pacs")
-    assert {(row.reason, row.refused) for row in rows} == {(Reason.PEER_REFUSED, False)}
-    assert all("Called AE title not recognised" in row.detail for row in rows)
+    shut = breaker_of(records, "pacs")
+    assert shut is not None
+    assert shut.reason == Reason.PEER_REFUSED
+    assert "Called AE title not recognised" in shut.detail
+    assert not any(row.refused for row in deliveries(records, "pacs"))
 
 
 def test_a_destination_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
@@ -234,7 +306,8 @@ def test_a_destination_that_hangs_delays_nobody_else(tmp_path: Path) -> None:
         assert stuck.is_alive()
         connection.close()
         stuck.join()
-    assert {row.reason for row in deliveries(records, "bad")} == {Reason.PEER_UNREACHABLE}
+    assert breaker_of(records, "bad").reason == Reason.PEER_UNREACHABLE  # type: ignore[union-attr]
+    assert breaker_of(records, "good") is None
     assert job(records, job_id).state == State.ENCODED
 
 
@@ -284,3 +357,45 @@ def test_back_off_doubles_up_to_its_cap_with_jitter() -> None:
     for failures, whole in ((1, 5.0), (2, 10.0), (4, 40.0), (99, 900.0)):
         assert all(whole / 2 - 0.1 <= wait <= whole for wait in waits[failures])
         assert len({round(wait, 3) for wait in waits[failures]}) > 1
+
+
+def _accept_and_stop_reading(listener: socket.socket, held: list[socket.socket], half_an_answer: bytes) -> None:
+    """Accept every context of an association that is asked for; then read nothing more, or answer by half."""
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    held.append(connection)
+    pdu = A_ASSOCIATE_RQ()
+    pdu.decode(read_request(connection, 30.0))
+    wanted = pdu.to_primitive()
+    contexts = [
+        build_context(c.abstract_syntax, c.transfer_syntax) for c in wanted.presentation_context_definition_list
+    ]
+    results, _ = negotiate_as_acceptor(wanted.presentation_context_definition_list, contexts)
+    wanted.result, wanted.result_source = 0, 1
+    wanted.presentation_context_definition_results_list = results
+    connection.sendall(A_ASSOCIATE_AC(wanted).encode() + half_an_answer)
+
+
+@pytest.mark.parametrize("half_an_answer", [b"", b"\x04\x00\x00\x00\x10\x00half"])
+def test_a_peer_that_stops_in_the_middle_of_an_object_is_given_up(tmp_path: Path, half_an_answer: bytes) -> None:
+    held: list[socket.socket] = []
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        quick = _SLOW.model_copy(update={"timeout_s": 2.0})
+        settings = settings_for(tmp_path, ("pacs", listener.getsockname()[1]), delivery=quick)
+        records = open_records(settings)
+        ids = add_results(records, settings, add_job(records, state=State.ENCODED))
+        large = small_object("SEG", "2.25.77")
+        large.EncapsulatedDocument = bytes(2**24)
+        large.save_as(settings.results_dir / "job-00000001" / "2-seg.dcm", enforce_file_format=True)
+        peer = threading.Thread(target=_accept_and_stop_reading, args=(listener, held, half_an_answer))
+        peer.start()
+        Courier(records, settings).deliver(ids[0])  # comes back
+        peer.join()
+        for connection in held:
+            connection.close()
+    shut = breaker_of(records, "pacs")
+    assert shut is not None
+    assert shut.reason == Reason.PEER_UNREACHABLE

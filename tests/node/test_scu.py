@@ -18,7 +18,7 @@ from pynetdicom.association import Association
 from spool_data import ct_slice, write_file
 
 from config.settings import Destination
-from node.delivery import Link
+from node.dimse_link import DimseLink
 from node.outbox import Fate
 from node.scu import associate
 
@@ -84,7 +84,7 @@ def test_a_delivery_gets_its_answer_when_the_reactor_wakes_up_late(
     file = write_file(ct_slice(), tmp_path / "1.dcm")
     with _archive((evt.EVT_C_STORE, lambda _: 0x0000)) as port:
         destination = Destination(ae_title="PACS", host="127.0.0.1", port=port)
-        with Link(destination, [CTImageStorage], "NODE", _DIMSE_TIMEOUT_S) as link:
+        with DimseLink(destination, [CTImageStorage], "NODE", _DIMSE_TIMEOUT_S) as link:
             assert link.store(file, CTImageStorage).fate is Fate.STORED
             monkeypatch.setattr(Association, "_is_paused", _HeldUp(), raising=False)
             assert [link.store(file, CTImageStorage).fate for _ in range(3)] == [Fate.STORED] * 3
