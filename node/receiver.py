@@ -36,7 +36,7 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     intake = Intake(settings.spool_dir, dicom.min_free_mb * 2**20)
     indexer = Indexer(records, settings.spool_dir)
     intake.on_stored = indexer.notify
-    scp = StoreScp(dicom, intake)
+    scp = StoreScp(dicom, intake, settings.restart_max_s)
     port = scp.start()
     follower = threading.Thread(target=_index, args=(records, indexer, ended), name="indexer", daemon=True)
     follower.start()
