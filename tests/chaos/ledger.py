@@ -67,19 +67,19 @@ def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger) -> list[i
 
 
 def send_until_acknowledged(node: ChaosNode, datasets: Sequence[Dataset], ledger: Ledger, stop: threading.Event) -> int:
-    """Send a series as a stubborn scanner does: what got no success is sent again; how many associations it took."""
-    left, tries = list(datasets), 0
+    """Send a series as a stubborn scanner does: what got no success is sent again; how many associations it had."""
+    left, associations = list(datasets), 0
     while left and not stop.is_set():
-        tries += 1
         try:
             answers = send(node, left, ledger)
+            associations += 1
         except (OSError, AssertionError):  # refused, reset, or closed before it was accepted
             answers = []
         done = {id(dataset) for dataset, got in zip(left, answers, strict=False) if got == SUCCESS}
         left = [dataset for dataset in left if id(dataset) not in done]
         if left:
             stop.wait(0.1)
-    return tries
+    return associations
 
 
 # --- results
@@ -90,7 +90,8 @@ def sources(result: Dataset) -> set[str]:
     if result.Modality == "SEG":
         groups = result.ReferencedSeriesSequence
         return {str(item.ReferencedSOPInstanceUID) for one in groups for item in one.ReferencedInstanceSequence}
-    evidence = [series for study in result.CurrentRequestedProcedureEvidenceSequence for series in study.ReferencedSeriesSequence]  # fmt: skip # noqa: E501
+    studies = result.CurrentRequestedProcedureEvidenceSequence
+    evidence = [series for study in studies for series in study.ReferencedSeriesSequence]
     return {str(item.ReferencedSOPInstanceUID) for series in evidence for item in series.ReferencedSOPSequence}
 
 
