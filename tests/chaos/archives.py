@@ -109,11 +109,10 @@ class ScriptedPacs:
     def _commit(self, event: evt.Event) -> tuple[int, None]:
         asked = event.action_information
         self.commitments.append([str(item.ReferencedSOPInstanceUID) for item in asked.ReferencedSOPSequence])
-        caller = event.assoc.requestor
-        threading.Thread(target=self._report, args=(asked, caller.ae_title, event.assoc), daemon=True).start()
+        threading.Thread(target=self._report, args=(asked, event.assoc), daemon=True).start()
         return 0x0000, None
 
-    def _report(self, asked: Dataset, caller: str, association: Any) -> None:
+    def _report(self, asked: Dataset, association: Any) -> None:
         """N-EVENT-REPORT on the association of the request (PS3.4 J.3.3): everything committed, or nothing."""
         told = Dataset()
         told.TransactionUID = asked.TransactionUID
@@ -128,9 +127,7 @@ class ScriptedPacs:
         if failed:
             told.FailedSOPSequence = failed
         with suppress(RuntimeError, ValueError):  # the node has released it in the meantime
-            association.send_n_event_report(
-                told, 2 if failed else 1, StorageCommitmentPushModel, COMMITMENT_INSTANCE
-            )
+            association.send_n_event_report(told, 2 if failed else 1, StorageCommitmentPushModel, COMMITMENT_INSTANCE)
 
 
 def echo(port: int, called: str, calling: str) -> bool:

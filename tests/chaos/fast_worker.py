@@ -1,4 +1,4 @@
-"""`python -m fast_worker ROLE SETTINGS`: the node's processes, `node.worker`, with the analyze worker around a `FastPipeline`."""
+"""`python -m fast_worker ROLE SETTINGS`: `node.worker`, with the analyze worker around a `FastPipeline`."""
 
 import sys
 

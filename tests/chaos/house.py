@@ -105,10 +105,10 @@ class ChaosNode(Node):
     def settings(self) -> Settings:
         return Settings.load(self.config)
 
-    def stored(self) -> dict[str, set[str]]:
-        """SOP Instance UID -> SHA-256 of the data sets that good records of the spool hold."""
+    def stored(self, spool: Path | None = None) -> dict[str, set[str]]:
+        """SOP Instance UID -> SHA-256 of the data sets that good records of the spool (default: its own) hold."""
         found: dict[str, set[str]] = {}
-        for path in segments(self.data / "spool"):
+        for path in segments(spool or self.data / "spool"):
             with path.open("rb") as file:
                 for record in scan(path):
                     data = os.pread(file.fileno(), record.end - record.data_set_offset, record.data_set_offset)
@@ -140,8 +140,17 @@ class ChaosNode(Node):
         records.engine.dispose()
         return found
 
+    def all_states(self) -> dict[str, str]:
+        """Series Instance UID -> state of its newest generation, the newest job's if there is one."""
+        records = self.records()
+        with records.reading() as session:
+            query = select(Series.series_instance_uid, Series.state, Job.state).outerjoin(Job)
+            rows = session.execute(query.order_by(Series.generation, Job.id)).all()
+        records.engine.dispose()
+        return {uid: str(job or series) for uid, series, job in rows}
+
     def lost_segments(self) -> list[str]:
-        """Segments in the spool that the index does not know, and leftovers of their making older than a minute."""
+        """Segments in the spool that the index does not know."""
         records = self.records()
         with records.reading() as session:
             known = set(session.scalars(select(SpoolSegment.name)))

@@ -25,9 +25,6 @@ from archives import OrthancView
 from house import ChaosNode, pacs, wait_for
 from ledger import Ledger, assert_one_result_set, doubled_or_missing, send_until_acknowledged, slices
 from peers import Orthanc
-from sqlalchemy import select
-
-from node.records import Job, Series
 
 VICTIMS = {"receiving": 8, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3}
 """Role -> how often it is chosen, relative to the others."""
@@ -60,8 +57,8 @@ class Summary:
         kills = ", ".join(f"{role} {count}" for role, count in sorted(self.kills.items()))
         return (
             f"seed {self.seed}: {self.kills.total()} kills ({kills}) in {self.seconds:.0f} s; {self.images} images of "
-            f"{self.series} series acknowledged over {self.associations} associations, all kept; {self.results} results "
-            f"in the archive, {self.superseded} of them of earlier generations; one set a series"
+            f"{self.series} series acknowledged over {self.associations} associations, all kept; {self.results} "
+            f"results in the archive, {self.superseded} of them of earlier generations; one set a series"
         )
 
 
@@ -80,9 +77,7 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
         with node:
             node.wait_until_ready()
             stop, numbers = threading.Event(), itertools.count(1)
-            senders = [
-                threading.Thread(target=_send, args=(node, ledger, summary, numbers, stop)) for _ in range(_SENDERS)
-            ]
+            senders = [threading.Thread(target=_send, args=(node, ledger, numbers, stop)) for _ in range(_SENDERS)]
             for sender in senders:
                 sender.start()
             try:
@@ -104,23 +99,22 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
             assert node.stop() == 0
         summary.superseded = summary.results - 2 * len(ledger.series)
         summary.images, summary.series = len(ledger.acknowledged), len(ledger.series)
+        summary.associations = ledger.associations
         summary.seconds = time.monotonic() - started
     return summary
 
 
-def _send(
-    node: ChaosNode, ledger: Ledger, summary: Summary, numbers: "itertools.count[int]", stop: threading.Event
-) -> None:
-    """One scanner: series after series, each sent again until all of it is acknowledged; also what `stop` interrupts."""
+def _send(node: ChaosNode, ledger: Ledger, numbers: "itertools.count[int]", stop: threading.Event) -> None:
+    """One scanner: series after series, each sent again until all of it is acknowledged, also the last one."""
     while not stop.is_set():
-        summary.associations += send_until_acknowledged(node, slices(next(numbers), 6), ledger, threading.Event())
+        send_until_acknowledged(node, slices(next(numbers), 6), ledger)
         stop.wait(1.0)
 
 
 def _kill(node: ChaosNode, rng: random.Random, kills: int, summary: Summary, say: Callable[[str], None]) -> None:
     roles, weights = list(VICTIMS), list(VICTIMS.values())
     while summary.kills.total() < kills:
-        time.sleep(rng.uniform(0.05, 0.9))
+        time.sleep(rng.uniform(0.05, 0.8))
         role = rng.choices(roles, weights)[0]
         pids = sorted(node.processes().get(role, []))
         if not pids:
@@ -134,11 +128,7 @@ def _kill(node: ChaosNode, rng: random.Random, kills: int, summary: Summary, say
 
 def _unsettled(node: ChaosNode) -> list[str]:
     """Series whose newest generation is not at its end."""
-    records = node.records()
-    with records.reading() as session:
-        rows = session.execute(select(Series.series_instance_uid, Series.state, Job.state).outerjoin(Job)).all()
-    records.engine.dispose()
-    return [uid for uid, series, job in rows if (job or series) not in _ENDED]
+    return [uid for uid, state in node.all_states().items() if state not in _ENDED]
 
 
 def _check(node: ChaosNode, ledger: Ledger, view: OrthancView) -> None:

@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from house import ChaosNode
 from pydicom import Dataset
@@ -17,6 +19,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.associations = 0
+        """Accepted ones."""
         self.acknowledged: dict[str, set[str]] = {}
         """SOP Instance UID -> SHA-256 of each data set that was answered with success."""
         self.series: dict[str, set[str]] = {}
@@ -28,6 +32,11 @@ class Ledger:
             uid = str(dataset.SOPInstanceUID)
             self.acknowledged.setdefault(uid, set()).add(hashlib.sha256(data).hexdigest())
             self.series.setdefault(str(dataset.SeriesInstanceUID), set()).add(uid)
+
+    def note_association(self) -> None:
+        """An association was accepted."""
+        with self._lock:
+            self.associations += 1
 
     def missing(self, found: dict[str, set[str]]) -> set[str]:
         """Acknowledged instances that are not among the found ones, or only with other bytes."""
@@ -53,6 +62,7 @@ def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger) -> list[i
     """One association with these data sets and a release; the answers (None: none came). Raises OSError."""
     answers: list[int | None] = []
     with connect(node) as connection:
+        ledger.note_association()
         for dataset in datasets:
             data = encode(dataset)
             connection.sendall(store(str(dataset.SOPInstanceUID), data))
@@ -66,20 +76,16 @@ def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger) -> list[i
     return answers
 
 
-def send_until_acknowledged(node: ChaosNode, datasets: Sequence[Dataset], ledger: Ledger, stop: threading.Event) -> int:
-    """Send a series as a stubborn scanner does: what got no success is sent again; how many associations it had."""
-    left, associations = list(datasets), 0
-    while left and not stop.is_set():
-        try:
+def send_until_acknowledged(node: ChaosNode, datasets: Sequence[Dataset], ledger: Ledger) -> None:
+    """Send a series as a stubborn scanner does: what got no success is sent again. Waits for ever."""
+    left = list(datasets)
+    while left:
+        answers: list[int | None] = []
+        with suppress(OSError, AssertionError):  # refused, reset, or closed before it was accepted
             answers = send(node, left, ledger)
-            associations += 1
-        except (OSError, AssertionError):  # refused, reset, or closed before it was accepted
-            answers = []
-        done = {id(dataset) for dataset, got in zip(left, answers, strict=False) if got == SUCCESS}
-        left = [dataset for dataset in left if id(dataset) not in done]
+        left = [d for n, d in enumerate(left) if n >= len(answers) or answers[n] != SUCCESS]
         if left:
-            stop.wait(0.1)
-    return associations
+            time.sleep(0.1)
 
 
 # --- results
