@@ -97,7 +97,7 @@ def claim(session: Session, delivery_id: int, hold_s: float) -> bool:
 
 
 def give_up_claims(session: Session) -> int:
-    """What is claimed and not concluded is due now; how many. For a deliver worker that starts: its former life is dead.
+    """What is claimed and not concluded is due now; how many. For a deliver worker that starts: its past life is dead.
 
     A claim of another deliver worker that lives is given up with it: then an object may go out twice, under one UID.
     """

@@ -4,6 +4,7 @@ Each pass: close series, vet and route them, take back expired leases, end jobs 
 send messages for queued jobs and due deliveries whenever a queue is empty. A message too many does no harm.
 """
 
+from datetime import datetime
 from threading import Event
 
 import structlog
@@ -12,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Settings
 from node import leases, outbox
+from node.clock import Clock, begin_waits_anew, forget_the_future
 from node.completion import complete_due
-from node.records import Delivery, Job, Records, Result, Series, State
+from node.records import Delivery, Job, Records, Result, Series, State, now
 from node.release import release_digest
 from node.routing import route
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
@@ -32,6 +34,9 @@ class Reconciler:
     def __init__(self, records: Records, settings: Settings, dispatcher: Dispatcher) -> None:
         self._records, self._settings, self._dispatcher = records, settings, dispatcher
         self._away: set[str] = set()
+        self._clock = Clock(now())
+        self._jumped: bool | None = False
+        """Whether waits are to be begun anew because the clock jumped; None: all is well with the times."""
 
     def run(self, ended: Event) -> None:
         """Pass after pass until `ended` is set; waits longer while nothing is on its way."""
@@ -50,7 +55,9 @@ class Reconciler:
         return lively
 
     def _database_pass(self) -> bool:
-        complete_due(self._records, self._settings)
+        at = now()
+        self._look_at_the_clock(at)
+        complete_due(self._records, self._settings, at)
         self._route()
         with self._records.session() as session:
             leases.requeue_expired(session, self._settings.work.max_attempts)
@@ -73,6 +80,17 @@ class Reconciler:
         except BrokerAwayError as error:
             self._tell("broker", type(error.__cause__).__name__)
         return bool(queued or due or coming)
+
+    def _look_at_the_clock(self, at: datetime) -> None:
+        """At the start, and whenever the clock was set: no series is closed early, nothing waits for a day."""
+        jump = self._clock.jump_s(at)
+        if jump:
+            _log.warning("clock_jumped", seconds=round(jump, 1))
+            self._jumped = True
+        if self._jumped is not None:
+            with self._records.session() as session:
+                (begin_waits_anew if self._jumped else forget_the_future)(session, self._settings, at)
+            self._jumped = None
 
     def _route(self) -> None:
         """Make jobs of vetted series; without a release they wait."""

@@ -69,6 +69,13 @@ def _feet_first(datasets: list[Dataset]) -> list[Dataset]:
     return datasets
 
 
+def _coronal(datasets: list[Dataset]) -> list[Dataset]:
+    for number, dataset in enumerate(datasets):
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        dataset.ImagePositionPatient = [-100.0, 2.0 * number, 100.0]
+    return datasets
+
+
 VERDICTS: dict[str, tuple[int, Change, str | None]] = {
     "missing slice": (6, lambda datasets: datasets[:3] + datasets[4:], "GEOM_GAP"),
     "duplicate position": (6, _one(3, ImagePositionPatient=[-100.0, -100.0, 6.0]), "GEOM_DUPLICATE"),
@@ -77,7 +84,7 @@ VERDICTS: dict[str, tuple[int, Change, str | None]] = {
     "variable spacing": (6, _one(5, ImagePositionPatient=[-100.0, -100.0, 12.7]), "GEOM_IRREGULAR"),
     "localizer in the series": (6, _one(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), None),
     "localizer alone": (4, _all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "LOCALIZER"),
-    "coronal reformat": (4, _all(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "NON_AXIAL"),
+    "coronal reformat": (4, _coronal, "NON_AXIAL"),
     "secondary capture": (4, _all(SOPClassUID=SecondaryCaptureImageStorage), "NOT_CT"),
     "not CT": (4, _all(SOPClassUID=MRImageStorage, Modality="MR"), "NOT_CT"),
     "dual energy": (4, _all(RescaleType="Z_EFF"), "BAD_RESCALE"),

@@ -1,4 +1,4 @@
-"""Real peers for the end-to-end tests: the node itself, Orthanc, Redis, PostgreSQL, dcmtk. Each on free loopback ports."""
+"""Real peers for the end-to-end tests: the node, Orthanc, Redis, PostgreSQL, dcmtk. Each on free loopback ports."""
 
 import json
 import os
