@@ -114,7 +114,7 @@ def _send(node: ChaosNode, ledger: Ledger, numbers: "itertools.count[int]", stop
 def _kill(node: ChaosNode, rng: random.Random, kills: int, summary: Summary, say: Callable[[str], None]) -> None:
     roles, weights = list(VICTIMS), list(VICTIMS.values())
     while summary.kills.total() < kills:
-        time.sleep(rng.uniform(0.05, 0.8))
+        time.sleep(rng.uniform(0.02, 0.6))
         role = rng.choices(roles, weights)[0]
         pids = sorted(node.processes().get(role, []))
         if not pids:

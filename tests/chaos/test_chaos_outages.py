@@ -157,7 +157,7 @@ def test_row_16_clock_jump(tmp_path: Path) -> None:
     """
     clock = tmp_path / "clock"
     clock.write_text("+0")
-    environment = {"CHAOS_CLOCK": str(clock), "FVLM_COMPLETION__QUIET_S": "5"}
+    environment = {"CHAOS_CLOCK": str(clock), "FVLM_COMPLETION__QUIET_S": "3"}
     with room(tmp_path, environment=environment) as made:
         here = Room(made.node, made.archive)
         for turn, jump in enumerate((_DAY_S, 0, -_DAY_S), 1):

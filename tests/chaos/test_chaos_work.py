@@ -158,7 +158,7 @@ def test_row_09_commitment_refused(here: Room, scripted: ScriptedPacs) -> None:
         send(here.node, slices(903), here.ledger)
         here.settle()
         (uid,) = here.ledger.series
-        wait_for(lambda: scripted.commitments, "a commitment request", here.node, 20.0)
+        wait_for(lambda: scripted.commitments, "a commitment request", here.node, 8.0)
         assert here.node.states(uid)[-1][0] != "COMMITTED"
         wait_for(lambda: "commitment" in here.node.status().lower(), "the failed commitment in `status`", here.node)
     finally:
