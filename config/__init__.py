@@ -1,5 +1,6 @@
 """Typed settings and the vocabulary: anatomies, findings, prompts, codes, reason codes."""
 
+from config.priority import Priority
 from config.reasons import Reason
 from config.settings import Settings
 from config.vocabulary import Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
@@ -9,6 +10,7 @@ __all__ = [
     "Code",
     "FindingType",
     "Preset",
+    "Priority",
     "Prompt",
     "Reason",
     "Settings",

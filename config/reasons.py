@@ -50,6 +50,9 @@ class Reason(StrEnum):
     SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    DEVICE_ERROR = "DEVICE_ERROR"
+    TIME_LIMIT = "TIME_LIMIT"
+    CANCELLED = "CANCELLED"
     ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
     INVALID_OBJECT = "INVALID_OBJECT"
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
@@ -147,7 +150,18 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.MODEL_UNAVAILABLE: _Text(
         "The model release or the segmentation weights cannot be loaded.", "Run: fvlm-node doctor"
     ),
-    Reason.OUT_OF_MEMORY: _Text("The worker ran out of memory.", "Give the worker more memory."),
+    Reason.OUT_OF_MEMORY: _Text(
+        "The worker ran out of memory, in the smaller configuration too.",
+        "Give the worker more memory, then: fvlm-node retry SERIES",
+    ),
+    Reason.DEVICE_ERROR: _Text(
+        "The GPU reported an error.", "Look at the GPU (nvidia-smi, kernel log), then: fvlm-node retry SERIES"
+    ),
+    Reason.TIME_LIMIT: _Text(
+        "The analysis took longer than work.time_limit_s.",
+        "See in the analyze log where it stood; raise work.time_limit_s, then: fvlm-node retry SERIES",
+    ),
+    Reason.CANCELLED: _Text("Somebody cancelled the job.", "To run it after all: fvlm-node retry SERIES"),
     Reason.ATTEMPTS_EXHAUSTED: _Text(
         "Every attempt failed.", "See the job's detail, mend it, then: fvlm-node retry SERIES"
     ),

@@ -10,6 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from config.priority import PriorityName
+
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
 UID = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
@@ -97,6 +99,11 @@ class RoutingSettings(_Section):
     """More slices: rejected as TOO_MANY_SLICES."""
     destinations: tuple[str, ...] = ()
     """Names from `destinations` that receive SR and SEG; none: results stay in the data folder."""
+    priorities: dict[AETitle, PriorityName] = {}
+    """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
+    priority_from_images: tuple[AETitle, ...] = ()
+    """Senders (calling AE titles) whose images may say it themselves, by Requested Procedure Priority (0040,1003):
+    STAT is stat, HIGH is urgent, ROUTINE, MEDIUM and LOW are routine; without it `priorities` holds."""
 
 
 class ModelSettings(_Section):
@@ -121,15 +128,23 @@ class ModelSettings(_Section):
     """True: the image encoder goes through torch.compile: a minute of compiling at the first scan, needs g++."""
     cache_dir: Path | None = None
     """Folder for what is computed once per release (the prompts' features); empty is fvlm-node in the user's cache."""
+    frugal: bool = False
+    """True: less memory, slower, the same results within rounding. A job that ran out of memory is tried once more
+    like this, on the CPU, whatever stands here."""
 
 
 class WorkSettings(_Section):
-    """Jobs: attempts and leases."""
+    """Jobs: attempts, leases and limits."""
 
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """Attempts before a job is quarantined."""
     lease_s: Annotated[float, Field(gt=0)] = 120.0
     """Seconds a worker owns a job without a heartbeat; afterwards it is issued again."""
+    time_limit_s: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds one attempt may take, also on the CPU in the smaller configuration; then its worker process is ended,
+    started again, and the attempt counts as failed (TIME_LIMIT)."""
+    research_wait_h: Annotated[float, Field(ge=0)] = 24.0
+    """Hours after which research work gets every tenth turn of a worker, while nothing stat or urgent waits."""
     reconcile_s: Annotated[float, Field(gt=0)] = 5.0
     """Seconds between two looks of the reconciler at what is due."""
 

@@ -12,7 +12,12 @@ def load_segmenter(settings: ModelSettings, device: str = "cpu") -> Segmenter:
     if settings.segmenter == "totalsegmentator":
         from ct.totalsegmentator import TotalSegmentator
 
-        return TotalSegmentator(settings.totalsegmentator_weights, fast=settings.totalsegmentator_fast, device=device)
+        return TotalSegmentator(
+            settings.totalsegmentator_weights,
+            fast=settings.totalsegmentator_fast,
+            device=device,
+            frugal=settings.frugal,
+        )
     from ct.bundled import BundledSegmenter
 
     return BundledSegmenter(device=device)

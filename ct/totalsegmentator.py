@@ -23,15 +23,22 @@ from ct.bundled import SegmenterWeightsError
 from ct.measure import measure
 from ct.volume import Grid, Volume
 
+_LEAST_SPLIT = 120
+"""Slices at the network's spacing from which on a scan may be split into three parts."""
+
 
 class TotalSegmentator:
     """Task `total` through the package's Python API (Wasserthal et al., Radiology: AI 2023)."""
 
-    def __init__(self, weights: Path | None, *, fast: bool, device: str) -> None:
+    def __init__(self, weights: Path | None, *, fast: bool, device: str, frugal: bool = False) -> None:
+        """`frugal`: the scan in three overlapping parts, one after another, in less memory; labels differ only where
+        the network hesitates.
+        """
         self.weights = weights or Path(
             os.environ.get("TOTALSEG_WEIGHTS_PATH", Path.home() / ".totalsegmentator/nnunet/results")
         )
         self.fast = fast
+        self.frugal = frugal
         self.device = device.replace("cuda", "gpu")
         try:
             self._version = importlib.metadata.version("TotalSegmentator")
@@ -58,11 +65,22 @@ class TotalSegmentator:
             _register_trainers()
             image = nib.Nifti1Image(volume.hu.transpose(2, 1, 0), _nifti_affine(volume.grid))
             found = totalsegmentator(
-                image, None, ml=True, fast=self.fast, device=self.device, quiet=True, nr_thr_saving=1
+                image,
+                None,
+                ml=True,
+                fast=self.fast,
+                device=self.device,
+                quiet=True,
+                nr_thr_saving=1,
+                force_split=self.frugal and self._may_split(volume),
             )
         classes = np.asarray(found.dataobj).astype(np.uint8).transpose(2, 1, 0)
         labels = merge_classes(classes, class_map["total"], anatomies)
         return AnatomyMap(labels, volume.grid, anatomies, self.identity, measure(volume, labels, anatomies))
+
+    def _may_split(self, volume: Volume) -> bool:
+        """The package splits the scan by z with a margin of 20 slices; its parts must be longer than that."""
+        return volume.grid.shape[0] * volume.spacing[0] / (3.0 if self.fast else 1.5) >= _LEAST_SPLIT
 
     def _model_files(self) -> list[Path]:
         """Every file the package reads for this task. Raises SegmenterWeightsError if one is missing."""

@@ -34,8 +34,12 @@ class Encoded:
 class Engine:
     """Runs the image encoder of a model in inference."""
 
-    def __init__(self, model: FVLM, precision: Precision = "float32", compiled: bool = False) -> None:
+    def __init__(
+        self, model: FVLM, precision: Precision = "float32", compiled: bool = False, batch: int = BATCH
+    ) -> None:
         """`bfloat16` multiplies in bfloat16 (autocast), `compiled` fuses with `torch.compile` at the first scan.
+
+        `batch` is the most windows in one pass: fewer need less memory and give the same within rounding.
 
         Raises ValueError if `compiled` finds no C++ compiler.
         """
@@ -43,6 +47,7 @@ class Engine:
             raise ValueError("torch.compile needs a C++ compiler: apt-get install g++, or set model.compiled: false")
         self._device = model.temp.device
         self._precision = precision
+        self._batch = batch
         encode: Callable[[Tensor], list[Tensor]] = model.encode_tokens
         self._encode = torch.compile(encode) if compiled else encode
 
@@ -53,8 +58,8 @@ class Engine:
             if window.anatomies:
                 by_shape.setdefault(window.box.shape, []).append(window)
         for windows in by_shape.values():
-            for first in range(0, len(windows), BATCH):
-                yield from self._pass(prepared, windows[first : first + BATCH])
+            for first in range(0, len(windows), self._batch):
+                yield from self._pass(prepared, windows[first : first + self._batch])
 
     @torch.inference_mode()
     def _pass(self, prepared: Prepared, windows: list[Window]) -> list[Encoded]:

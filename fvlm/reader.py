@@ -15,7 +15,7 @@ from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
 from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
-from fvlm.engine import Engine, Precision
+from fvlm.engine import BATCH, Engine, Precision
 from fvlm.evidence import Evidence, as_heat, explain, token_grid
 from fvlm.model import FVLM, tokens_of_anatomies
 from fvlm.preprocess import prepare
@@ -32,19 +32,24 @@ class Reader:
     """Reads scans with one release. The prompts are encoded once, when it is made."""
 
     def __init__(
-        self, release: FVLM, cache: Path | None = None, precision: Precision = "float32", compiled: bool = False
+        self,
+        release: FVLM,
+        cache: Path | None = None,
+        precision: Precision = "float32",
+        compiled: bool = False,
+        batch: int = BATCH,
     ) -> None:
         """`release` is what `load_release` returned; raises ReleaseError for any other model.
 
-        `cache` is a folder that keeps the prompts' features (`fvlm.text_cache`); `precision` and `compiled` are those
-        of `fvlm.engine.Engine`, which raises ValueError.
+        `cache` is a folder that keeps the prompts' features (`fvlm.text_cache`); `precision`, `compiled` and `batch`
+        are those of `fvlm.engine.Engine`, which raises ValueError.
         """
         if release.release is None:
             raise ReleaseError("the model belongs to no release; load it with fvlm.load_release")
         self.model = release.eval()
         self.release = release.release
         findings = self.release.findings
-        self._engine = Engine(self.model, precision, compiled)
+        self._engine = Engine(self.model, precision, compiled, batch)
         features = text_features(self.model, [text for f in findings for text in (f.negative, f.positive)], cache)
         self._negative = {f.finding: row for f, row in zip(findings, features[0::2], strict=True)}
         self._positive = {f.finding: row for f, row in zip(findings, features[1::2], strict=True)}

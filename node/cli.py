@@ -12,6 +12,7 @@ from rich.markup import escape
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from node.errors import CommandError
+from node.job_commands import commands
 
 if TYPE_CHECKING:
     from node.search import Answer  # torch
@@ -35,6 +36,7 @@ model_app = typer.Typer(help="Look at model releases, and import the public chec
 app.add_typer(model_app, name="model")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
+app.add_typer(commands)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
 AskedAnatomy = Annotated[str, typer.Option(help="Where to look: an anatomy of the release, such as `lung`.")]
@@ -185,25 +187,17 @@ def status(
     limit: Annotated[int, typer.Option(help="Newest rows shown of each table.", min=1)] = 30,
 ) -> None:
     """Show the series the node knows, their jobs and deliveries, and what it could not read."""
-    from node.status import status_tables
+    from node.status import problems, status_tables
 
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
-    for table in status_tables(Settings.load(config), limit):
+    settings = Settings.load(config)
+    tables = status_tables(settings, limit)
+    for problem in problems(settings):
+        console.print(f"[red]Problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
+    for table in tables:
         console.print(table)
-
-
-@app.command(epilog="Example: fvlm-node retry 17 --config fvlm-node.yaml")
-def retry(
-    which: Annotated[str, typer.Argument(metavar="JOB", help="Job or series, as `fvlm-node status` shows it.")],
-    config: ConfigFile = None,
-) -> None:
-    """Run a FAILED or QUARANTINED job again, with all its attempts; refused deliveries are sent again."""
-    from node.retry import retry as run_again
-    from node.status import open_existing
-
-    _say(f"job {run_again(open_existing(Settings.load(config)), which)} is queued again")
 
 
 @app.command(epilog="Example: fvlm-node clean --older-than 7 --config fvlm-node.yaml")

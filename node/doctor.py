@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
 from config.settings import Destination
+from node.node_lock import running_port
 from node.release import release_folder
 
 
@@ -146,7 +147,9 @@ def _port(settings: Settings) -> Check:
         try:
             probe.bind((dicom.host, dicom.port))
         except OSError as error:
-            cure = "If that is not this node itself, running: set another dicom.port or dicom.host"
+            if running_port(settings.data_dir) == dicom.port:
+                return Check("DICOM port", True, f"{where}: this node runs and listens there")
+            cure = "End what listens there, or set another dicom.port or dicom.host"
             return Check("DICOM port", False, f"{where}: {error.strerror}", cure)
     return Check("DICOM port", True, f"{where} is free")
 

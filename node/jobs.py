@@ -4,39 +4,56 @@ The result files are on disk before the one transaction that says so; a worker t
 lease expires, and the next attempt writes the same objects again (their UIDs are derived, not drawn).
 """
 
+import gc
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from config import Reason, Settings
-from node import embeddings, leases, outbox
+from node import embeddings, leases, outbox, work_queue
 from node.analysis import Analysis, PipelineError
+from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
 from node.records import Delivery, Job, Records, Result, State
 from node.result_files import write_objects
+from node.watchdog import time_limit
 
 if TYPE_CHECKING:
     from node.pipeline import Pipeline  # torch
 
 _log = structlog.get_logger(__name__)
 
-TRANSIENT = frozenset({Reason.MODEL_UNAVAILABLE, Reason.OUT_OF_MEMORY, Reason.INTERNAL})
-"""Reasons that another attempt may mend; every other ends the job at once."""
+
+class WorkerUnfitError(RuntimeError):
+    """The GPU's error stays with the process (CUDA contexts do not recover): the worker has to be started anew."""
 
 
 class Analyst:
     """Works on jobs with one loaded pipeline. `worker` is stable over restarts of the same worker."""
 
-    def __init__(self, records: Records, settings: Settings, pipeline: "Pipeline", worker: str) -> None:
-        self._records, self._settings, self._pipeline, self._worker = records, settings, pipeline, worker
+    def __init__(
+        self,
+        records: Records,
+        settings: Settings,
+        pipeline: "Pipeline",
+        worker: str,
+        load: "Callable[[bool], Pipeline] | None" = None,
+    ) -> None:
+        """`load(frugal)` makes the pipeline in the smaller or the usual configuration, of which one is in memory at a
+        time; None: `pipeline` is all there is.
+        """
+        self._records, self._settings, self._worker, self._load = records, settings, worker, load
+        self._pipeline: Pipeline | None = pipeline
+        self._frugal = False
+        self._turn = 0
 
     def recover(self) -> None:
         """Give up the leases of a former life of this worker: it is dead, since this one runs."""
@@ -45,46 +62,86 @@ class Analyst:
         if held:
             _log.warning("leases_of_a_dead_worker", worker=self._worker, jobs=held)
 
-    def analyze(self, job_id: int) -> list[int]:
-        """Work on a job if it is queued; the deliveries that are due now (none if it is not, or failed)."""
+    def analyze(self, job_id: int | None = None) -> list[int]:
+        """Work on the most urgent queued job, or on `job_id` if it is queued; the deliveries that are due now.
+
+        There are none if no job was taken, or if it failed. Raises WorkerUnfitError after the job is given back, and
+        sqlalchemy.exc.DBAPIError. A job that takes longer than `settings.work.time_limit_s` ends the process.
+        """
         owner = f"{self._worker}/{secrets.token_hex(4)}"
-        lease_s = self._settings.work.lease_s
-        with self._records.session() as session:
-            if not leases.take(session, job_id, owner, lease_s) or not self._adopt(session, job_id):
-                return []
-            job = session.get_one(Job, job_id)
-            slices = series_slices(session, job.series, self._settings.spool_dir)
-            came = images_at(session, job.series)
-        log = _log.bind(job=job_id, series=job.series_id, attempt=job.attempts)
-        log.info("job_started", slices=len(slices))
-        try:
-            with Heartbeat(self._records, job_id, owner, lease_s).beating() as heartbeat:
-                analysis = self._pipeline.run(self._pipeline.vet(slices), came, lambda _: heartbeat.check())
-                files = self._write(job_id, analysis)
-            for attempt in self._database_retries():
-                with attempt, self._records.session() as session:
-                    due = self._encoded(session, job_id, owner, analysis, files)
-        except PipelineError as error:
-            self._failed(job_id, owner, error)
-            log.error("job_failed", reason=error.reason, detail=error.detail)
+        job = self._take(job_id, owner)
+        if job is None:
             return []
+        log = _log.bind(job=job.id, series=job.series_id, attempt=job.attempts, frugal=job.frugal)
+        try:
+            return self._attempt(job, owner, log)
+        except PipelineError as error:
+            self._failed(job.id, owner, error)
+            log.error("job_failed", reason=error.reason, detail=error.detail)
+            if error.reason is Reason.DEVICE_ERROR:
+                raise WorkerUnfitError(error.detail) from error
         except LeaseLostError:
             log.warning("lease_lost")
-            return []
         except DBAPIError:
             raise  # the database is away: the lease expires and the job is issued again
+        except MemoryError:
+            self._failed(job.id, owner, PipelineError(Reason.OUT_OF_MEMORY, "while the results were written"))
+            log.error("job_failed", reason=Reason.OUT_OF_MEMORY)
         except Exception as error:  # whatever else goes wrong is a failed attempt of this job
             # Further up, Celery would log the exception's text, which may quote a header; here only type and place are.
             log.exception("unexpected_error")
-            self._failed(job_id, owner, PipelineError(Reason.INTERNAL, f"unexpected {type(error).__name__}"))
-            return []
+            self._failed(job.id, owner, PipelineError(Reason.INTERNAL, f"unexpected {type(error).__name__}"))
+        return []
+
+    def _attempt(self, job: Job, owner: str, log: "structlog.typing.FilteringBoundLogger") -> list[int]:
+        """Everything between the lease and its end: results on disk and in SQL. Raises whatever goes wrong."""
+        lease_s, limit_s = self._settings.work.lease_s, self._settings.work.time_limit_s
+
+        def overdue() -> None:
+            log.error("time_limit", seconds=limit_s)
+            self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
+
+        with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
+            pipeline = self._configured(job.frugal)
+            with self._records.session() as session:
+                if not self._adopt(session, job.id, owner, pipeline.release_digest):
+                    return []
+                slices = series_slices(session, job.series, self._settings.spool_dir)
+                came = images_at(session, job.series)
+            log.info("job_started", slices=len(slices), priority=job.priority)
+            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check())
+            heartbeat.beat()
+            files = self._write(job.id, analysis)
+        for attempt in self._database_retries():
+            with attempt, self._records.session() as session:
+                due = self._encoded(session, job.id, owner, analysis, files)
         log.info("job_encoded", objects=len(files), deliveries=len(due), seconds=analysis.seconds)
         return due
 
-    def _adopt(self, session: Session, job_id: int) -> bool:
+    def _take(self, job_id: int | None, owner: str) -> Job | None:
+        """A job of ours from now on, with its series; None if there is none to be had."""
+        work = self._settings.work
+        with self._records.session() as session:
+            if job_id is None:
+                due = work_queue.research_due(self._turn + 1, work.research_wait_h)
+                job_id = session.scalar(work_queue.most_urgent(1, due).with_for_update(skip_locked=True))
+            if job_id is None or not leases.take(session, job_id, owner, work.lease_s):
+                return None
+            self._turn += 1
+            return session.get_one(Job, job_id, options=[joinedload(Job.series)])
+
+    def _configured(self, frugal: bool) -> "Pipeline":
+        """The pipeline in the configuration that a job needs. Raises PipelineError (MODEL_UNAVAILABLE)."""
+        if self._load is not None and (self._pipeline is None or frugal != self._frugal):
+            self._pipeline = None
+            gc.collect()  # the other one is gone before this one comes
+            self._pipeline, self._frugal = self._load(frugal), frugal
+        assert self._pipeline is not None
+        return self._pipeline
+
+    def _adopt(self, session: Session, job_id: int, owner: str, digest: str) -> bool:
         """The job is read with the release that is loaded; False if that reading exists already (superseded)."""
-        job = session.get_one(Job, job_id, populate_existing=True)
-        digest = self._pipeline.release_digest
+        job = leases.claim(session, job_id, owner, self._settings.work.lease_s)
         if job.release_digest == digest:
             return True
         done = select(Job.id).where(Job.series_id == job.series_id, Job.release_digest == digest)
@@ -144,10 +201,7 @@ class Analyst:
                 except LeaseLostError:
                     return
                 leases.release(job)
-                if error.reason in TRANSIENT:
-                    leases.back_to_queue(job, self._settings.work.max_attempts, error.detail, error.reason)
-                else:
-                    job.move(State.FAILED, error.reason, error.detail[:1000])
+                attempt_failed(job, self._settings.work.max_attempts, error.reason, error.detail)
 
 
 def _open_deliveries(result: Result, destinations: Sequence[str]) -> list[Delivery]:

@@ -4,20 +4,23 @@ A lease ends by `release` or by its expiry; a worker that dies is found by the e
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Event, Thread
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import CursorResult, Update, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from config import Reason
+from node.attempts import worker_lost
 from node.records import Job, Records, State, now
 
 _log = structlog.get_logger(__name__)
+
+_LONGEST_BEAT_S = 10.0
+"""Seconds between two heartbeats at most: so soon is it known that a job was cancelled."""
 
 
 class LeaseLostError(RuntimeError):
@@ -66,8 +69,13 @@ def release(job: Job) -> None:
 
 def expire_of(session: Session, worker: str) -> int:
     """Expire what a former life of `worker` still holds (owners are `worker` or begin with `worker/`); how many."""
-    held = Job.lease_owner.startswith(f"{worker}/", autoescape=True)
-    return _count(session, update(Job).where(Job.state == State.RUNNING, held).values(lease_expires=now()))
+    return _count(session, update(Job).where(_held_by(worker)).values(lease_expires=now()))
+
+
+def hand_back(session: Session, worker: str) -> int:
+    """What `worker`, ended on purpose, still holds is QUEUED again as if it had never been taken; how many."""
+    values = {"state": State.QUEUED, "changed_at": now(), "attempts": Job.attempts - 1}
+    return _count(session, update(Job).where(_held_by(worker)).values(**values, lease_owner="", lease_expires=None))
 
 
 def requeue_expired(session: Session, max_attempts: int) -> int:
@@ -77,18 +85,9 @@ def requeue_expired(session: Session, max_attempts: int) -> int:
     ).all()
     for job in jobs:
         release(job)
-        back_to_queue(job, max_attempts, "the worker died or lost its connection")
+        worker_lost(job, max_attempts)
         _log.warning("lease_expired", job=job.id, attempts=job.attempts, state=job.state)
     return len(jobs)
-
-
-def back_to_queue(job: Job, max_attempts: int, detail: str, reason: Reason | None = None) -> None:
-    """After a failed attempt: QUEUED again, or QUARANTINED when it was the last one."""
-    if job.attempts < max_attempts:
-        job.move(State.QUEUED, reason, detail[:1000])
-    else:
-        text = f"{reason}: {detail}" if reason else detail
-        job.move(State.QUARANTINED, Reason.ATTEMPTS_EXHAUSTED, text[:1000])
 
 
 class Heartbeat:
@@ -102,7 +101,7 @@ class Heartbeat:
     @contextmanager
     def beating(self) -> Iterator["Heartbeat"]:
         """Beat as long as the block runs."""
-        thread = Thread(target=self._beat, name=f"lease-{self._job_id}", daemon=True)
+        thread = Thread(target=self._beats, name=f"lease-{self._job_id}", daemon=True)
         thread.start()
         try:
             yield self
@@ -111,21 +110,30 @@ class Heartbeat:
             thread.join()
 
     def check(self) -> None:
-        """Raises LeaseLostError if somebody else owns the job."""
+        """Raises LeaseLostError if a beat found that the job is not ours any more (superseded, cancelled …)."""
         if self._lost.is_set():
             raise LeaseLostError(f"job {self._job_id}: the lease is lost")
 
-    def _beat(self) -> None:
-        while not self._ended.wait(self._seconds / 3):
-            try:
-                with self._records.session() as session:
-                    held = extend(session, self._job_id, self._owner, self._seconds)
-            except DBAPIError as error:
-                _log.warning("heartbeat_failed", job=self._job_id, error=type(error.orig).__name__)
-                continue
-            if not held:
-                self._lost.set()
-                return
+    def beat(self) -> None:
+        """Extend the lease now. Raises LeaseLostError; an absent database is only told."""
+        try:
+            with self._records.session() as session:
+                held = extend(session, self._job_id, self._owner, self._seconds)
+        except DBAPIError as error:
+            _log.warning("heartbeat_failed", job=self._job_id, error=type(error.orig).__name__)
+            return
+        if not held:
+            self._lost.set()
+            self.check()
+
+    def _beats(self) -> None:
+        with suppress(LeaseLostError):
+            while not self._ended.wait(min(self._seconds / 3, _LONGEST_BEAT_S)):
+                self.beat()
+
+
+def _held_by(worker: str) -> ColumnElement[bool]:
+    return (Job.state == State.RUNNING) & Job.lease_owner.startswith(f"{worker}/", autoescape=True)
 
 
 def _changed(session: Session, statement: Update) -> bool:

@@ -51,14 +51,14 @@ class Due:
 
 
 def due(session: Session, destination: str) -> list[Due]:
-    """What is due at one destination: older jobs first, the SEG of a job before its SR, which refers to it.
+    """What is due at one destination: urgent jobs first, then older ones, the SEG of a job before the SR.
 
     An SR whose SEG still waits for its next attempt is left out; a SEG that was refused for good holds nothing up.
     """
     rows = session.execute(
         _pending(Delivery.id, Delivery.due_at, Job.id, Result.kind, Result.sop_class_uid, Result.path)
         .where(Delivery.destination == destination)
-        .order_by(Job.id, Result.kind != "SEG", Result.id)
+        .order_by(Job.priority, Job.id, Result.kind != "SEG", Result.id)
     )
     moment = now()
     found: list[Due] = []
@@ -152,6 +152,12 @@ def next_attempt(failures: int, settings: DeliverySettings) -> datetime:
     """When to try again after `failures` failed attempts: doubling from the first wait, capped, 50 to 100 % of it."""
     wait = min(settings.retry_max_s, settings.retry_first_s * 2.0 ** min(failures - 1, 32))
     return now() + timedelta(seconds=wait * random.uniform(0.5, 1.0))
+
+
+def reopen(delivery: Delivery) -> None:
+    """Due now, as if it had never been tried."""
+    delivery.sent_at, delivery.refused, delivery.reason, delivery.detail = None, False, None, ""
+    delivery.attempts, delivery.due_at = 0, now()
 
 
 def settle(session: Session, job_id: int) -> None:

@@ -28,6 +28,7 @@ from dicom_sr.identity import WriteContext
 from dicom_sr.validate import ToolMissingError, validate
 from dicom_sr.writer import write
 from fvlm.checkpoint import load_release
+from fvlm.engine import BATCH
 from fvlm.reader import Reader
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
@@ -36,6 +37,9 @@ from node.release import release_folder
 _log = structlog.get_logger(__name__)
 
 __all__ = ["STAGES", "Analysis", "Pipeline", "PipelineError"]
+
+_DEVICE_ERRORS = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS_", "CUDNN_STATUS_", "cuDNN error")
+"""How errors of the GPU read where a library raises them as a plain RuntimeError."""
 
 
 @dataclass
@@ -60,10 +64,14 @@ class _Stages:
             raise PipelineError(Reason.INTERNAL, str(error)) from error
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
+        except torch.AcceleratorError as error:
+            raise PipelineError(Reason.DEVICE_ERROR, f"while the stage `{name}` ran") from error
         except Exception as error:  # networks and encoders raise nearly anything; no series may take the worker down
             # The texts of such errors may quote the input: only the frames are logged.
             if "allocate memory" in str(error) or "not enough memory" in str(error):
                 raise PipelineError(Reason.OUT_OF_MEMORY, f"while the stage `{name}` ran") from error
+            if any(sign in str(error) for sign in _DEVICE_ERRORS):
+                raise PipelineError(Reason.DEVICE_ERROR, f"while the stage `{name}` ran") from error
             where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in extract_tb(error.__traceback__)]
             _log.error("stage_failed", detail=name, error=type(error).__name__, where=" > ".join(where))
             raise PipelineError(Reason.INTERNAL, f"{type(error).__name__} in the stage `{name}`") from error
@@ -81,6 +89,7 @@ class Pipeline:
     @classmethod
     def from_settings(cls, settings: Settings) -> "Pipeline":
         """Load release and segmenter. Raises PipelineError (MODEL_UNAVAILABLE) with the cause and the cure."""
+        torch.cuda.empty_cache()  # of a pipeline that was here before
         torch.set_num_threads(settings.model.threads or len(os.sched_getaffinity(0)))
         device = settings.model.device
         if device == "auto":
@@ -91,6 +100,7 @@ class Pipeline:
                 settings.model.cache_dir or user_cache(),
                 settings.model.precision,
                 settings.model.compiled,
+                1 if settings.model.frugal else BATCH,
             )
             segmenter = load_segmenter(settings.model, device)
         # What is wrong with a folder of weights comes as many types (OS, safetensors, torch, nnU-Net).

@@ -4,6 +4,7 @@ Each pass: close series, vet and route them, take back expired leases, end jobs 
 send messages for queued jobs and due deliveries whenever a queue is empty. A message too many does no harm.
 """
 
+from dataclasses import asdict
 from datetime import datetime
 from threading import Event
 
@@ -15,10 +16,13 @@ from config import Settings
 from node import leases, outbox
 from node.clock import Clock, begin_waits_anew, forget_the_future
 from node.completion import complete_due
+from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Records, Result, Series, State, now
 from node.release import release_digest
 from node.routing import route
+from node.survey import survey
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
+from node.work_queue import most_urgent
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +43,13 @@ class Reconciler:
         """Whether waits are to be begun anew because the clock jumped; None: all is well with the times."""
 
     def run(self, ended: Event) -> None:
-        """Pass after pass until `ended` is set; waits longer while nothing is on its way."""
+        """Pass after pass until `ended` is set; waits longer while nothing is on its way.
+
+        What is there at the start is logged before anything is done.
+        """
         pause = self._settings.work.reconcile_s
+        while not self._surveyed() and not ended.wait(pause):
+            pass
         while not ended.wait(min(_LIVELY_S, pause) if self.once() else pause):
             pass
 
@@ -54,6 +63,18 @@ class Reconciler:
         self._tell("database")
         return lively
 
+    def _surveyed(self) -> bool:
+        """Log what is there to begin with; False if the database is away."""
+        try:
+            with self._records.reading() as session:
+                found = survey(session, self._settings.spool_dir)
+        except DBAPIError as error:
+            self._tell("database", type(error.orig).__name__)
+            return False
+        self._tell("database")
+        _log.info("found_at_start", **asdict(found))
+        return True
+
     def _database_pass(self) -> bool:
         at = now()
         self._look_at_the_clock(at)
@@ -66,9 +87,7 @@ class Reconciler:
             for job_id in session.scalars(select(Job.id).where(Job.state == State.ENCODED, ~undelivered)).all():
                 outbox.settle(session, job_id)
         with self._records.reading() as session:
-            queued = session.scalars(
-                select(Job.id).where(Job.state == State.QUEUED).order_by(Job.id).limit(_AT_ONCE)
-            ).all()
+            queued = session.scalars(most_urgent(_AT_ONCE)).all()
             due = outbox.due_by_destination(session)
             coming = session.scalar(
                 select(Series.id).where(Series.state.in_((State.RECEIVING, State.COMPLETE))).limit(1)
@@ -100,7 +119,7 @@ class Reconciler:
             self._tell("release", type(error).__name__)
         else:
             self._tell("release")
-            route(self._records, digest)
+            route(self._records, digest, PriorityRule(self._settings).of)
 
     def _issue(self, queue: str, row_ids: list[int]) -> None:
         """Send messages if nobody waits in the queue: the messages of these rows are taken, lost or never were."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from config import Reason
+from config import Priority, Reason
 
 
 class State(StrEnum):
@@ -52,11 +52,11 @@ class State(StrEnum):
     COMMITTED = "COMMITTED"
     """Every destination has committed to keep them. End."""
     FAILED = "FAILED"
-    """Ended without result for a reason that a repeat does not mend. End."""
+    """Ended without result for a reason that a repeat does not mend, or cancelled. End until run again."""
     QUARANTINED = "QUARANTINED"
     """Every attempt failed; a person has to look. End until run again."""
     SUPERSEDED = "SUPERSEDED"
-    """A newer generation of the series took its place. End."""
+    """A newer generation of the series, or a job of it that the loaded release has read, took its place. End."""
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -64,16 +64,23 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.COMPLETE: frozenset({State.VETTED, State.REJECTED, State.SUPERSEDED}),
     State.VETTED: frozenset({State.QUEUED, State.REJECTED, State.SUPERSEDED}),
     State.REJECTED: frozenset({State.SUPERSEDED}),
-    State.QUEUED: frozenset({State.RUNNING, State.SUPERSEDED}),
+    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.SUPERSEDED}),
     State.RUNNING: frozenset({State.ENCODED, State.QUEUED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}),
     State.ENCODED: frozenset({State.SENT, State.FAILED, State.SUPERSEDED}),
-    State.SENT: frozenset({State.COMMITTED, State.SUPERSEDED}),
-    State.COMMITTED: frozenset({State.SUPERSEDED}),
+    State.SENT: frozenset({State.COMMITTED, State.QUEUED, State.SUPERSEDED}),
+    State.COMMITTED: frozenset({State.QUEUED, State.SUPERSEDED}),
     State.FAILED: frozenset({State.QUEUED, State.SUPERSEDED}),
     State.QUARANTINED: frozenset({State.QUEUED, State.SUPERSEDED}),
     State.SUPERSEDED: frozenset(),
 }
-"""Every change of state that is allowed. RUNNING -> QUEUED: a retry or an expired lease."""
+"""Every change of state that is allowed. RUNNING -> QUEUED: another attempt, or an expired lease.
+
+QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again.
+"""
+
+
+OF_JOBS = tuple(State)[tuple(State).index(State.QUEUED) :]
+"""States of a job; the others are of its series."""
 
 
 class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
@@ -209,7 +216,10 @@ class Job(_Stateful, Base):
     """One reading of one generation of a series by one release."""
 
     __tablename__ = "job"
-    __table_args__ = (UniqueConstraint("series_id", "release_digest"), Index("ix_job_state", "state"))
+    __table_args__ = (
+        UniqueConstraint("series_id", "release_digest"),
+        Index("ix_job_queue", "state", "priority", "id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
@@ -219,6 +229,10 @@ class Job(_Stateful, Base):
     detail: Mapped[str] = mapped_column(String(1000), default="")
     changed_at: Mapped[datetime] = mapped_column(default=now)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    priority: Mapped[int] = mapped_column(default=int(Priority.ROUTINE))
+    """A `config.Priority`: the lower, the sooner."""
+    frugal: Mapped[bool] = mapped_column(default=False)
+    """The next attempt runs in the smaller configuration (`settings.model.frugal`, on the CPU)."""
     attempts: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str] = mapped_column(String(80), default="")
     lease_expires: Mapped[datetime | None] = mapped_column(default=None)
@@ -226,6 +240,18 @@ class Job(_Stateful, Base):
     """Wall seconds per stage of the last attempt."""
     series: Mapped[Series] = relationship(back_populates="jobs")
     results: Mapped[list["Result"]] = relationship(back_populates="job")
+
+
+class WorkerStart(Base):
+    """How the last start of an analyze worker went; `fvlm-node status` tells when it failed."""
+
+    __tablename__ = "worker_start"
+
+    worker: Mapped[str] = mapped_column(String(80), primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=now)
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """None: the model is loaded."""
+    detail: Mapped[str] = mapped_column(String(1000), default="")
 
 
 class Result(Base):

@@ -1,14 +1,16 @@
-"""`fvlm-node retry`: a job that ended without success gets all its attempts again."""
+"""`fvlm-node retry`: a job that ended without success, or was cancelled, gets all its attempts again."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from node import leases
+from node import leases, outbox
 from node.errors import CommandError
-from node.records import Job, Records, Series, State, now
+from node.records import Job, Records, Series, State
 
 _ENDED = (State.FAILED, State.QUARANTINED)
 
@@ -19,29 +21,41 @@ def retry(records: Records, which: str) -> int:
     Its refused deliveries are opened again; what was delivered is not sent twice. Raises CommandError if there is no
     such job, if it did not fail, or if the database is away.
     """
+    with database_answers(), records.session() as session:
+        job = find_job(session, which)
+        if job.state not in _ENDED:
+            raise CommandError(
+                f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
+                "See what the node is doing with it: fvlm-node status",
+            )
+        queue_again(job)
+        for delivery in [delivery for result in job.results for delivery in result.deliveries]:
+            if delivery.refused:
+                outbox.reopen(delivery)
+        return job.id
+
+
+def queue_again(job: Job) -> None:
+    """-> QUEUED with all attempts, in the usual configuration. Raises ForbiddenTransition."""
+    leases.release(job)
+    job.attempts, job.frugal = 0, False
+    job.move(State.QUEUED)
+
+
+@contextmanager
+def database_answers() -> Iterator[None]:
+    """An absent database is raised as a CommandError."""
     try:
-        with records.session() as session:
-            job = _find(session, which.strip())
-            if job.state not in _ENDED:
-                raise CommandError(
-                    f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
-                    "See what the node is doing with it: fvlm-node status",
-                )
-            leases.release(job)
-            job.attempts = 0
-            job.move(State.QUEUED)
-            for delivery in [delivery for result in job.results for delivery in result.deliveries]:
-                if delivery.refused:
-                    delivery.refused, delivery.reason, delivery.detail = False, None, ""
-                    delivery.attempts, delivery.due_at = 0, now()
-            return job.id
+        yield
     except DBAPIError as error:
         raise CommandError(
             f"The database does not answer ({type(error.orig).__name__}).", "Check database_url, then try again."
         ) from error
 
 
-def _find(session: Session, which: str) -> Job:
+def find_job(session: Session, which: str) -> Job:
+    """The job of that id, or the newest job of a Series Instance UID; its row is locked. Raises CommandError."""
+    which = which.strip()
     query = select(Job).with_for_update(of=Job)
     if re.fullmatch(r"[0-9]{1,18}", which):
         job = session.scalar(query.where(Job.id == int(which)))
@@ -51,6 +65,6 @@ def _find(session: Session, which: str) -> Job:
     if job is None:
         raise CommandError(
             "There is no such job, and no series of that UID with a job.",
-            "Name a job id, or a series as it stands in: fvlm-node status",
+            "Name a job id, or a series as it stands in: fvlm-node jobs",
         )
     return job

@@ -4,7 +4,6 @@ Processes: the embedded broker, receiver, reconciler, analyze worker, deliver wo
 """
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -28,11 +27,13 @@ from config import Settings
 from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
 from node.errors import CommandError
+from node.leases import hand_back
 from node.logs import configure_logs
 from node.migrations import upgrade
+from node.node_lock import locked
 from node.processes import name_process
-from node.records import open_database
-from node.worker import write_settings
+from node.records import Records, open_database
+from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
 
@@ -126,9 +127,24 @@ class _Supervisor:
         deadline = time.monotonic() + _REST_ENDS_S
         for post in self._posts[1:]:
             post.child.stop(max(0.0, deadline - time.monotonic()))
+        self._hand_back()
         if self._broker is not None:
             self._broker.stop()
         self._file.unlink(missing_ok=True)
+
+    def _hand_back(self) -> None:
+        """A job that was under way when its worker was killed here has not failed: it waits again."""
+        engine = open_database(self._settings.database)
+        try:
+            with Records(engine).session() as session:
+                jobs = hand_back(session, worker_name("analyze", self._settings.data_dir))
+        except DBAPIError as error:
+            _log.warning("database_away", error=type(error.orig).__name__)
+        else:
+            if jobs:
+                _log.info("jobs_wait_again", jobs=jobs)
+        finally:
+            engine.dispose()
 
     def _spawn(self, role: str) -> Child:
         command = [sys.executable, "-m", WORKER, role, str(self._file)]
@@ -169,19 +185,17 @@ def _data_folder(folder: Path) -> Iterator[None]:
         _close_to_others(folder)
         for part in ("run", "results", "spool"):
             (folder / part).mkdir(exist_ok=True)
-        lock = (folder / "run" / "lock").open("a")
+        (folder / "run" / "lock").touch()
     except OSError as error:
         raise CommandError(
             f"The data folder {folder.resolve()} cannot be written: {error.strerror}.",
             "Set data_dir to a folder of the user that runs the node.",
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with locked(folder) as mine:
+        if not mine:
             raise CommandError(
                 f"Another node runs on the data folder {folder.resolve()}.", "End it first, or set another data_dir."
-            ) from error
+            )
         yield
 
 

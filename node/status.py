@@ -12,7 +12,10 @@ from sqlalchemy.orm import Session, selectinload
 
 from config import Reason, Settings
 from node.errors import CommandError
+from node.migrations import is_current
+from node.node_lock import node_runs
 from node.records import Delivery, Instance, Job, Records, Result, Series, State, Unreadable, open_database
+from node.worker_starts import failed_starts
 
 _COLORS = {
     State.SENT: "green",
@@ -36,6 +39,7 @@ def open_existing(settings: Settings) -> Records:
     engine = open_database(settings.database)
     try:
         known = inspect(engine).has_table(Series.__tablename__)
+        current = is_current(engine)
     except SQLAlchemyError as error:
         raise CommandError(
             f"The database {url.render_as_string()} cannot be reached ({type(error).__name__}).",
@@ -43,6 +47,11 @@ def open_existing(settings: Settings) -> Records:
         ) from error
     if not known:
         raise CommandError(f"{url.render_as_string()} holds no records.", "Start the node once: fvlm-node serve")
+    if not current:
+        raise CommandError(
+            f"{url.render_as_string()} was written by another version of the node.",
+            "Start this version once: fvlm-node serve brings an older database up to date",
+        )
     return Records(engine)
 
 
@@ -54,6 +63,24 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
     return tables
+
+
+def problems(settings: Settings) -> list[str]:
+    """What keeps the node as a whole from working, a line each: it does not run, or a worker has no model."""
+    found = []
+    if not node_runs(settings.data_dir):
+        found.append(
+            f"The node is not running: no process holds the data folder {settings.data_dir.resolve()}; nothing is "
+            "received, read or sent. → fvlm-node serve"
+        )
+    with open_existing(settings).reading() as session:
+        for row in failed_starts(session):
+            reason = Reason(row.reason) if row.reason else Reason.INTERNAL
+            found.append(
+                f"Worker {row.worker} cannot work since {row.at:%Y-%m-%d %H:%M:%S} UTC: {reason}: {row.detail} "
+                f"→ {reason.cure}"
+            )
+    return found
 
 
 def _series_table(session: Session, ae_title: str, limit: int) -> Table:

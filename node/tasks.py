@@ -1,15 +1,19 @@
 """The Celery app: two queues whose messages carry one row id each, nothing else.
 
 The database says what is to do; a message is only a nudge. It may be lost (the reconciler sends another), come twice
-(the second finds the row taken) or come late (it finds the row done).
+(the second finds the row taken) or come late (it finds the row done). An analyze worker does not even look which job it
+names: it takes the most urgent one (`node.work_queue`). A message of another shape (an older or newer version's, or
+nobody's) is dropped and logged.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
 from celery import Celery
 from celery.signals import worker_ready
+from celery.worker import state
 from kombu import Exchange, Queue
 from kombu.exceptions import KombuError
 
@@ -17,8 +21,12 @@ from config import Settings
 from node.broker import broker_url
 from node.processes import name_process
 
+_log = structlog.get_logger(__name__)
+
 ANALYZE, DELIVER = "analyze", "deliver"
 """Names of the queues; the task on a queue is called `node.` and its name."""
+
+_LARGEST_ROW_ID = 2**31 - 1
 
 
 class BrokerAwayError(ConnectionError):
@@ -76,12 +84,20 @@ class Dispatcher:
 
 
 def run_worker(app: Celery, queue: str, work: Callable[[int], None], name: str, threads: int = 0) -> int:
-    """Work on one queue until SIGTERM; the exit status.
+    """Work on one queue until SIGTERM or `stop_worker`; the exit status.
 
     `threads` 0: in this very process, one message after another (the model is loaded once and lives as long as the
     process). Otherwise that many at once.
     """
-    app.task(work, name=f"node.{queue}")
+
+    def task(*arguments: object, **more: object) -> None:
+        row_id = _row_id(arguments, more)
+        if row_id is None:
+            _log.error("message_dropped", queue=queue)
+        else:
+            work(row_id)
+
+    app.task(task, name=f"node.{queue}", typing=False)
     worker_ready.connect(lambda **_: name_process(queue), weak=False)  # Celery gives itself another title at its start
     worker = app.Worker(
         queues=[queue],
@@ -96,6 +112,19 @@ def run_worker(app: Celery, queue: str, work: Callable[[int], None], name: str, 
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def stop_worker(status: int) -> None:
+    """Let `run_worker` end with this exit status (not 0) as soon as the message under way is acknowledged."""
+    state.should_stop = status
+
+
+def _row_id(arguments: tuple[object, ...], more: dict[str, object]) -> int | None:
+    """The row id of a message; None if it is no message of ours."""
+    if more or len(arguments) != 1:
+        return None
+    (row_id,) = arguments
+    return row_id if type(row_id) is int and 0 < row_id <= _LARGEST_ROW_ID else None
 
 
 @contextmanager

@@ -21,12 +21,13 @@ from node.logs import configure_logs
 from node.processes import name_process, share_cores
 from node.records import Records, open_database
 from node.release import release_digest
-from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker
+from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
+from node.worker_starts import note_start
 
 _log = structlog.get_logger(__name__)
 
-_MODEL_MISSING = 3
-"""Exit status of an analyze worker that cannot load the model."""
+_MODEL_MISSING, _UNFIT = 3, 4
+"""Exit statuses of an analyze worker that cannot load the model, or that the GPU's error has made unfit."""
 
 
 def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any] | None = None) -> int:
@@ -35,29 +36,49 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
     `worker` names this worker, the same after a restart. `load` makes the pipeline (default: `Pipeline.from_settings`).
     """
     from node.analysis import PipelineError
-    from node.jobs import Analyst
+    from node.jobs import Analyst, WorkerUnfitError
+
+    load = load or _load_pipeline
+    records = Records(open_database(settings.database))
+
+    def configured(frugal: bool) -> Any:
+        pipeline = load(frugal_settings(settings) if frugal else settings)
+        _log.info("model_loaded", digest=pipeline.release_digest, frugal=frugal)
+        return pipeline
 
     try:
-        pipeline = (load or _load_pipeline)(settings)
+        analyst = Analyst(records, settings, configured(False), worker, configured)
     except PipelineError as error:
         _log.error("model_unavailable", reason=error.reason, detail=error.detail)
+        note_start(records, worker, error.reason, error.detail)
         return _MODEL_MISSING
-    _log.info("model_loaded", digest=pipeline.release_digest)
-    analyst = Analyst(Records(open_database(settings.database)), settings, pipeline, worker)
+    note_start(records, worker)
     analyst.recover()
     app = make_app(settings)
     dispatcher = Dispatcher(app)
 
-    def analyze(job_id: int) -> None:
+    def analyze(_: int) -> None:
         try:
-            for delivery_id in analyst.analyze(job_id):
+            for delivery_id in analyst.analyze():
                 dispatcher.send(DELIVER, delivery_id)
         except BrokerAwayError:
-            _log.warning("deliveries_left_to_the_reconciler", job=job_id)
+            _log.warning("deliveries_left_to_the_reconciler")
         except DBAPIError as error:
-            _log.warning("database_away", job=job_id, error=type(error.orig).__name__)
+            _log.warning("database_away", error=type(error.orig).__name__)
+        except WorkerUnfitError:
+            _log.error("worker_unfit", worker=worker, reason=Reason.DEVICE_ERROR)
+            stop_worker(_UNFIT)
 
-    return run_worker(app, ANALYZE, analyze, worker)
+    status = run_worker(app, ANALYZE, analyze, worker)
+    if status == _UNFIT:
+        os._exit(status)  # tearing down a broken CUDA context may hang
+    return status
+
+
+def frugal_settings(settings: Settings) -> Settings:
+    """The smaller configuration: sparing with memory, and on the CPU, which has more of it than a GPU."""
+    smaller = settings.model.model_copy(update={"frugal": True, "device": "cpu", "compiled": False})
+    return settings.model_copy(update={"model": smaller})
 
 
 def _load_pipeline(settings: Settings) -> Any:

@@ -399,3 +399,30 @@ def test_oblique_affine_keeps_every_point_of_the_patient() -> None:
     np.testing.assert_allclose(nib.affines.voxel_sizes(nifti), (0.8, 0.7, 5.0))
     assert nib.aff2axcodes(nifti) == ("L", "P", "S")
     assert np.linalg.det(nifti[:3, :3]) > 0
+
+
+@needs_package
+@pytest.mark.slow
+def test_a_scan_in_parts_gives_the_labels_of_the_whole_and_a_short_one_is_not_split(weights: Path) -> None:
+    import totalsegmentator.python_api as package
+
+    settings = ModelSettings(segmenter="totalsegmentator", totalsegmentator_weights=weights, totalsegmentator_fast=True)
+    short = _volume()
+    hu = np.tile(short.hu, (4, 1, 1))
+    tall = Volume(hu, Grid.axis_aligned(hu.shape, (5.0, 1.5, 2.0), (-37.0, 12.0, -400.0)))
+    split: list[bool] = []
+    call = package.totalsegmentator
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        split.append(options["force_split"])
+        return call(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package, "totalsegmentator", recorded)
+        frugal = load_segmenter(settings.model_copy(update={"frugal": True}))
+        frugal.segment(short, ANATOMIES)
+        parts = frugal.segment(tall, ANATOMIES)
+        whole = load_segmenter(settings).segment(tall, ANATOMIES)
+    assert split == [False, True, False]
+    assert set(np.unique(whole.labels)) == {0, 1, 2, 3, 4}
+    assert np.mean(parts.labels != whole.labels) < 0.001

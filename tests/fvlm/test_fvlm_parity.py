@@ -9,7 +9,8 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,12 +23,14 @@ from torch import Tensor
 from fvlm import FVLM, load_release
 from fvlm.config import ModelConfig
 from fvlm.model import tokens_of_anatomies
+from training.objective import AnatomyPairs, anatomy_losses
+from training.phantom_data import touches_border
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # about 25 s of CPU; a busy machine takes long
 
 GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-5
-"""Of features and probabilities; measured 4e-7. The mistakes below are off by 6e-4 and more."""
+"""Of features, probabilities and losses; measured 4e-7. The mistakes below are off by 6e-4 and more."""
 ANATOMIES = ("lung", "heart", "esophagus", "aorta")
 
 
@@ -248,3 +251,52 @@ def test_token_types_would_be_seen(parity: Parity) -> None:
     finally:
         embeddings.token_type_embeddings = right
     assert float((row - torch.tensor(parity.golden["text_features"][finding][1])).abs().max()) > 10 * TOLERANCE
+
+
+def _token_ids(text: str) -> Tensor:
+    """The fixture's stand-in for a tokenizer: words of the lower-cased text, each numbered by its CRC-32."""
+    return torch.tensor([[2, *(1000 + zlib.crc32(word.encode()) % 28000 for word in text.lower().split()), 3]])
+
+
+def test_training_losses(parity: Parity) -> None:
+    """Three patients: an organ that touches the window's face, normal-normal pairs, equal captions, an organ that
+    nobody has ill. The reference encodes what follows the normal template and still counts the sample as normal."""
+    for text, ids in parity.golden["token_ids"].items():
+        assert _token_ids(text).tolist() == [ids]
+    deterministic, golden = _deterministic(), parity.golden["objective"]
+    shape, seed = tuple(parity.golden["cases"][0]["shape"]), parity.golden["seed"]
+    features, usable, texts, normal = [], [], [], []
+    with torch.inference_mode():
+        for patient, boxes in enumerate(golden["ellipsoids"]):
+            image = torch.from_numpy(deterministic.image(f"train{patient}", shape, seed))[None, None]
+            boxes = {int(label): box for label, box in boxes.items()}
+            labels = torch.from_numpy(deterministic.ellipsoids(shape, boxes))[None]
+            features.append(parity.model.anatomy_features(image, labels)[0][0])
+            usable.append(~touches_border(labels, len(ANATOMIES))[0])
+            for organ in ANATOMIES:
+                template = f"{organ} shows no significant abnormalities."
+                caption = golden["captions"][organ][patient]
+                said = caption.removeprefix(template) or template
+                ids = _token_ids(said)
+                texts.append(parity.model.text_features(ids, torch.ones_like(ids))[0])
+                normal.append(caption.startswith(template))
+    captions = [golden["captions"][organ][patient] for patient in range(3) for organ in ANATOMIES]
+    number = torch.tensor([captions.index(caption) for caption in captions]).view(3, 4)
+    pairs = AnatomyPairs(
+        torch.stack(features),
+        torch.stack(texts).view(3, 4, -1),
+        torch.stack(usable),
+        torch.tensor(normal).view(3, 4),
+        number,
+    )
+    losses = anatomy_losses(pairs, parity.model.temp)
+    assert {f"{ANATOMIES[k]}_itc": float(loss.detach()) for k, loss in losses.items()} == pytest.approx(
+        golden["losses"], abs=TOLERANCE
+    )
+    assert float(sum(losses.values()).detach()) == pytest.approx(golden["total"], abs=TOLERANCE)
+    for wrong in (
+        replace(pairs, usable=torch.ones_like(pairs.usable)),
+        replace(pairs, normal=torch.zeros_like(pairs.normal)),
+    ):
+        total = float(sum(anatomy_losses(wrong, parity.model.temp).values()).detach())
+        assert abs(total - golden["total"]) > 10 * TOLERANCE

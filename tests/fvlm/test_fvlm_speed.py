@@ -98,6 +98,18 @@ def test_windows_of_one_shape_go_in_one_batch(reader: Reader, scan: Scan) -> Non
                 torch.testing.assert_close(level, single, atol=1e-5, rtol=0)
 
 
+def test_one_window_a_pass_says_the_same(reader: Reader, scan: Scan) -> None:
+    passes: list[int] = []
+    hook = reader.model.visual_encoder.register_forward_hook(
+        lambda _module, images, _out: passes.append(len(images[0]))
+    )
+    study = scan(APART, (72, 120, 120))
+    found = probabilities(Reader(reader.model, batch=1), study)
+    hook.remove()
+    assert passes == [1, 1, 1]
+    assert found == pytest.approx(probabilities(reader, study), abs=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"precision": "bfloat16"}, {"compiled": True}], ids=["bfloat16", "compiled"])
 def test_options_change_probabilities_by_less_than_a_hundredth(
     reader: Reader, scan: Scan, options: dict[str, object]

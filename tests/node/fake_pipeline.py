@@ -21,13 +21,16 @@ from node.analysis import Analysis, PipelineError
 
 
 class FakePipeline:
-    """Makes a small SEG and SR. `hold` in the control folder makes it wait, `fail` (a reason code) makes it fail."""
+    """Makes a small SEG and SR. `hold` in the control folder makes it wait, `fail` (a reason code) makes it fail;
+    so does `fail-usual`, but not in the smaller configuration.
+    """
 
     release_digest = DIGEST
 
     def __init__(self, settings: Settings) -> None:
         self.control = settings.data_dir / "control"
         self.control.mkdir(parents=True, exist_ok=True)
+        self.frugal = settings.model.frugal
 
     @property
     def runs(self) -> int:
@@ -38,13 +41,14 @@ class FakePipeline:
         return slices
 
     def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Any:
-        (self.control / f"run-{time.monotonic_ns()}").touch()
+        (self.control / f"run-{time.monotonic_ns()}{'-frugal' * self.frugal}").touch()
         while (self.control / "hold").exists():
             time.sleep(0.02)
         if on_stage is not None:
             on_stage("read")
-        if (self.control / "fail").exists():
-            raise PipelineError(Reason((self.control / "fail").read_text()), "as the test wants it")
+        for name in ("fail", *(["fail-usual"] * (not self.frugal))):
+            if (self.control / name).exists():
+                raise PipelineError(Reason((self.control / name).read_text()), "as the test wants it")
         objects = (small_object("SEG", "2.25.71"), small_object("SR", "2.25.81"))
         for made in objects:
             made.ContentDate, made.ContentTime = images_at.strftime("%Y%m%d"), images_at.strftime("%H%M%S.%f")

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStorage
 from sqlalchemy import select
 
-from config import Settings
+from config import Priority, Settings
 from config.settings import DeliverySettings, Destination, RoutingSettings
 from node.archive_scp import Archive
 from node.migrations import upgrade
@@ -36,7 +36,12 @@ def settings_for(data_dir: Path, *destinations: tuple[str, int], **more: object)
 
 
 def add_job(
-    records: Records, uid: str = "2.25.1", state: State = State.QUEUED, digest: str = DIGEST, generation: int = 1
+    records: Records,
+    uid: str = "2.25.1",
+    state: State = State.QUEUED,
+    digest: str = DIGEST,
+    generation: int = 1,
+    priority: Priority = Priority.ROUTINE,
 ) -> int:
     """A vetted series with a job; the job's id."""
     with records.session() as session:
@@ -50,7 +55,7 @@ def add_job(
             first_at=now(),
             last_at=now(),
         )
-        job = Job(series=series, release_digest=digest, state=state)
+        job = Job(series=series, release_digest=digest, state=state, priority=int(priority))
         session.add(job)
         session.flush()
         return job.id

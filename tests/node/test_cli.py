@@ -22,8 +22,8 @@ from node.migrations import upgrade
 from node.records import Job, Records, Series, State, open_database
 
 COMMANDS = [
-    "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "retry", "clean", "model",
-    "train", "findings", "search", "evaluate", "calibrate",
+    "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "jobs", "prioritise",
+    "cancel", "retry", "rerun", "clean", "model", "train", "findings", "search", "evaluate", "calibrate",
 ]  # fmt: skip
 ONE_KIND_EACH = (CTImageStorage, MRImageStorage)
 

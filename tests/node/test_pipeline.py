@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydicom import Dataset, dcmread
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage
@@ -16,7 +17,7 @@ from running import Processes, running_broker, wait_for
 from spool_data import Bench
 from sqlalchemy import select
 from structlog.testing import capture_logs
-from tiny_release import load_pipeline, make_release
+from tiny_release import ThresholdSegmenter, load_pipeline, make_release
 
 from config import Reason, Settings
 from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
@@ -32,6 +33,7 @@ from node.pipeline import Pipeline
 from node.records import Job, Series, State, now
 from node.release import release_digest
 from node.routing import route
+from node.worker import frugal_settings
 
 CAME = datetime(2026, 3, 1, 9, 30, 15, 250000, UTC)
 
@@ -170,6 +172,10 @@ def _raise(error: Exception) -> Callable[..., Any]:
     [
         (MemoryError(), Reason.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Reason.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), Reason.OUT_OF_MEMORY),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), Reason.DEVICE_ERROR),
+        (RuntimeError("CUDA error: device-side assert triggered"), Reason.DEVICE_ERROR),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Reason.DEVICE_ERROR),
         (KeyError("Planted^Patient"), Reason.INTERNAL),
     ],
 )
@@ -258,3 +264,18 @@ def test_from_c_store_to_the_archive_through_every_process(tmp_path: Path, files
     source = dcmread(files[0])
     for personal in (str(source.PatientName), source.PatientID, source.SOPInstanceUID):
         assert personal not in log
+
+
+def test_the_smaller_configuration_writes_the_same_results(
+    release: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration of a second attempt after one that ran out of memory, as the worker makes it."""
+    monkeypatch.setattr(module, "load_segmenter", lambda *_: ThresholdSegmenter())
+    usual = Settings(data_dir=tmp_path, model=ModelSettings(release=str(release), device="cpu", threads=1))
+    found = []
+    for settings in (usual, frugal_settings(usual)):
+        made = Pipeline.from_settings(settings)
+        found.append(made.run(made.vet(_slices(files)), CAME))
+    for one, other in zip(found[0].reading.anatomies, found[1].reading.anatomies, strict=True):
+        assert [f.probability for f in other.findings] == pytest.approx([f.probability for f in one.findings], abs=1e-5)
+    assert [d.SOPInstanceUID for d in found[0].objects] == [d.SOPInstanceUID for d in found[1].objects]

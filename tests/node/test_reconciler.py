@@ -8,12 +8,14 @@ import pytest
 import redis
 from rows import add_job, add_results, deliveries, job, open_records, settings_for
 from running import running_broker, wait_for
+from spool_data import Bench, ct_slice, store
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from config import Settings
 from config.settings import ModelSettings, WorkSettings
 from node import leases
+from node.logs import ALLOWED_KEYS
 from node.reconciler import Reconciler
 from node.records import Delivery, Job, Records, Series, State, now
 from node.release import release_digest
@@ -171,6 +173,54 @@ def test_an_absent_database_is_told_once_and_waited_for(records: Records, settin
             assert reconciler.once() is True
             assert _waiting(client)[ANALYZE] == 1
     assert [line["event"] for line in logs] == ["database_away", "database_back"]
+
+
+def test_what_is_there_at_the_start_is_told_once_before_anything_is_done(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "data")
+    settings = settings_for(tmp_path / "data", ("pacs", 104), model=ModelSettings(release=str(tmp_path / "none")))
+    records = bench.records
+    queued, running, dead = (add_job(records, f"2.25.{n}") for n in range(3))
+    add_results(records, settings, add_job(records, "2.25.9", State.ENCODED))
+    with records.session() as session:
+        leases.take(session, running, "w/1", 60.0)
+        leases.take(session, dead, "w/2", 0.0)
+    with bench.intake.open("STORESCU", "FVLM") as session:
+        store(session, ct_slice())
+    ended = Event()
+    with running_broker(settings.data_dir) as client, capture_logs() as logs:
+        thread = Thread(target=_reconciler(records, settings).run, args=(ended,))
+        thread.start()
+        try:
+            wait_for(lambda: _waiting(client)[ANALYZE] > 0, "a message")
+        finally:
+            ended.set()
+            thread.join(10)
+    (told,) = [line for line in logs if line["event"] == "found_at_start"]
+    assert told == {
+        "event": "found_at_start", "log_level": "info",
+        "queued": 1, "running": 2, "expired": 1, "due": 2, "segments": 1,
+    }  # fmt: skip
+    assert logs[0] is told
+    assert told.keys() - {"log_level"} <= ALLOWED_KEYS
+    assert job(records, queued).state == State.QUEUED
+
+
+def test_the_first_look_waits_for_the_database(records: Records, settings: Settings, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    records.engine.dispose()
+    settings.data_dir.rename(moved)
+    ended = Event()
+    with capture_logs() as logs:
+        thread = Thread(target=_reconciler(records, settings).run, args=(ended,))
+        thread.start()
+        try:
+            wait_for(lambda: any(line["event"] == "database_away" for line in logs), "the database to be missed")
+            moved.rename(settings.data_dir)
+            wait_for(lambda: any(line["event"] == "found_at_start" for line in logs), "the summary")
+        finally:
+            ended.set()
+            thread.join(30)
+    assert [line["event"] for line in logs][:3] == ["database_away", "database_back", "found_at_start"]
 
 
 def test_it_runs_until_it_is_told_to_end(records: Records, settings: Settings) -> None:

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +17,11 @@ from spool_data import REPOSITORY
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from config import Reason
-from node.migrations import SchemaError, upgrade
+from config import Priority, Reason, Settings
+from node.errors import CommandError
+from node.migrations import SchemaError, is_current, upgrade
 from node.records import TRANSITIONS, Base, ForbiddenTransition, Job, Records, Series, State, now, open_database
+from node.status import open_existing
 
 
 def _records(folder: Path) -> Records:
@@ -125,3 +129,32 @@ def test_times_come_back_aware_and_in_utc(tmp_path: Path) -> None:
         found = session.scalars(select(Series)).one().first_at
     assert found == local
     assert found.tzinfo == UTC
+
+
+def test_jobs_of_an_older_version_are_routine_and_it_is_said_that_the_database_is_old(tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(REPOSITORY / "node" / "migrations"))
+    engine = open_database(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0003")
+        connection.execute(
+            text(
+                "INSERT INTO series VALUES (1, '1.2', 1, '1.1', 'CT', 'X', 'VETTED', NULL, '',"
+                " '2026-01-01', '2026-01-01', '2026-01-01', NULL)"
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO job (id, series_id, release_digest, state, detail, changed_at, created_at, attempts,"
+                " lease_owner, seconds) VALUES (1, 1, 'd', 'QUEUED', '', '2026-01-01', '2026-01-01', 1, '', '{}')"
+            )
+        )
+    assert not is_current(engine)
+    with pytest.raises(CommandError, match="another version"):
+        open_existing(Settings(data_dir=tmp_path))
+    upgrade(engine)
+    assert is_current(engine)
+    with Records(engine).reading() as session:
+        job = session.get_one(Job, 1)
+        assert (job.priority, job.frugal, job.attempts) == (Priority.ROUTINE, False, 1)

@@ -13,9 +13,17 @@ import pytest
 import yaml
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
+from rows import add_job, job
 from running import wait_for
+from sqlalchemy import update
+from test_cli import fvlm_node
 
+from config import Settings
 from node.children import free_port
+from node.leases import take
+from node.node_lock import node_runs, running_port
+from node.records import Job, Records, State, open_database
+from node.worker import worker_name
 
 ROOT = Path(__file__).parents[2]
 ROLES = {"receiver", "reconciler", "deliver", "analyze"}
@@ -181,3 +189,47 @@ def test_a_database_that_cannot_be_used(tmp_path: Path) -> None:
     told = _fails(tmp_path, database_url=f"sqlite:///{tmp_path}/no/such/folder/node.sqlite")
     assert "The database" in told
     assert "database_url" in told
+
+
+def test_status_and_doctor_say_whether_the_node_runs(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        wait_for(lambda: "MODEL_UNAVAILABLE" in node.output(), "the worker to give up")
+        assert node_runs(node.data)
+        assert running_port(node.data) == node.port
+        told = fvlm_node("status", "--config", node.config).stdout
+        assert "not running" not in told
+        assert "MODEL_UNAVAILABLE" in told
+        port = next(line for line in fvlm_node("doctor", "--config", node.config).stdout.splitlines() if "port" in line)
+        assert port.startswith("ok")
+        assert "this node runs and listens there" in port
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(40) == 0
+    assert not node_runs(node.data)
+    told = fvlm_node("status", "--config", node.config).stdout
+    assert "The node is not running" in told
+    assert "fvlm-node serve" in told
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", node.port))
+        taken.listen()
+        found = fvlm_node("doctor", "--config", node.config).stdout
+    assert next(line for line in found.splitlines() if "DICOM port" in line).startswith("problem")
+
+
+def test_a_node_that_is_ended_has_its_jobs_wait_again_and_counts_no_attempt(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        records = Records(open_database(Settings.load(node.config).database))
+        mine, others = add_job(records, "2.25.1"), add_job(records, "2.25.2")
+        with records.session() as session:
+            assert take(session, mine, f"{worker_name('analyze', node.data)}/1", 3600.0)
+            assert take(session, others, "another machine/1", 3600.0)
+            session.execute(update(Job).where(Job.id == mine).values(attempts=2))
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(40) == 0
+    assert [(job(records, each).state, job(records, each).attempts) for each in (mine, others)] == [
+        (State.QUEUED, 1),
+        (State.RUNNING, 1),
+    ]
+    log = (node.data / "logs" / "reconciler.log").read_text()
+    assert log.count("found_at_start") == 1

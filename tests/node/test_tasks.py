@@ -121,15 +121,15 @@ def test_a_permanent_reason_ends_the_job(records: Records, settings: Settings, r
 def test_a_passing_reason_is_tried_again_until_the_job_is_quarantined(records: Records, settings: Settings) -> None:
     job_id = add_job(records)
     analyst, pipeline = _analyst(records, settings)
-    (pipeline.control / "fail").write_text(Reason.OUT_OF_MEMORY)
+    (pipeline.control / "fail").write_text(Reason.INTERNAL)
     seen = []
     for _ in range(4):
         analyst.analyze(job_id)
         seen.append(job(records, job_id).state)
     ended = job(records, job_id)
     assert seen == [State.QUEUED, State.QUEUED, State.QUARANTINED, State.QUARANTINED]
-    assert (ended.attempts, ended.reason) == (3, Reason.ATTEMPTS_EXHAUSTED)
-    assert ended.detail == "OUT_OF_MEMORY: as the test wants it"
+    assert (ended.attempts, ended.reason) == (3, Reason.INTERNAL)
+    assert ended.detail == "after 3 attempts: as the test wants it"
 
 
 def test_a_results_folder_that_takes_nothing_is_a_failed_attempt(records: Records, settings: Settings) -> None:
