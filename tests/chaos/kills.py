@@ -140,8 +140,9 @@ def _check(node: ChaosNode, ledger: Ledger, view: OrthancView) -> None:
     assert node.lost_segments() == []
     seen = node.status()
     assert all(uid in seen for uid in list(ledger.series)[-20:]), "series that `status` does not show"
-    assert node.events("process_died"), "deaths that the log does not tell"
-    assert node.events("receiver_process_died")
+    deaths = [*node.events("process_died"), *node.events("receiver_process_died")]
+    assert {event.get("role", "receiving") for event in deaths} == set(VICTIMS), "deaths that the log does not tell"
+    assert max(event["seconds"] for event in deaths) <= node.settings.restart_max_s
     assert not any("Traceback" in file.read_text() for file in (node.data / "logs").glob("*.log"))
 
 

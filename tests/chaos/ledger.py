@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -121,8 +122,14 @@ def doubled_or_missing(results: Sequence[Dataset], series: dict[str, set[str]]) 
 
 
 def assert_one_result_set(results: Sequence[Dataset], series: dict[str, set[str]]) -> None:
-    """Exactly one SR and one SEG over all images of each series, and the SR names that SEG."""
+    """Exactly one SR and one SEG over all images of each series, and the SR names that SEG.
+
+    Nor were the images of an earlier generation read into two objects of one kind.
+    """
     assert doubled_or_missing(results, series) == {}
+    known = set().union(*series.values())
+    read = Counter((str(result.Modality), frozenset(sources(result) & known)) for result in results)
+    assert [images for (_, images), count in read.items() if images and count > 1] == [], "the same images read twice"
     for images in series.values():
         found = current_set(results, images)
         assert str(found["SEG"][0].SOPInstanceUID) in sources(found["SR"][0]), "the SR belongs to another SEG"
