@@ -29,6 +29,8 @@ from peers import Orthanc
 VICTIMS = {"receiving": 8, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3}
 """Role -> how often it is chosen, relative to the others."""
 _SENDERS = 3
+_ROUND = 25
+"""Kills in one go."""
 _SETTLE_S = 400.0
 """Longest wait, after the last kill, for everything that was acknowledged to be read and delivered."""
 _ENDED = {"SENT", "COMMITTED", "SUPERSEDED"}
@@ -81,7 +83,7 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
             for sender in senders:
                 sender.start()
             try:
-                _kill(node, rng, kills, summary, say)
+                _kill(node, view, rng, kills, summary, say)
                 summary.results_while_killing = len(view.results())
             finally:
                 stop.set()
@@ -111,19 +113,25 @@ def _send(node: ChaosNode, ledger: Ledger, numbers: "itertools.count[int]", stop
         stop.wait(1.0)
 
 
-def _kill(node: ChaosNode, rng: random.Random, kills: int, summary: Summary, say: Callable[[str], None]) -> None:
+def _kill(
+    node: ChaosNode, view: OrthancView, rng: random.Random, kills: int, summary: Summary, say: Callable[[str], None]
+) -> None:
+    """Rounds of kills, each begun when something was delivered since the last: the node is at work when it is hit."""
     roles, weights = list(VICTIMS), list(VICTIMS.values())
     while summary.kills.total() < kills:
-        time.sleep(rng.uniform(0.02, 0.6))
-        role = rng.choices(roles, weights)[0]
-        pids = sorted(node.processes().get(role, []))
-        if not pids:
-            continue  # dead, and not yet started again
-        with suppress(ProcessLookupError):
-            os.kill(rng.choice(pids), signal.SIGKILL)
-            summary.kills[role] += 1
-            if summary.kills.total() % 50 == 0:
-                say(f"{summary.kills.total()} of {kills} processes killed")
+        before = len(view.results())
+        wait_for(lambda before=before: len(view.results()) > before, "something delivered", node, _SETTLE_S)
+        until = min(kills, summary.kills.total() + _ROUND)
+        while summary.kills.total() < until:
+            time.sleep(rng.uniform(0.02, 0.6))
+            role = rng.choices(roles, weights)[0]
+            pids = sorted(node.processes().get(role, []))
+            if not pids:
+                continue  # dead, and not yet started again
+            with suppress(ProcessLookupError):
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                summary.kills[role] += 1
+        say(f"{until} of {kills} processes killed; {len(view.results())} results delivered")
 
 
 def _unsettled(node: ChaosNode) -> list[str]:
