@@ -26,7 +26,7 @@ from house import ChaosNode, pacs, wait_for
 from ledger import Ledger, assert_one_result_set, doubled_or_missing, send_until_acknowledged, slices
 from peers import Orthanc
 
-VICTIMS = {"receiving": 8, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3}
+VICTIMS = {"receiving": 10, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3}
 """Role -> how often it is chosen, relative to the others."""
 _SENDERS = 3
 _ROUND = 25
@@ -109,8 +109,8 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
 def _send(node: ChaosNode, ledger: Ledger, numbers: "itertools.count[int]", stop: threading.Event) -> None:
     """One scanner: series after series, each sent again until all of it is acknowledged, also the last one."""
     while not stop.is_set():
-        send_until_acknowledged(node, slices(next(numbers), 6), ledger)
-        stop.wait(1.0)
+        send_until_acknowledged(node, slices(next(numbers), 6), ledger, pause_s=0.15)
+        stop.wait(0.5)
 
 
 def _kill(

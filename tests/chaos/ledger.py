@@ -59,12 +59,16 @@ def slices(series: int, count: int = 4, **more: object) -> list[Dataset]:
     return made
 
 
-def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger) -> list[int | None]:
-    """One association with these data sets and a release; the answers (None: none came). Raises OSError."""
+def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger, pause_s: float = 0.0) -> list[int | None]:
+    """One association with these data sets and a release; the answers (None: none came). Raises OSError.
+
+    `pause_s`: time that the scanner takes for each image, seconds.
+    """
     answers: list[int | None] = []
     with connect(node) as connection:
         ledger.note_association()
         for dataset in datasets:
+            time.sleep(pause_s)
             data = encode(dataset)
             connection.sendall(store(str(dataset.SOPInstanceUID), data))
             answers.append(answer(connection))
@@ -77,13 +81,13 @@ def send(node: ChaosNode, datasets: Iterable[Dataset], ledger: Ledger) -> list[i
     return answers
 
 
-def send_until_acknowledged(node: ChaosNode, datasets: Sequence[Dataset], ledger: Ledger) -> None:
+def send_until_acknowledged(node: ChaosNode, datasets: Sequence[Dataset], ledger: Ledger, pause_s: float = 0.0) -> None:
     """Send a series as a stubborn scanner does: what got no success is sent again. Waits for ever."""
     left = list(datasets)
     while left:
         answers: list[int | None] = []
         with suppress(OSError, AssertionError):  # refused, reset, or closed before it was accepted
-            answers = send(node, left, ledger)
+            answers = send(node, left, ledger, pause_s)
         left = [d for n, d in enumerate(left) if n >= len(answers) or answers[n] != SUCCESS]
         if left:
             time.sleep(0.1)
