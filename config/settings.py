@@ -288,6 +288,9 @@ class Settings(BaseSettings):
     """SQLAlchemy URL; empty is SQLite in `data_dir`. Example: postgresql+psycopg://node@localhost/node"""
     broker_url: str = ""
     """Celery broker; empty starts the embedded Valkey. Example: redis://localhost:6379/0"""
+    restart_max_s: Annotated[float, Field(ge=0.5)] = 30.0
+    """Longest wait before a process of the node that keeps dying is started again, seconds; the first wait is 0.5, each
+    doubles."""
     dicom: DicomSettings = DicomSettings()
     completion: CompletionSettings = CompletionSettings()
     routing: RoutingSettings = RoutingSettings()

@@ -18,6 +18,7 @@ from config.settings import DicomSettings
 from node import dimse
 from node.commitment import STORAGE_COMMITMENT
 from node.commitment_action import Action, Report
+from node.commitment_event import Event
 from node.dimse import BadCommandError, Command, encode_response, parse_command
 from node.handover import Caller
 from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
@@ -68,8 +69,9 @@ class _Message:
     incoming: Incoming | None
     """None: the data set is thrown away."""
     action: Action | None = None
+    event: Event | None = None
     status: int | None = dimse.SUCCESS
-    """The answer if there is neither `incoming` nor `action`; None: none is due."""
+    """The answer if nobody takes the data set; None: none is due."""
 
 
 class Association:
@@ -217,8 +219,8 @@ class Association:
             raise ProtocolError(Abort.UNEXPECTED_PDU, "a data set without a command")
         if context_id != self._message.context_id:
             raise ProtocolError(Abort.INVALID_PARAMETER, "the data set is in another presentation context")
-        if self._message.action is not None:
-            self._message.action.write(content)
+        if (small := self._message.action or self._message.event) is not None:
+            small.write(content)
         elif self._message.incoming is not None and content:
             self._pieces.append(content)
         if control & LAST:
@@ -252,6 +254,8 @@ class Association:
             message.status = dimse.SUCCESS
         elif command.field == dimse.N_ACTION_RQ and abstract_syntax == STORAGE_COMMITMENT:
             message.action = Action(command, context.transfer_syntax)
+        elif command.field == dimse.N_EVENT_REPORT_RQ and abstract_syntax == STORAGE_COMMITMENT:
+            message.event = Event(command, context.transfer_syntax)
         elif command.field in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
             message.status = dimse.CLASS_NOT_SUPPORTED
         else:
@@ -291,6 +295,9 @@ class Association:
             if asked is not None:
                 syntax = self._contexts.contexts[message.context_id].transfer_syntax
                 self._to_report = Report(asked, message.context_id, syntax, self._intake.spool_dir)
+        elif message.event is not None:
+            intake = self._intake
+            status, comment = message.event.finish(intake.spool_dir, intake.min_free_bytes, self._calling_ae)
         self._message, self._began = None, 0.0
         self._pieces.clear()
         if status is not None:

@@ -37,7 +37,9 @@ LONGEST_ACTION = 2 * 2**20
 _MOST_ITEMS = 20_000
 _ITEM = b"\xfe\xff\x00\xe0"
 """Tag of a sequence item, Little Endian."""
-_FOLDER, _REQUEST, _VERDICT, _ANSWERED = "commitment", ".request", ".verdict", ".answered"
+COMMITMENT_FOLDER = "commitment"
+"""In the spool: requests of senders, and reports of destinations (`node.commitment_event`)."""
+_REQUEST, _VERDICT, _ANSWERED = ".request", ".verdict", ".answered"
 
 Reference = tuple[str, str]
 """SOP class and SOP instance UID."""
@@ -113,7 +115,7 @@ class CommitmentFiles:
     """The requests of one spool that are on their way. Names are made by the node."""
 
     def __init__(self, spool_dir: Path) -> None:
-        self.folder = spool_dir / _FOLDER
+        self.folder = spool_dir / COMMITMENT_FOLDER
 
     def keep(self, transaction_uid: str, calling_ae: str, called_ae: str, references: Sequence[Reference]) -> Request:
         """Write a request down and wait for the disk. Raises OSError."""

@@ -52,6 +52,13 @@ class Courier:
         self._hold_s = 60.0 + 4 * settings.delivery.timeout_s
         self._busy: dict[str, Lock] = {}
 
+    def recover(self) -> None:
+        """Give up the claims of a former life of this worker: it is dead, since this one runs."""
+        with self._records.session() as session:
+            claimed = outbox.give_up_claims(session)
+        if claimed:
+            _log.warning("deliveries_of_a_dead_worker", deliveries=claimed)
+
     def deliver(self, delivery_id: int) -> None:
         """Send all that is due at the destination of this object, then ask for the commitment that is due there.
 

@@ -14,10 +14,10 @@ CLASS_NOT_SUPPORTED = 0x0122
 """Status: SOP class not supported (PS3.7 C.4.2)."""
 UNRECOGNIZED_OPERATION = 0x0211
 """Status: unrecognized operation (PS3.7 C.4.2)."""
-NO_SUCH_INSTANCE, INVALID_ARGUMENT, CLASS_CONFLICT, NO_SUCH_ACTION, RESOURCE_LIMITATION = (
-    0x0112, 0x0115, 0x0119, 0x0123, 0x0213,
+NO_SUCH_INSTANCE, NO_SUCH_EVENT_TYPE, INVALID_ARGUMENT, CLASS_CONFLICT, NO_SUCH_ACTION, RESOURCE_LIMITATION = (
+    0x0112, 0x0113, 0x0115, 0x0119, 0x0123, 0x0213,
 )  # fmt: skip
-"""Status of an N-ACTION (PS3.7 section 10.1.4.1.10 and annex C)."""
+"""Status of an N-ACTION or N-EVENT-REPORT (PS3.7 sections 10.1.4.1.10, 10.1.1.1.8 and annex C)."""
 
 _NO_DATA_SET, _DATA_SET = 0x0101, 0x0001
 _CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _DATA_SET_TYPE = 0x0002, 0x0100, 0x0110, 0x0120, 0x0800
@@ -44,7 +44,7 @@ class Command:
     """Affected (or requested) SOP Instance UID; empty if there is none."""
     has_data_set: bool
     type_id: int | None = None
-    """Action Type ID; None if there is none."""
+    """Action or Event Type ID; None if there is none."""
     status: int | None = None
     """Status of a response; None if there is none."""
 
@@ -71,7 +71,7 @@ def parse_command(encoded: bytes | bytearray) -> Command:
         sop_class=elements.get(_CLASS) or elements.get(_REQUESTED_CLASS, b""),
         sop_instance=elements.get(_INSTANCE) or elements.get(_REQUESTED_INSTANCE, b""),
         has_data_set=_number(elements, _DATA_SET_TYPE) != _NO_DATA_SET,
-        type_id=_number(elements, _ACTION_TYPE) if _ACTION_TYPE in elements else None,
+        type_id=next((_number(elements, kind) for kind in (_ACTION_TYPE, _EVENT_TYPE) if kind in elements), None),
         status=_number(elements, _STATUS) if _STATUS in elements else None,
     )
     if field == C_STORE_RQ and not (command.sop_class.strip(b"\0 ") and command.sop_instance.strip(b"\0 ")):

@@ -108,7 +108,9 @@ class Negotiator:
 
     def __init__(self, settings: DicomSettings) -> None:
         self._settings = settings
-        offered = [build_context(VERIFICATION), build_context(STORAGE_COMMITMENT, _COMMITMENT_SYNTAXES)]
+        commitment = build_context(STORAGE_COMMITMENT, _COMMITMENT_SYNTAXES)
+        commitment.scu_role = commitment.scp_role = True  # who reports on an association of its own is SCP there
+        offered = [build_context(VERIFICATION), commitment]
         for storage in dict.fromkeys((*STORAGE_CLASSES, *settings.more_storage_classes)):
             offered.append(build_context(storage, [*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES]))
         self._offered = {str(context.abstract_syntax): context for context in offered}

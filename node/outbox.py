@@ -105,6 +105,20 @@ def claim(session: Session, delivery_id: int, hold_s: float) -> bool:
     return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
 
 
+def give_up_claims(session: Session) -> int:
+    """What is claimed and not concluded is due now; how many. For a deliver worker that starts: its past life is dead.
+
+    A claim of another deliver worker that lives is given up with it: then an object may go out twice, under one UID.
+    """
+    statement = (
+        update(Delivery)
+        .where(is_open(), Delivery.attempts > 0, Delivery.reason.is_(None), Delivery.due_at > now())
+        .values(due_at=now())
+        .execution_options(synchronize_session=False)
+    )
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+
+
 def record(session: Session, delivery_id: int, outcome: Outcome, settings: DeliverySettings, asked: bool) -> None:
     """Write down how an attempt ended, and what follows for its job.
 

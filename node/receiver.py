@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Reason, Settings
 from node.commitment_reports import Reporter
+from node.commitment_result import take_kept
 from node.indexer import Indexer
 from node.intake import Intake
 from node.knocks import Knocks
@@ -41,12 +42,13 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     indexer = Indexer(records, settings.spool_dir)
     intake.on_stored = indexer.notify
     knocks = Knocks()
-    scp = StoreScp(dicom, intake, knocks)
+    scp = StoreScp(dicom, intake, knocks, settings.restart_max_s)
     port = scp.start()
     follower = threading.Thread(target=_index, args=(records, indexer, ended), name="indexer", daemon=True)
     follower.start()
     reporter = Reporter(records, settings)
-    clerk = threading.Thread(target=_keep_books, args=(records, reporter, knocks, ended), name="clerk", daemon=True)
+    books = (records, settings, reporter, knocks, ended)
+    clerk = threading.Thread(target=_keep_books, args=books, name="clerk", daemon=True)
     clerk.start()
     _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
     if ready is not None:
@@ -78,13 +80,16 @@ def _index(records: Records, indexer: Indexer, ended: threading.Event) -> None:
             return
 
 
-def _keep_books(records: Records, reporter: Reporter, knocks: Knocks, ended: threading.Event) -> None:
-    """Report on storage commitment, and write down who was refused; the database may be away."""
+def _keep_books(
+    records: Records, settings: Settings, reporter: Reporter, knocks: Knocks, ended: threading.Event
+) -> None:
+    """Report on storage commitment, take in such reports, and write down who was refused; the database may be away."""
     ending = False
     while not ending:
         ending = ended.wait(_BOOKS_S)
         try:
             knocks.flush(records)
+            take_kept(records, settings)
             if not ending:
                 reporter.once()
         except DBAPIError:  # the index waits for it as well, and says so

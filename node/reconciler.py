@@ -5,6 +5,7 @@ send messages for queued jobs and due deliveries whenever a queue is empty. A me
 """
 
 from dataclasses import asdict
+from datetime import datetime
 from threading import Event
 
 import structlog
@@ -14,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from config import Settings
 from node import leases, outbox
 from node.bell import Bell, bell_file
+from node.clock import Clock, begin_waits_anew, forget_the_future
 from node.completion import Completer
 from node.priority_rule import PriorityRule
-from node.records import Delivery, Job, Records, Result, Series, State
+from node.records import Delivery, Job, Records, Result, Series, State, now
 from node.release import release_digest
 from node.routing import route
 from node.source_count import SourceCounts
@@ -40,6 +42,9 @@ class Reconciler:
         self._counts = SourceCounts(settings)
         self._completer = Completer(records, settings, self._counts)
         self._away: set[str] = set()
+        self._clock = Clock(now())
+        self._jumped: bool | None = False
+        """Whether waits are to be begun anew because the clock jumped; None: all is well with the times."""
 
     def run(self, ended: Event) -> None:
         """Pass after pass until `ended` is set; waits longer while nothing is on its way, less when the bell rings.
@@ -77,6 +82,7 @@ class Reconciler:
         return True
 
     def _database_pass(self) -> bool:
+        self._look_at_the_clock(now())
         self._completer.once()
         self._route()
         with self._records.session() as session:
@@ -98,6 +104,17 @@ class Reconciler:
         except BrokerAwayError as error:
             self._tell("broker", type(error.__cause__).__name__)
         return bool(queued or due or coming)
+
+    def _look_at_the_clock(self, at: datetime) -> None:
+        """At the start, and whenever the clock was set: no job is taken away, nothing waits for a day."""
+        jump = self._clock.jump_s(at)
+        if jump:
+            _log.warning("clock_jumped", seconds=round(jump, 1))
+            self._jumped = True
+        if self._jumped is not None:
+            with self._records.session() as session:
+                (begin_waits_anew if self._jumped else forget_the_future)(session, self._settings, at)
+            self._jumped = None
 
     def _route(self) -> None:
         """Make jobs of vetted series; without a release they wait."""

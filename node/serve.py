@@ -39,7 +39,9 @@ _log = structlog.get_logger(__name__)
 
 ROLES = ("receiver", "reconciler", "deliver", "analyze")
 """In the order in which they are started and told to end."""
-_FIRST_RESTART_S, _LAST_RESTART_S = 0.5, 30.0
+WORKER = "node.worker"
+"""Module that runs a role."""
+_FIRST_RESTART_S = 0.5
 _STABLE_S = 60.0
 """A process that lived this long is restarted at once when it dies."""
 _RECEIVER_ENDS_S, _REST_ENDS_S = 12.0, 8.0
@@ -145,7 +147,7 @@ class _Supervisor:
             engine.dispose()
 
     def _spawn(self, role: str) -> Child:
-        command = [sys.executable, "-m", "node.worker", role, str(self._file)]
+        command = [sys.executable, "-m", WORKER, role, str(self._file)]
         return Child(role, command, self._logs / f"{role}.log", {})
 
     def _tend(self) -> None:
@@ -172,7 +174,7 @@ class _Supervisor:
                 )
             elif now >= post.restart_at:
                 post.child, post.started, post.restart_at = self._spawn(post.role), now, None
-                post.wait_s = min(_LAST_RESTART_S, 2 * post.wait_s)
+                post.wait_s = min(self._settings.restart_max_s, 2 * post.wait_s)
 
 
 @contextmanager

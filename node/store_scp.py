@@ -30,7 +30,7 @@ _DOORSTEP = 64
 """Sockets beside the associations: peers to be rejected, and those that have said good-bye. More are closed at once."""
 _WAKE_S = 0.2
 """Longest time between two looks at whether to end, seconds."""
-_FIRST_RESTART_S, _LAST_RESTART_S = 0.5, 30.0
+_FIRST_RESTART_S = 0.5
 _START_S = 120.0
 """Longest wait for the processes to be ready, seconds."""
 _STABLE_S = 60.0
@@ -78,12 +78,14 @@ class _Process:
 class StoreScp:
     """`start`, `serve`, `stop`, all in the main thread: the processes die with the thread that started them."""
 
-    def __init__(self, settings: DicomSettings, intake: Intake, knocks: Knocks) -> None:
+    def __init__(self, settings: DicomSettings, intake: Intake, knocks: Knocks, restart_max_s: float = 30.0) -> None:
         """`intake` says where to store, and its `on_stored` hears of it soon after; nothing is stored through it.
 
-        `knocks` hears who was refused.
+        `knocks` hears who was refused. `restart_max_s`: longest wait before a process that keeps dying is started
+        again, seconds.
         """
         self._settings, self._intake, self._knocks = settings, intake, knocks
+        self._restart_max_s = restart_max_s
         self._socket: socket.socket | None = None
         self._processes: dict[int, _Process] = {}
         """By number."""
@@ -125,7 +127,7 @@ class StoreScp:
             self._turn()
             for number, (at, waited_s) in list(self._restarts.items()):
                 if time.monotonic() >= at:
-                    self._spawn(number, min(_LAST_RESTART_S, 2 * waited_s))
+                    self._spawn(number, min(self._restart_max_s, 2 * waited_s))
 
     def stop(self, wait_s: float) -> None:
         """Take no more associations, give those that run `wait_s` seconds to end; the rest is aborted."""

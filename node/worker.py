@@ -100,6 +100,7 @@ def run_deliver(settings: Settings, worker: str) -> int:
     from node.delivery import Courier
 
     courier = Courier(Records(open_database(settings.database)), settings)
+    courier.recover()
 
     def deliver(delivery_id: int) -> None:
         try:

@@ -1,7 +1,8 @@
-"""Real peers for the end-to-end tests: the node itself, Orthanc, Redis, dcmtk. Each on free loopback ports."""
+"""Real peers for the end-to-end tests: the node, Orthanc, Redis, PostgreSQL, dcmtk. Each on free loopback ports."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,11 @@ def until(condition: Callable[[], Any], seconds: float, what: str, log: Path | N
 class Process:
     """A server; a context manager that ends it by its process id."""
 
-    def __init__(self, command: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
-        self.command, self.log, self.environment = command, log, environment or {}
+    def __init__(
+        self, command: list[str], log: Path, environment: dict[str, str] | None = None, user: str | None = None
+    ) -> None:
+        """`user`: who it runs as; None: whoever this is."""
+        self.command, self.log, self.environment, self.user = command, log, environment or {}, user
         self.process: subprocess.Popen[bytes] | None = None
 
     def ready(self) -> bool:
@@ -46,7 +50,12 @@ class Process:
     def start(self, seconds: float = 120) -> Self:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                self.command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=os.environ | self.environment
+                self.command,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | self.environment,
+                user=self.user,
             )
         process = self.process
         until(lambda: process.poll() is not None or self.ready(), seconds, f"{self.command[0]} ready", self.log)
@@ -78,8 +87,9 @@ class Orthanc(Process):
 
     ae_title = "ORTHANC"
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self.http_port = free_port(), free_port()
+    def __init__(self, folder: Path, knows: dict[str, tuple[str, int]] | None = None) -> None:
+        """`knows`: AE titles that it may open associations to, with address and port."""
+        self.port, self.http_port, self.knows = free_port(), free_port(), knows or {}
         folder.mkdir()
         config = folder / "orthanc.json"
         config.write_text(
@@ -96,6 +106,7 @@ class Orthanc(Process):
                     "AuthenticationEnabled": False,
                     "OverwriteInstances": True,
                     "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                    "DicomModalities": {title: [title, *where] for title, where in self.knows.items()},
                 }
             )
         )
@@ -131,11 +142,42 @@ class Redis(Process):
         return listens(self.port)
 
 
+class Postgres(Process):
+    """A PostgreSQL cluster of its own, which may be stopped and started again. The server refuses to run as root."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` must be new; the user `postgres` has to reach it if this is root."""
+        self.port = free_port()
+        self._user = "postgres" if os.getuid() == 0 else None
+        folder.mkdir()
+        if self._user is not None:
+            shutil.chown(folder, self._user)
+        self._data = folder / "data"
+        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        make = [str(programs[-1]), "-D", str(self._data), "-U", "node", "--auth=trust", "--no-sync"]
+        subprocess.run(make, user=self._user, cwd=folder, check=True, capture_output=True, timeout=120)
+        options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "fsync": "off"}
+        command = [str(programs[-1].with_name("postgres")), "-D", str(self._data), "-p", str(self.port)]
+        command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        super().__init__(command, folder.with_suffix(".log"), user=self._user)
+
+    @property
+    def url(self) -> str:
+        """For SQLAlchemy."""
+        return f"postgresql+psycopg://node@127.0.0.1:{self.port}/postgres"
+
+    def ready(self) -> bool:
+        return listens(self.port) and "ready to accept connections" in self.log.read_text(errors="replace")
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGINT)  # fast: clients are cut off
+
+
 class Node(Process):
     """`fvlm-node serve` with a short quiet time."""
 
-    def __init__(self, folder: Path, destinations: dict[str, Any], **settings: Any) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, destinations: dict[str, Any], port: int | None = None, **settings: Any) -> None:
+        self.port = port or free_port()
         self.data = folder / "data"
         folder.mkdir()
         config = folder / "node.yaml"
@@ -143,7 +185,7 @@ class Node(Process):
             yaml.safe_dump(
                 {
                     "data_dir": str(self.data),
-                    "dicom": {"port": self.port, "accept_from": ["STORESCU"], "min_free_mb": 64},
+                    "dicom": {"port": self.port, "accept_from": ["STORESCU", Orthanc.ae_title], "min_free_mb": 64},
                     "completion": {"quiet_s": 1.0},
                     "routing": {"destinations": list(destinations)},
                     "destinations": destinations,

@@ -1,15 +1,17 @@
 """CT from dcmtk's storescu through the node into a real Orthanc, found there over DICOMweb."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import MakeSeries
 from dicomweb_client.api import DICOMwebClient
-from peers import Node, Orthanc, storescu, until
+from peers import Node, Orthanc, fvlm_node, storescu, until
 from pydicom import dcmread
 
 from dicom_sr import TEST_MARKER, read
 from dicom_sr.validate import validate
+from node.children import free_port
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
 
@@ -21,7 +23,14 @@ def series_by_modality(client: DICOMwebClient, study: str) -> dict[str, list[str
     return found
 
 
-def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct(
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
+    """One that can answer the node's storage commitment requests, on associations that it opens."""
+    with Orthanc(tmp_path / "orthanc", {"FVLM": ("127.0.0.1", free_port())}) as server:
+        yield server
+
+
+def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct_and_committed(
     tmp_path: Path, orthanc: Orthanc, make_series: MakeSeries
 ) -> None:
     folder = make_series()
@@ -31,7 +40,7 @@ def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct(
     assert series_by_modality(client, first.StudyInstanceUID) == {"CT": [first.SeriesInstanceUID]}
 
     pacs = {"pacs": {"ae_title": orthanc.ae_title, "host": "127.0.0.1", "port": orthanc.port}}
-    with Node(tmp_path / "node", pacs) as node:
+    with Node(tmp_path / "node", pacs, port=orthanc.knows["FVLM"][1]) as node:
         storescu(folder, node.port, "FVLM")
         found = until(
             lambda: {"SR", "SEG"} <= (now := series_by_modality(client, first.StudyInstanceUID)).keys() and now,
@@ -40,6 +49,7 @@ def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct(
             node.log,
         )
         assert {modality: len(series) for modality, series in found.items()} == {"CT": 1, "SR": 1, "SEG": 1}
+        until(lambda: "COMMITTED" in fvlm_node("status", "--config", node.config).stdout, 60, "commitment", node.log)
         assert node.stop() == 0
 
     report = client.retrieve_series(first.StudyInstanceUID, found["SR"][0])[0]

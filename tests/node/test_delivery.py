@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -349,6 +350,22 @@ def test_one_claim_wins(tmp_path: Path) -> None:
         with records.session() as session:
             won.append(outbox.claim(session, ids[0], 60.0))
     assert won == [True, False]
+
+
+def test_what_a_dead_worker_had_claimed_is_due_at_once_and_what_backs_off_is_not(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, ("pacs", free_port()))
+    records = open_records(settings)
+    claimed, waiting = add_results(records, settings, add_job(records, state=State.ENCODED))
+    with records.session() as session:
+        assert outbox.claim(session, claimed, hold_s=3600)
+        assert outbox.claim(session, waiting, hold_s=3600)
+        later = now() + timedelta(hours=1)
+        session.get_one(Delivery, waiting).reason = Reason.PEER_UNREACHABLE
+        session.get_one(Delivery, waiting).due_at = later
+    Courier(records, settings).recover()
+    due = {row.id: row.due_at for row in deliveries(records, "pacs")}
+    assert due[claimed] <= now()
+    assert due[waiting] == later
 
 
 def test_back_off_doubles_up_to_its_cap_with_jitter() -> None:

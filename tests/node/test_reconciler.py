@@ -106,7 +106,7 @@ def test_one_message_for_each_destination_with_something_due(records: Records, s
     for each in jobs:
         add_results(records, settings, each)
     with records.session() as session:
-        later = now() + timedelta(hours=1)
+        later = now() + timedelta(minutes=1)
         session.execute(update(Delivery).where(Delivery.destination == "two").values(due_at=later))
     with running_broker(settings.data_dir) as client:
         reconciler = _reconciler(records, settings)

@@ -1,0 +1,90 @@
+"""The pipeline of the chaos tests: real vetting, real loading, real SEG and SR, a drawn anatomy instead of networks.
+
+It names its objects as the real one does (same images, same UIDs) and needs no torch. Files in `DATA_DIR/control` are
+its strings: `hold` makes it wait, `fail` (a reason code) makes it fail, `die` makes it die as from a CUDA error.
+`DATA_DIR/control/seconds` is how long the model thinks.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+from pydicom import Dataset, dcmread
+
+from config import Reason, Settings
+from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.load import load_volume
+from ct.measure import measure
+from ct.part10 import Unfit, Window
+from ct.series import group, read_header
+from ct.vetting import Vetted, vet
+from ct.volume import SourceSlice
+from dicom_sr.identity import WriteContext
+from dicom_sr.writer import write
+from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
+from node.analysis import Analysis, PipelineError
+from node.release import release_digest
+
+
+class FastPipeline:
+    """Made from the settings, as `node.pipeline.Pipeline` is; a release that is damaged is refused as there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.control = settings.data_dir / "control"
+        self.control.mkdir(exist_ok=True)
+        self.release_digest = release_digest(settings.model.release)
+        self._who = AlgorithmIdentity("Chaos model", "1", self.release_digest, test_only=True)
+
+    def vet(self, slices: Sequence[SourceSlice], *_: Any) -> Vetted:
+        limits = self._settings.routing
+        try:
+            (series,) = group(read_header(source) for source in slices)
+            return vet(series, limits.min_slices, limits.max_slices)
+        except Unfit as unfit:
+            raise PipelineError(unfit.reason, unfit.detail) from unfit
+
+    def run(
+        self, series: Vetted, images_at: datetime, on_stage: Callable[[str], None] = lambda _: None, *_: Any, **__: Any
+    ) -> Analysis:
+        (self.control / f"run-{time.time_ns()}").touch()
+        self._obey(on_stage)
+        started = time.monotonic()
+        on_stage("load")
+        volume = load_volume(series)
+        headers = [_header(source) for source in volume.sources]
+        on_stage("segment")
+        labels = np.zeros(volume.hu.shape, np.uint8)
+        side = volume.hu.shape[1] // 4
+        labels[:, side : 2 * side, side : 2 * side] = 1
+        anatomy_map = AnatomyMap(labels, volume.grid, ("lung",), self._who, measure(volume, labels, ("lung",)))
+        found = anatomy_map.measures["lung"]
+        finding = Finding("lung.nodule", 0.75, Verdict.PRESENT, 0.5)
+        lung = AnatomyReading("lung", found.volume_ml, found.mean_hu, (finding,), np.array([1, 0], np.float16))
+        reading = Reading(self._who, self._who, (lung,), (), images_at)
+        on_stage("encode")
+        objects = tuple(write(reading, anatomy_map, headers, WriteContext(images_at=images_at)))
+        return Analysis(volume, anatomy_map, reading, objects, {"read": time.monotonic() - started})
+
+    def _obey(self, on_stage: Callable[[str], None]) -> None:
+        thinks = self.control / "seconds"
+        if thinks.exists():
+            time.sleep(float(thinks.read_text()))
+        while (self.control / "hold").exists():
+            time.sleep(0.02)
+            on_stage("read")
+        if (self.control / "die").exists():
+            os.kill(os.getpid(), signal.SIGABRT)
+        if (self.control / "fail").exists():
+            raise PipelineError(Reason((self.control / "fail").read_text()), "as the test wants it")
+
+
+def _header(source: SourceSlice) -> Dataset:
+    assert source.length is not None
+    with source.path.open("rb") as file:
+        window = cast(BinaryIO, Window(file, source.offset, source.length))
+        return dcmread(window, stop_before_pixels=True, force=True)
