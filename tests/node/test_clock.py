@@ -1,6 +1,6 @@
 """Somebody sets the clock: what waits is neither ended early nor left waiting."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest

@@ -19,6 +19,7 @@ from sqlalchemy import select, update
 from config import Reason, Settings
 from config.settings import DeliverySettings
 from node import commitment_result
+from node.commitment_event import LONGEST_REPORT
 from node.commitment_result import take_report
 from node.delivery import Courier
 from node.records import CommitmentTransaction, Delivery, Job, Records, State, now, open_database
@@ -296,7 +297,7 @@ def test_reports_that_are_none_are_refused_for_good(tmp_path: Path) -> None:
     for encoded, syntax in [
         (b"\xff" * 50, ExplicitVRLittleEndian),
         (b"", ExplicitVRLittleEndian),
-        (b"\0" * (commitment_result.LONGEST_REPORT + 1), ExplicitVRLittleEndian),
+        (b"\0" * (LONGEST_REPORT + 1), ExplicitVRLittleEndian),
         (b"x\x9c", "1.2.840.10008.1.2.1.99"),
     ]:
         status = take_report(node.records, HASTY, event_type, encoded, syntax)
