@@ -6,9 +6,9 @@ import hashlib
 import hmac
 import secrets
 import threading
-import time
 from collections import deque
 from enum import Enum, auto
+from time import monotonic
 
 from node.console.password import LONGEST, USER, PasswordFile, fits
 
@@ -70,7 +70,7 @@ class Gate:
     def _begin(self, address: str) -> tuple[float, str] | None:
         """Count an attempt as wrong until it is known to be right; None if there were too many."""
         with self._lock:
-            now = time.monotonic()
+            now = monotonic()
             while self._wrong and self._wrong[0][0] < now - WINDOW_S:
                 self._wrong.popleft()
             of_one = sum(known == address for _, known in self._wrong)

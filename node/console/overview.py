@@ -12,7 +12,7 @@ from node.console.queries import Queries, states
 from node.console.views import Disk, Lease, Overview
 from node.records import Delivery, Job, Result, Series, State, Unreadable, now
 
-_SHOWN = 10
+SHOWN = 10
 """Series in each of the two lists."""
 _LEASES = 64
 """Workers shown at most."""
@@ -37,8 +37,8 @@ def overview(queries: Queries) -> Overview:
             disk=disk,
             processes=processes,
             leases=_leases(session),
-            attention=queries.attention(session, _SHOWN),
-            newest=queries.newest(session, _SHOWN),
+            attention=queries.attention(session, SHOWN),
+            newest=queries.newest(session, SHOWN),
         )
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
-from node.console.overview import overview
+from node.console.overview import SHOWN, overview
 from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
 from node.console.refused import refused_callers
 from node.console.rendering import Renderer
@@ -28,7 +28,7 @@ Render = Annotated[Renderer, Depends(_renderer)]
 
 @router.get("/")
 def show_overview(request: Request, queries: Database, render: Render) -> HTMLResponse:
-    return render.page(request, "overview.html", view=overview(queries))
+    return render.page(request, "overview.html", view=overview(queries), shown=SHOWN)
 
 
 @router.get("/series")

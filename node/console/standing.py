@@ -27,7 +27,7 @@ def _of_series(series: Series, settings: Settings, at: datetime) -> Standing:
     if state is State.RECEIVING:
         quiet = settings.completion.quiet_s
         if at - series.last_at > timedelta(seconds=quiet) + _PATIENCE:
-            sentence = f"No image has come since {ago(at - series.last_at)}, but nobody has closed the series."
+            sentence = f"No image has come for {ago(at - series.last_at)}, but nobody has closed the series."
             return Standing(mood=Mood.PROBLEM, sentence=sentence, cure=_RECONCILER)
         sentence = f"Images come in; the series is complete when none has come for {quiet:g} s."
         return Standing(mood=Mood.WORKING, sentence=sentence)
@@ -51,15 +51,17 @@ def _of_job(job: Job, status: SeriesStatus, settings: Settings, at: datetime) ->
         return _queued(job, settings, at)
     if state is State.RUNNING:
         if job.lease_expires is not None and job.lease_expires < at - _PATIENCE:
-            sentence = f"The worker {job.lease_owner} has not been heard of since {ago(at - job.lease_expires)}."
+            sentence = f"The worker {job.lease_owner} has not been heard of for {ago(at - job.lease_expires)}."
             return Standing(mood=Mood.PROBLEM, sentence=sentence, cure=_RECONCILER)
-        sentence = f"Read by {job.lease_owner or 'a worker'} for {ago(at - job.changed_at)}."
+        sentence = f"{job.lease_owner or 'A worker'} has been reading it for {ago(at - job.changed_at)}."
         return Standing(mood=Mood.WORKING, sentence=sentence)
     if state is State.ENCODED:
         return _encoded(status, at)
     if state in (State.FAILED, State.QUARANTINED):
         reason = Reason(job.reason or Reason.INTERNAL)
-        return Standing(mood=Mood.PROBLEM, sentence=f"No result was delivered. {reason.meaning}", cure=reason.cure)
+        told = f"Only {status.sent} of {len(status.deliveries)} results were" if status.sent else "No result was"
+        sentence = f"{told} delivered. {reason.meaning}"
+        return Standing(mood=Mood.PROBLEM, sentence=sentence, cure=reason.cure)
     if state is State.SUPERSEDED:
         return Standing(mood=Mood.DONE, sentence="A newer generation or another reading took its place.")
     if not status.deliveries:
@@ -71,10 +73,10 @@ def _of_job(job: Job, status: SeriesStatus, settings: Settings, at: datetime) ->
 def _queued(job: Job, settings: Settings, at: datetime) -> Standing:
     waited = ago(at - job.changed_at)
     if job.attempts == 0:
-        sentence = f"Waits for a worker since {waited}."
+        sentence = f"Has waited for a worker for {waited}."
         return Standing(mood=Mood.WAITING, sentence=sentence, cure="If no worker runs: see logs/analyze.log.")
     reason = Reason(job.reason) if job.reason else None
-    sentence = f"Attempt {job.attempts} of {settings.work.max_attempts} failed; waits for the next since {waited}."
+    sentence = f"Attempt {job.attempts} of {settings.work.max_attempts} failed; has waited for the next for {waited}."
     return Standing(mood=Mood.WAITING, sentence=sentence, cure=reason.cure if reason else "")
 
 

@@ -1,12 +1,15 @@
 """What happened to a series, in the order in which it happened, as far as the database remembers."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from config import Reason
 from node.console.views import Event, Mood
 from node.records import Delivery, Job, Series, State
 from node.series_status import SeriesStatus, notes
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+"""What still waits stands last."""
 _MOODS = {
     State.REJECTED: Mood.PROBLEM,
     State.FAILED: Mood.PROBLEM,
@@ -23,8 +26,7 @@ def timeline(status: SeriesStatus) -> list[Event]:
     for job in sorted(status.series.jobs, key=lambda job: job.id):
         events += _work(job)
         events += [_delivery(d, result.kind) for result in job.results for d in result.deliveries]
-    dated = sorted((event for event in events if event.at is not None), key=lambda event: str(event.at))
-    return [*dated, *(event for event in events if event.at is None)]
+    return sorted(events, key=lambda event: event.at or _NEVER)
 
 
 def _arrival(status: SeriesStatus) -> Iterator[Event]:

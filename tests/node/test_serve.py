@@ -18,7 +18,7 @@ from running import wait_for
 from node.children import free_port
 
 ROOT = Path(__file__).parents[2]
-ROLES = {"receiver", "reconciler", "deliver", "analyze"}
+ROLES = {"receiver", "reconciler", "deliver", "analyze", "console"}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -33,6 +33,7 @@ class Node:
             "data_dir": str(self.data),
             "dicom": {"port": self.port, "accept_from": ["TESTER"]},
             "model": {"release": str(folder / "none")},  # the node runs without; its series wait
+            "console": {"port": 0},
             **settings,
         }
         self.config.write_text(yaml.safe_dump(content))

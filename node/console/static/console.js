@@ -5,7 +5,7 @@ const wait = Number(document.body.dataset.refresh) * 1000;
 const told = document.getElementById("told");
 
 async function look() {
-  if (!document.hidden && !document.querySelector("main :focus")) {
+  if (!document.hidden && !document.querySelector("form :focus")) {
     try {
       const answer = await fetch(location.pathname + location.search, { credentials: "same-origin" });
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
