@@ -1,10 +1,14 @@
 """`fvlm-node serve` as the real command: it starts, says where it listens, survives its children, ends clean."""
 
+import base64
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +145,65 @@ def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_start_works(tmp
     with running(tmp_path) as again:
         wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
         assert again.echo()
+
+
+def _page(port: int, password: str) -> int:
+    """Status of the console's first page; 0 while nobody listens."""
+    token = base64.b64encode(f"console:{password}".encode()).decode()
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Authorization": f"Basic {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def test_the_console_is_told_opens_with_the_password_shown_once_and_survives_kill_9(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/[^\n]*\n[^\n]*password (\S+)", node.output())
+        assert found, node.output()
+        port, password = int(found[1]), found[2]
+        wait_for(lambda: _page(port, password) == 200, "the console")
+        assert _page(port, "another") == 401
+        before = node.children()["console"]
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: node.children().get("console") not in (None, before), "a new console")
+        wait_for(lambda: _page(port, password) == 200, "the new console on the same port")
+        assert node.echo()
+        kept = node.data / "console-password"
+        assert kept.stat().st_mode & 0o077 == 0
+        texts = [path for path in node.data.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
+        assert texts == [], "the password is kept somewhere"
+    with running(tmp_path) as again:
+        wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
+        assert "shown this once" not in again.output()
+
+
+def test_a_taken_console_port_keeps_no_image_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with running(tmp_path, console={"port": port}) as node:
+            wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+            assert node.echo()
+            log = node.data / "logs" / "console.log"
+            wait_for(lambda: log.is_file() and "console_cannot_listen" in log.read_text(), "the cause in the log")
+            pid = node.children()["console"]
+            taken.close()
+            wait_for(lambda: _page(port, "wrong") == 401, "the console, once the port is free")
+            assert node.children()["console"] == pid
+
+
+def test_a_console_that_is_not_wanted_is_not_started(tmp_path: Path) -> None:
+    with running(tmp_path, console={"enabled": False}) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        assert "Console" not in node.output()
+        assert "console" not in node.children()
+        assert not (node.data / "console-password").exists()
 
 
 def _fails(folder: Path, **settings: object) -> str:

@@ -7,7 +7,7 @@ const told = document.getElementById("told");
 async function look() {
   if (!document.hidden && !document.querySelector("form :focus")) {
     try {
-      const answer = await fetch(location.pathname + location.search, { credentials: "same-origin" });
+      const answer = await fetch(location.origin + location.pathname + location.search);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       document.querySelector("main").replaceWith(page.querySelector("main"));
       document.getElementById("at").textContent = page.getElementById("at").textContent;
@@ -15,6 +15,7 @@ async function look() {
     } catch {
       told.hidden = false;
     }
+    document.body.classList.toggle("live", told.hidden);
   }
   setTimeout(look, wait);
 }
