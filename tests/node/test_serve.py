@@ -1,18 +1,16 @@
 """`fvlm-node serve` as the real command: it starts, says where it listens, survives its children, ends clean."""
 
-import base64
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 from pynetdicom import AE
@@ -149,15 +147,16 @@ def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_start_works(tmp
 
 def _page(port: int, password: str) -> int:
     """Status of the console's first page; 0 while nobody listens."""
-    token = base64.b64encode(f"console:{password}".encode()).decode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Authorization": f"Basic {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
+        return httpx2.get(f"http://127.0.0.1:{port}/", auth=("console", password), timeout=60).status_code
+    except httpx2.TransportError:
         return 0
+
+
+def _processes(port: int, password: str) -> set[str]:
+    """Roles of the processes that the console sees."""
+    answer = httpx2.get(f"http://127.0.0.1:{port}/api/overview", auth=("console", password), timeout=60)
+    return {row["role"] for row in answer.json()["processes"]}
 
 
 def test_the_console_is_told_opens_with_the_password_shown_once_and_survives_kill_9(tmp_path: Path) -> None:
@@ -168,6 +167,7 @@ def test_the_console_is_told_opens_with_the_password_shown_once_and_survives_kil
         port, password = int(found[1]), found[2]
         wait_for(lambda: _page(port, password) == 200, "the console")
         assert _page(port, "another") == 401
+        assert _processes(port, password) >= {"serve", "receiver", "reconciler", "deliver", "console"}
         before = node.children()["console"]
         os.kill(before, signal.SIGKILL)
         wait_for(lambda: node.children().get("console") not in (None, before), "a new console")
