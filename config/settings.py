@@ -273,6 +273,24 @@ class RetentionSettings(_Section):
     """Days since the last change of a job before its result files may go. Results without a destination stay."""
 
 
+class ConsoleSettings(_Section):
+    """The web console: what the node does, to look at. It shows no patient data and changes nothing."""
+
+    enabled: bool = True
+    """False: no console is started."""
+    host: str = "127.0.0.1"
+    """Address to listen on. It speaks plain HTTP: for other machines put a TLS proxy before it, or an SSH tunnel."""
+    port: Port = 8112
+    """TCP port; 0 takes a free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which it may be called, beside localhost and plain addresses; any other name in a request's Host
+    header is refused (DNS rebinding)."""
+    open_probes: bool = False
+    """True: /healthz, /readyz and /metrics need no password from any machine; False: only from this one."""
+    refresh_s: Annotated[int, Field(ge=1, le=3600)] = 5
+    """Seconds after which an open page looks again."""
+
+
 class Settings(BaseSettings):
     """All settings of one node."""
 
@@ -302,6 +320,7 @@ class Settings(BaseSettings):
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
     retention: RetentionSettings = RetentionSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
     def source_of(self, ae_title: str) -> Source | None:
         """What is known of a sender; None if nothing is."""

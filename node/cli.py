@@ -38,6 +38,9 @@ findings_app = typer.Typer(help="Ask for findings that no release lists.", no_ar
 app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
 
+console_app = typer.Typer(help="The web console that `serve` starts.", no_args_is_help=True)
+app.add_typer(console_app, name="console")
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; none: the defaults.")]
 AskedAnatomy = Annotated[str, typer.Option(help="Where to look: an anatomy of the release, such as `lung`.")]
 Negative = Annotated[
@@ -187,7 +190,7 @@ def status(
     limit: Annotated[int, typer.Option(help="Newest rows shown of each table.", min=1)] = 30,
 ) -> None:
     """Show the series the node knows, their jobs and deliveries, and what it could not read."""
-    from node.status import problems, status_tables
+    from node.status import console_line, problems, status_tables
 
     console = Console()
     if not console.is_terminal:
@@ -198,6 +201,32 @@ def status(
         console.print(f"[red]Problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
     for table in tables:
         console.print(table)
+    for line in console_line(settings):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+@console_app.command("password", epilog="Example: fvlm-node console password --config fvlm-node.yaml")
+def console_password(
+    generate: Annotated[bool, typer.Option("--generate", help="Make one and print it, instead of asking.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Set a new password of the web console; the old one no longer opens, also in a running node."""
+    from node.console.password import SHORTEST, USER, PasswordFile
+
+    file = PasswordFile.of(Settings.load(config).data_dir)
+    try:
+        if generate:
+            _say(f"user {USER}, password {file.generate()}")
+            return
+        asked = typer.prompt(f"New password ({SHORTEST} characters or more)", hide_input=True, confirmation_prompt=True)
+        file.set(asked)
+    except ValueError as error:
+        raise CommandError(f"That is no password: {error}.", "Take another, or let one be made: --generate") from error
+    except OSError as error:
+        raise CommandError(
+            f"{file.path} cannot be written: {error.strerror}.", "Name the node's configuration with --config."
+        ) from error
+    _say(f"The password of user {USER} is set.")
 
 
 @app.command(epilog="Example: fvlm-node clean --dry-run --config fvlm-node.yaml")

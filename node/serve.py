@@ -1,6 +1,7 @@
 """`fvlm-node serve`: the whole node in one command: a supervisor that starts, restarts and ends every process.
 
-Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker. Their logs are in `data_dir/logs`.
+Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, console. Their logs
+are in `data_dir/logs`.
 """
 
 import errno
@@ -26,6 +27,8 @@ from sqlalchemy.exc import DBAPIError
 from config import Settings
 from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
+from node.console.notice import Notice, console_url
+from node.console.password import USER, PasswordFile
 from node.errors import CommandError
 from node.leases import hand_back
 from node.logs import configure_logs
@@ -37,8 +40,8 @@ from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
 
-ROLES = ("receiver", "reconciler", "deliver", "analyze")
-"""In the order in which they are started and told to end."""
+ROLES = ("receiver", "reconciler", "deliver", "analyze", "console")
+"""In the order in which they are started and told to end; the console only if it is enabled."""
 WORKER = "node.worker"
 """Module that runs a role."""
 _FIRST_RESTART_S = 0.5
@@ -74,7 +77,10 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
     console = Console()
     with _data_folder(settings.data_dir):
         settings = settings.model_copy(
-            update={"dicom": settings.dicom.model_copy(update={"port": _usable_port(settings)})}
+            update={
+                "dicom": settings.dicom.model_copy(update={"port": _usable_port(settings)}),
+                "console": settings.console.model_copy(update={"port": _console_port(settings)}),
+            }
         )
         _migrate(settings)
         broker = None if settings.broker_url else EmbeddedBroker(settings.data_dir)
@@ -83,11 +89,12 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
                 broker.start()
         except BrokerError as error:
             raise CommandError(f"The broker cannot be started: {error}.", "Or set broker_url to your Redis.") from error
+        password = _new_password(settings)
         supervisor = _Supervisor(settings, broker)
         try:
             supervisor.start(ended)
             if not ended.is_set():
-                console.print(_summary(settings, config_file))
+                console.print(_summary(settings, config_file, password))
             supervisor.watch(ended)
             console.print("Ending: senders and the job under way get a few seconds.", highlight=False)
         finally:
@@ -106,7 +113,8 @@ class _Supervisor:
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
-        self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in ROLES]
+        roles = [role for role in ROLES if role != "console" or self._settings.console.enabled]
+        self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.port
         deadline = time.monotonic() + _READY_S
         while not listens(port, host) and time.monotonic() < deadline and not ended.wait(0.05):
@@ -212,11 +220,7 @@ def _usable_port(settings: Settings) -> int:
     """The port to listen on (a free one for 0). Raises CommandError if it cannot be had."""
     host, port = settings.dicom.host, settings.dicom.port
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
+        return _bindable(host, port)
     except OSError as error:
         cures = {
             errno.EADDRINUSE: "End what listens there, or set another dicom.port.",
@@ -224,6 +228,36 @@ def _usable_port(settings: Settings) -> int:
         }
         cure = cures.get(error.errno or 0, "Set dicom.host to an address of this machine, or to 0.0.0.0.")
         raise CommandError(f"The node cannot listen on {host}:{port}: {error.strerror}.", cure) from error
+
+
+def _bindable(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises OSError if it cannot be had."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])
+
+
+def _console_port(settings: Settings) -> int:
+    """The console's port (a free one for 0). One that cannot be had stands in the way of nothing: the console waits."""
+    try:
+        return _bindable(settings.console.host, settings.console.port)
+    except OSError:
+        return settings.console.port
+
+
+def _new_password(settings: Settings) -> str:
+    """The console's password if this is the first start, else empty. Raises CommandError if it cannot be kept."""
+    file = PasswordFile.of(settings.data_dir)
+    if not settings.console.enabled or file.path.exists():
+        return ""
+    try:
+        return file.generate()
+    except OSError as error:
+        raise CommandError(
+            f"{file.path.resolve()} cannot be written: {error.strerror}.", "Mend the disk or its rights."
+        ) from error
 
 
 def _migrate(settings: Settings) -> None:
@@ -243,8 +277,8 @@ def _probe_address(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def _summary(settings: Settings, config_file: Path | None) -> Panel:
-    """What listens where, who may send, where results go."""
+def _summary(settings: Settings, config_file: Path | None, password: str) -> Panel:
+    """What listens where, who may send, where results go; the console's password if it is new."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -260,6 +294,17 @@ def _summary(settings: Settings, config_file: Path | None) -> Panel:
     broker = make_url(settings.broker_url).render_as_string() if settings.broker_url else "embedded Valkey"
     table.add_row("Broker", broker)
     table.add_row("Logs", str((settings.data_dir / "logs").resolve()))
+    if settings.console.enabled:
+        table.add_row("Console", _console(settings, password))
     table.add_row("Configuration", str(config_file) if config_file else "defaults and environment")
     table.add_row("Status", "fvlm-node status" + (f" --config {config_file}" if config_file else ""))
     return Panel(table, title=Text("fVLM Node runs; Ctrl-C ends it"), title_align="left", expand=False)
+
+
+def _console(settings: Settings, password: str) -> str:
+    """Where the console is, or why not (yet), and how to get in."""
+    told = Notice.of(settings.data_dir).read()
+    where = told if told.startswith("cannot") else console_url(settings.console.host, settings.console.port)
+    if password:
+        return f"{where}\nuser {USER}, password {password} (shown this once; another: fvlm-node console password)"
+    return f"{where}\nuser {USER}; forgotten the password: fvlm-node console password"

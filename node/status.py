@@ -1,6 +1,6 @@
 """`fvlm-node status`: what the database knows, as tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
@@ -8,26 +8,24 @@ from rich.text import Text
 from sqlalchemy import func, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from config import Reason, Settings
+from node.console.notice import Notice
 from node.destination_table import destination_table
 from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
 from node.records import (
     CommitmentRequest,
-    Delivery,
-    Instance,
-    Job,
     Knock,
     Records,
-    Result,
     Series,
     State,
     Unreadable,
     open_database,
 )
+from node.series_status import SeriesStatus, load, newest_first
 from node.worker_starts import failed_starts
 
 _COLORS = {
@@ -101,6 +99,12 @@ def problems(settings: Settings) -> list[str]:
     return found
 
 
+def console_line(settings: Settings) -> list[str]:
+    """Where the web console is, or why it is not to be seen; nothing if there never was one."""
+    told = Notice.of(settings.data_dir).read() if settings.console.enabled else ""
+    return [f"Console: {told}"] if told else []
+
+
 def _series_table(session: Session, ae_title: str, limit: int) -> Table:
     """Images, state, reason and deliveries; four columns, so that it fits a terminal of 80 characters."""
     table = Table(title=f"Series of the node {ae_title}", title_justify="left")
@@ -108,77 +112,32 @@ def _series_table(session: Session, ae_title: str, limit: int) -> Table:
     table.add_column("Series", overflow="fold")
     table.add_column("State", no_wrap=True)
     table.add_column("Why", overflow="fold")
-    newest = select(Series).order_by(Series.last_at.desc(), Series.id.desc()).limit(limit)
-    loaded = newest.options(selectinload(Series.jobs).selectinload(Job.results).selectinload(Result.deliveries))
-    for series in session.scalars(loaded):
-        table.add_row(*_series_row(session, series))
+    for status in load(session, newest_first().limit(limit)):
+        table.add_row(*_series_row(status))
     return table
 
 
-def _series_row(session: Session, series: Series) -> tuple[str | Text, ...]:
-    counts = select(Instance.conflict, func.count()).where(Instance.series_id == series.id).group_by(Instance.conflict)
-    images = dict(session.execute(counts).tuples().all())
-    job = max(series.jobs, key=lambda job: job.id, default=None)
-    deliveries: list[Delivery] = [] if job is None else [d for r in job.results for d in r.deliveries]
-    name = series.series_instance_uid + (f" ({series.generation})" if series.generation > 1 else "")
+def _series_row(status: SeriesStatus) -> tuple[str | Text, ...]:
+    series = status.series
     return (
         f"{series.last_at:%Y-%m-%d\n%H:%M:%S} UTC",
-        "\n".join((name, f"{images.get(False, 0)} images from {series.source_ae}", *_completeness(series))),
-        _state(series, job, deliveries),
-        Text("\n".join(_why(series, job, deliveries, images.get(True, 0)))),
+        "\n".join((status.name, f"{status.images} images from {series.source_ae}", *status.completeness())),
+        _state(status),
+        Text("\n".join(status.why())),
     )
 
 
-def _completeness(series: Series) -> Iterator[str]:
-    """What closed it, and how many images it has of those that the source told of; all generations together."""
-    if series.signal is not None:
-        expected = "" if series.expected is None else f" of {series.expected}"
-        yield f"closed by {series.signal}: {series.received}{expected}"
-    elif series.expected is not None:
-        yield f"waits for {series.expected} in all"
-
-
-def _waiting(deliveries: Sequence[Delivery]) -> Delivery | None:
-    """The first delivery that was tried in vain, else the first that was stored with a warning."""
-    told = [d for d in deliveries if d.reason is not None]
-    return next((d for d in told if d.sent_at is None), next(iter(told), None))
-
-
-def _state(series: Series, job: Job | None, deliveries: Sequence[Delivery]) -> Text:
+def _state(status: SeriesStatus) -> Text:
     """State, reason code, job and how much was sent: a line each."""
-    row, waiting = job or series, _waiting(deliveries)
-    reason = row.reason or (waiting and waiting.reason)
-    lines = [] if reason is None else [str(reason)]
-    if job is not None:
-        lines.append(f"job {job.id}")
-    if deliveries:
-        lines.append(f"sent {sum(d.sent_at is not None for d in deliveries)} of {len(deliveries)}")
-    if asked := [d for d in deliveries if d.asked]:
-        lines.append(f"committed {sum(d.committed_at is not None for d in asked)} of {len(asked)}")
-    state = Text(State(row.state), style=_COLORS.get(State(row.state), ""))
+    lines = [] if status.reason is None else [str(status.reason)]
+    if status.job is not None:
+        lines.append(f"job {status.job.id}")
+    if status.deliveries:
+        lines.append(f"sent {status.sent} of {len(status.deliveries)}")
+    if status.asked:
+        lines.append(f"committed {status.committed} of {len(status.asked)}")
+    state = Text(status.state, style=_COLORS.get(status.state, ""))
     return state.append("".join(f"\n{line}" for line in lines), style="default")
-
-
-def _why(series: Series, job: Job | None, deliveries: Sequence[Delivery], conflicts: int) -> list[str]:
-    """Why it is in this state, what vetting noted, and how many images are in conflict."""
-    row, waiting = job or series, _waiting(deliveries)
-    lines = [row.detail]
-    if row.reason is not None and not row.detail:
-        lines.append(Reason(row.reason).meaning)
-    if waiting is not None and (row.reason is None or waiting.sent_at is not None):
-        lines.append(waiting.detail)
-    return [line for line in dict.fromkeys([*lines, *notes(series, conflicts)]) if line]
-
-
-def notes(series: Series, conflicts: int) -> list[str]:
-    """What a person should know of a series beside its state: what vetting left out, and images in conflict."""
-    told = [] if series.reason is not None or not series.detail else [series.detail]
-    if conflicts:
-        told.append(
-            f"{Reason.DUPLICATE_CONFLICT}: {conflicts} came again with other bytes under a SOP Instance UID already "
-            "known (another transfer syntax, or changed); what came first is used"
-        )
-    return told
 
 
 def _unreadable_table(session: Session, total: int, limit: int) -> Table:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import selectinload
 
 from config import Reason, Settings
 from node.records import Instance, Job, Records, Result, Series, State, now, open_database
-from node.status import notes
+from node.series_status import notes
 
 QUEUED = "complete, vet, route"
 """The stage that ends with a job in the queue."""

@@ -129,11 +129,19 @@ def run_receive(settings: Settings, _: str) -> int:
     return run_receiver(settings)
 
 
+def run_web(settings: Settings, _: str) -> int:
+    """Serve the console until SIGTERM; the exit status."""
+    from node.console.server import run_console
+
+    return run_console(settings)
+
+
 ROLES: dict[str, Callable[[Settings, str], int]] = {
     "receiver": run_receive,
     "reconciler": run_reconciler,
     "analyze": run_analyze,
     "deliver": run_deliver,
+    "console": run_web,
 }
 
 

@@ -191,6 +191,7 @@ class Node(Process):
                     "destinations": destinations,
                     "work": {"reconcile_s": 0.5},
                     "delivery": {"retry_first_s": 0.5},
+                    "console": {"port": 0},
                 }
                 | settings
             )

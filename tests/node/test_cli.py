@@ -23,7 +23,7 @@ from node.records import Job, Records, Series, State, open_database
 
 COMMANDS = [
     "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "jobs", "prioritise",
-    "cancel", "retry", "rerun", "clean", "model", "train", "findings", "search", "evaluate", "calibrate",
+    "cancel", "retry", "rerun", "clean", "model", "train", "findings", "search", "evaluate", "calibrate", "console",
 ]  # fmt: skip
 ONE_KIND_EACH = (CTImageStorage, MRImageStorage)
 
@@ -63,9 +63,10 @@ def test_help_names_every_command() -> None:
     assert [name for name in COMMANDS if f" {name} " not in done.stdout] == []
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in COMMANDS if name not in ("model", "train", "findings", "evaluate", "calibrate")]
-)
+GROUPS = ("model", "train", "findings", "evaluate", "calibrate", "console")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in GROUPS])
 def test_each_command_shows_an_example(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0, done.output

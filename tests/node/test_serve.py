@@ -1,6 +1,7 @@
 """`fvlm-node serve` as the real command: it starts, says where it listens, survives its children, ends clean."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 from pynetdicom import AE
@@ -26,7 +28,7 @@ from node.records import Job, Records, State, open_database
 from node.worker import worker_name
 
 ROOT = Path(__file__).parents[2]
-ROLES = {"receiver", "reconciler", "deliver", "analyze"}
+ROLES = {"receiver", "reconciler", "deliver", "analyze", "console"}
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -41,6 +43,7 @@ class Node:
             "data_dir": str(self.data),
             "dicom": {"port": self.port, "accept_from": ["TESTER"]},
             "model": {"release": str(folder / "none")},  # the node runs without; its series wait
+            "console": {"port": 0},
             **settings,
         }
         self.config.write_text(yaml.safe_dump(content))
@@ -148,6 +151,67 @@ def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_start_works(tmp
     with running(tmp_path) as again:
         wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
         assert again.echo()
+
+
+def _page(port: int, password: str) -> int:
+    """Status of the console's first page; 0 while nobody listens."""
+    try:
+        return httpx2.get(f"http://127.0.0.1:{port}/", auth=("console", password), timeout=60).status_code
+    except httpx2.TransportError:
+        return 0
+
+
+def _processes(port: int, password: str) -> set[str]:
+    """Roles of the processes that the console sees."""
+    answer = httpx2.get(f"http://127.0.0.1:{port}/api/overview", auth=("console", password), timeout=60)
+    return {row["role"] for row in answer.json()["processes"]}
+
+
+def test_the_console_is_told_opens_with_the_password_shown_once_and_survives_kill_9(tmp_path: Path) -> None:
+    with running(tmp_path) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/[^\n]*\n[^\n]*password (\S+)", node.output())
+        assert found, node.output()
+        port, password = int(found[1]), found[2]
+        wait_for(lambda: _page(port, password) == 200, "the console")
+        assert _page(port, "another") == 401
+        assert _processes(port, password) >= {"serve", "receiver", "reconciler", "deliver", "console"}
+        before = node.children()["console"]
+        os.kill(before, signal.SIGKILL)
+        wait_for(lambda: node.children().get("console") not in (None, before), "a new console")
+        wait_for(lambda: _page(port, password) == 200, "the new console on the same port")
+        assert node.echo()
+        kept = node.data / "console-password"
+        assert kept.stat().st_mode & 0o077 == 0
+        texts = [path for path in node.data.rglob("*") if path.is_file() and password.encode() in path.read_bytes()]
+        assert texts == [], "the password is kept somewhere"
+    with running(tmp_path) as again:
+        wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
+        assert "shown this once" not in again.output()
+
+
+def test_a_taken_console_port_keeps_no_image_out(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with running(tmp_path, console={"port": port}) as node:
+            wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+            assert node.echo()
+            log = node.data / "logs" / "console.log"
+            wait_for(lambda: log.is_file() and "console_cannot_listen" in log.read_text(), "the cause in the log")
+            pid = node.children()["console"]
+            taken.close()
+            wait_for(lambda: _page(port, "wrong") == 401, "the console, once the port is free")
+            assert node.children()["console"] == pid
+
+
+def test_a_console_that_is_not_wanted_is_not_started(tmp_path: Path) -> None:
+    with running(tmp_path, console={"enabled": False}) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        assert "Console" not in node.output()
+        assert "console" not in node.children()
+        assert not (node.data / "console-password").exists()
 
 
 def _fails(folder: Path, **settings: object) -> str:

@@ -1,0 +1,73 @@
+"""The console as an ASGI application: pages, the same as JSON under `/api`, probes, all behind one guard."""
+
+from pathlib import Path
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from config import Settings
+from node.console import api, pages, probes
+from node.console.access import Gate
+from node.console.guard import Guard
+from node.console.password import PasswordFile
+from node.console.queries import Queries
+from node.console.rendering import Renderer
+from node.records import Records
+
+_log = structlog.get_logger(__name__)
+
+_STATIC = Path(__file__).parent / "static"
+
+
+def make_app(records: Records, settings: Settings) -> ASGIApp:
+    """The whole console on a database that it only reads."""
+    app = FastAPI(title="fVLM Node", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    app.state.queries = Queries(records, settings)
+    app.state.renderer = Renderer(settings)
+    app.mount("/static", StaticFiles(directory=_STATIC))
+    for module in (probes, api, pages):
+        app.include_router(module.router)
+    app.add_exception_handler(SQLAlchemyError, _database_away)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _broken)
+    return Guard(app, settings.console, Gate(PasswordFile.of(settings.data_dir)))
+
+
+def _database_away(request: Request, error: Exception) -> Response:
+    cause = type(error.orig).__name__ if isinstance(error, DBAPIError) and error.orig else type(error).__name__
+    _log.warning("database_away", error=cause)
+    return _told(
+        request,
+        503,
+        "The database does not answer",
+        f"{cause}. Images are received all the same and wait in the spool. Check database_url and its server.",
+    )
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    title = {404: "There is no such page", 405: "The console only shows"}.get(status, "That does not work")
+    return _told(request, status, title, "It may be an old address: see the overview.")
+
+
+def _invalid(request: Request, _: Exception) -> Response:
+    return _told(request, 400, "The address is not understood", "A number or a name in it is out of range.")
+
+
+def _broken(request: Request, _: Exception) -> Response:
+    """The server logs the error's type and place; nothing of it is shown."""
+    return _told(request, 500, "An error inside the console", "logs/console.log in the data folder says where.")
+
+
+def _told(request: Request, status: int, title: str, text: str) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": title, "detail": text}, status)
+    renderer: Renderer = request.app.state.renderer
+    return renderer.page(request, "problem.html", status, title=title, text=text)

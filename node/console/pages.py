@@ -1,0 +1,80 @@
+"""The pages: a query, a template."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import HTMLResponse
+from starlette.exceptions import HTTPException
+
+from node.console.overview import SHOWN, overview
+from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
+from node.console.refused import refused_callers
+from node.console.rendering import Renderer
+from node.records import State
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+_ROWS = 50
+"""Rows of a page."""
+
+
+def _renderer(request: Request) -> Renderer:
+    found: Renderer = request.app.state.renderer
+    return found
+
+
+Render = Annotated[Renderer, Depends(_renderer)]
+
+
+@router.get("/")
+def show_overview(request: Request, queries: Database, render: Render) -> HTMLResponse:
+    return render.page(request, "overview.html", view=overview(queries), shown=SHOWN)
+
+
+@router.get("/series")
+def show_series(
+    request: Request,
+    queries: Database,
+    render: Render,
+    page: PageNumber = 1,
+    state: InState = None,
+    uid: UidPrefix = "",
+) -> HTMLResponse:
+    found = queries.series(page, _ROWS, state, uid)
+    asked = {"state": str(state) if state else "", "uid": uid}
+    return render.page(request, "series_list.html", view=found, asked=asked, states=list(State))
+
+
+@router.get("/series/{series_id}")
+def show_one_series(request: Request, queries: Database, render: Render, series_id: SeriesId) -> HTMLResponse:
+    found = queries.one_series(series_id)
+    if found is None:
+        raise HTTPException(404)
+    return render.page(request, "series.html", view=found, max_attempts=queries.settings.work.max_attempts)
+
+
+@router.get("/deliveries")
+def show_deliveries(
+    request: Request,
+    queries: Database,
+    render: Render,
+    page: PageNumber = 1,
+    destination: DestinationName = "",
+    undelivered: Undelivered = False,
+) -> HTMLResponse:
+    found = queries.deliveries(page, _ROWS, destination, undelivered)
+    asked = {"destination": destination, "undelivered": "true" if undelivered else ""}
+    places = queries.destinations()
+    return render.page(request, "deliveries.html", view=found, destinations=places, asked=asked)
+
+
+@router.get("/unreadable")
+def show_unreadable(request: Request, queries: Database, render: Render, page: PageNumber = 1) -> HTMLResponse:
+    return render.page(request, "unreadable.html", view=queries.unreadable(page, _ROWS), asked={})
+
+
+@router.get("/refused")
+def show_refused(request: Request, queries: Database, render: Render, page: PageNumber = 1) -> HTMLResponse:
+    with queries.records.reading() as session:
+        found = refused_callers(session, page, _ROWS)
+    return render.page(request, "refused.html", view=found, asked={})
