@@ -203,7 +203,8 @@ class Values:
         self._data_set = data_set
 
     def _raw(self, tag: int) -> RawDataElement | None:
-        element = self._data_set.get_item(tag) if tag in self._data_set else None
+        # keep_deferred: an empty value would be converted, which fails for a VR that does not exist
+        element = self._data_set.get_item(tag, keep_deferred=True) if tag in self._data_set else None
         return element if isinstance(element, RawDataElement) and element.value else None
 
     def raw(self, tag: int) -> bytes:

@@ -156,6 +156,8 @@ def work(seed: str, first: int, last: int, folder: Path) -> None:
                 print(json.dumps({"number": number, "failure": traceback.format_exc()[-4000:]}), flush=True)
                 if failures >= MOST_FAILURES:
                     break
+                gauntlet.close()  # what it holds must not spoil the cases that follow
+                gauntlet = Gauntlet(Path(tempfile.mkdtemp(dir=folder)), stage)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(json.dumps({"cases": number + 1 - first, "verdicts": verdicts, "peak_mb": peak}), flush=True)
 
