@@ -34,6 +34,7 @@ from config.settings import (
     WorkSettings,
 )
 from ct.anatomy import AlgorithmIdentity
+from ct.series import read_header
 from ct.volume import SourceSlice
 from dicom_sr.identity import Kind, Names
 from fvlm.reading import AnatomyReading, Reading
@@ -152,7 +153,7 @@ class ContentPipeline:
         who = AlgorithmIdentity("fake", "1", DIGEST, test_only=True)
         lung = AnatomyReading("lung", 4000.0, -800.0, (), np.array([1, 0, 0, 0.25], np.float16))
         reading = Reading(who, who, (lung,), (), images_at)
-        series = slices[0].sop_instance_uid.rsplit(".", 1)[0]
+        series = read_header(slices[0]).series_instance_uid
         names = Names.of(reading, [one.sop_instance_uid for one in slices], series, images_at)
         objects = []
         for kind in (Kind.SEG, Kind.SR):
