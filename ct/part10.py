@@ -29,6 +29,9 @@ from config import Reason
 MAX_INFLATED_BYTES = 256 * 2**20
 """A deflated data set may not inflate beyond this (a classic CT slice has 0.5 to 8 MB)."""
 MAX_FRAGMENTS = 100_000
+MAX_READS = 400_000
+"""Reads of a parser from one stream: some 200,000 elements, which takes a second (a classic CT slice has 100 to 500;
+a megabyte of zeros would be 131,072)."""
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _FIRST_VRS = (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH", b"OB")
 
@@ -62,10 +65,16 @@ class PixelSpan:
 class Window:
     """Read-only view of [start, start + length) of a file; reads never ask for more than is there."""
 
-    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+    def __init__(self, file: BinaryIO, start: int, length: int, most_reads: int = MAX_READS) -> None:
+        """`most_reads`: how often it may be read from; the parser reads once or twice an element."""
         self._file, self._start, self.length, self._at = file, start, length, 0
+        self._reads = most_reads
 
     def read(self, size: int = -1) -> bytes:
+        """Raises `Unfit`: UNDECODABLE, if it was read from too often."""
+        self._reads -= 1
+        if self._reads < 0:
+            raise Unfit(Reason.UNDECODABLE, "the data set has more elements than any image")
         left = max(0, self.length - self._at)
         self._file.seek(self._start + self._at)
         data = self._file.read(left if size < 0 else min(size, left))
@@ -80,9 +89,6 @@ class Window:
         return self._at
 
 
-Stream = Window | BytesIO
-
-
 @contextmanager
 def parsing() -> Iterator[None]:
     """Whatever goes wrong in pydicom's parser within is raised as Unfit: TRUNCATED."""
@@ -94,7 +100,7 @@ def parsing() -> Iterator[None]:
         raise Unfit(Reason.TRUNCATED, f"the data set cannot be parsed ({type(error).__name__})") from error
 
 
-def data_set_start(window: Window) -> tuple[Stream, str]:
+def data_set_start(window: Window) -> tuple[Window, str]:
     """Stream positioned at the data set (inflated if deflated) and the transfer syntax UID (PS3.10 section 7)."""
     head = window.read(132)
     if head[128:] == b"DICM":
@@ -108,6 +114,8 @@ def data_set_start(window: Window) -> tuple[Stream, str]:
     syntax = "".join(meta.texts(0x00020010)[:1])
     if not syntax:
         syntax = _guess_syntax(window)
+    if not is_uid(syntax):
+        raise Unfit(Reason.BAD_UID, "Transfer Syntax UID is not a UID")
     if syntax != DeflatedExplicitVRLittleEndian:
         return window, syntax
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -116,7 +124,7 @@ def data_set_start(window: Window) -> tuple[Stream, str]:
         raise Unfit(Reason.UNDECODABLE, f"the deflated data set is larger than {MAX_INFLATED_BYTES} bytes")
     if not inflate.eof:
         raise Unfit(Reason.TRUNCATED, "the deflated data set is cut off")
-    return BytesIO(data), syntax
+    return Window(BytesIO(data), 0, len(data)), syntax
 
 
 def _looks_like_data_set(head: bytes) -> bool:
@@ -137,7 +145,7 @@ def _guess_syntax(window: Window) -> str:
     return str(ExplicitVRLittleEndian if int.from_bytes(head[:2], "little") < 1024 else ExplicitVRBigEndian)
 
 
-def read_until_pixels(stream: Stream, syntax: str, tags: list[int]) -> "Values":
+def read_until_pixels(stream: Window, syntax: str, tags: list[int]) -> "Values":
     """The values of `tags`; the stream stops at the pixel data or at its end."""
     data_set = read_dataset(
         cast(BinaryIO, stream),
@@ -149,7 +157,7 @@ def read_until_pixels(stream: Stream, syntax: str, tags: list[int]) -> "Values":
     return Values(data_set)
 
 
-def pixel_span(stream: Stream, end: int, syntax: str) -> PixelSpan | None:
+def pixel_span(stream: Window, end: int, syntax: str) -> PixelSpan | None:
     """Locate the pixel data at which reading stopped; None if there is none. Raises `Unfit`: TRUNCATED, UNDECODABLE."""
     start = stream.tell()
     if start > end:
@@ -171,7 +179,7 @@ def pixel_span(stream: Stream, end: int, syntax: str) -> PixelSpan | None:
     return PixelSpan(value, length, False)
 
 
-def _fragments_end(stream: Stream, at: int, end: int) -> int:
+def _fragments_end(stream: Window, at: int, end: int) -> int:
     """End of the last fragment (PS3.5 A.4)."""
     for _ in range(MAX_FRAGMENTS):
         if at == end:  # the sequence delimiter is missing, the fragments are complete
@@ -195,7 +203,8 @@ class Values:
         self._data_set = data_set
 
     def _raw(self, tag: int) -> RawDataElement | None:
-        element = self._data_set.get_item(tag) if tag in self._data_set else None
+        # keep_deferred: an empty value would be converted, which fails for a VR that does not exist
+        element = self._data_set.get_item(tag, keep_deferred=True) if tag in self._data_set else None
         return element if isinstance(element, RawDataElement) and element.value else None
 
     def raw(self, tag: int) -> bytes:

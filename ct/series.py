@@ -21,7 +21,6 @@ from pydicom.uid import (
 from config import Reason
 from ct.part10 import (
     PixelSpan,
-    Stream,
     Unfit,
     Window,
     data_set_start,
@@ -165,7 +164,7 @@ def read_pixels(header: Header) -> bytes:
         with source.path.open("rb") as file:
             if header.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
                 length = os.fstat(file.fileno()).st_size - source.offset if source.length is None else source.length
-                stream: Stream = data_set_start(Window(file, source.offset, length))[0]
+                stream = data_set_start(Window(file, source.offset, length))[0]
                 stream.seek(span.offset)
                 data = stream.read(span.length)
             else:
@@ -223,7 +222,7 @@ def _parse(window: Window, source: SourceSlice) -> Header:
     with parsing():
         stream, syntax = data_set_start(window)
         values = read_until_pixels(stream, syntax, [*_TAGS.values(), *PHASE_ATTRIBUTES.values()])
-    end = stream.length if isinstance(stream, Window) else len(stream.getbuffer())
+    end = stream.length
     sop_class = values.text(_TAGS["sop_class"])
     uids = {name: values.text(tag) for name, tag in _UID_TAGS.items()}
     for name, uid in uids.items():
@@ -231,6 +230,8 @@ def _parse(window: Window, source: SourceSlice) -> Header:
             raise Unfit(Reason.TRUNCATED, f"the data set ends without a {name}")
         if sop_class != MediaStorageDirectoryStorage and not is_uid(uid):
             raise Unfit(Reason.BAD_UID, f"{name} is {'not a UID' if uid else 'missing'}")
+    if sop_class and not is_uid(sop_class):
+        raise Unfit(Reason.BAD_UID, "SOP Class UID is not a UID")
     pixels = pixel_span(stream, end, syntax)
     if pixels is None and sop_class in (CT_IMAGE, *ENHANCED_CT):
         raise Unfit(Reason.NO_PIXELS, "the data set ends without pixel data")

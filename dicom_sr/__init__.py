@@ -2,7 +2,7 @@
 
 from dicom_sr.errors import ReadError, WriteError
 from dicom_sr.identity import NOT_VERIFIED, TEST_MARKER, WriteContext
-from dicom_sr.parse import ParsedReport, as_text, read
+from dicom_sr.parse import ParsedReport, as_text, open_report, read
 from dicom_sr.summary_image import summary_page, write_summary_page
 from dicom_sr.validate import ToolMissingError, Validation, validate_set
 from dicom_sr.writer import write
@@ -17,6 +17,7 @@ __all__ = [
     "WriteContext",
     "WriteError",
     "as_text",
+    "open_report",
     "read",
     "summary_page",
     "validate_set",

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.sr.coding import Code
 from pydicom.valuerep import DSfloat
 
@@ -35,14 +38,32 @@ class ParsedReport:
     verified: bool
 
 
+def open_report(file: Path) -> Dataset:
+    """A file's data set. Raises ReadError if it is not DICOM or is damaged, OSError if it cannot be read."""
+    with file.open("rb") as stream, _damage("damaged"):
+        try:
+            return dcmread(stream)
+        except InvalidDicomError as error:
+            raise ReadError("not DICOM") from error
+
+
 def read(dataset: Dataset) -> ParsedReport:
     """Read an SR that `dicom_sr.write` wrote. Raises ReadError if it is not one or is damaged."""
-    if not codes.is_a(dataset, codes.IMAGING_MEASUREMENT_REPORT):
-        raise ReadError("not an Imaging Measurement Report (TID 1500)")
-    try:
+    with _damage("not a report of this node, or damaged"):
+        if not codes.is_a(dataset, codes.IMAGING_MEASUREMENT_REPORT):
+            raise ReadError("not an Imaging Measurement Report (TID 1500)")
         return _read(dataset, load_vocabulary())
-    except (AttributeError, KeyError, IndexError, ValueError, TypeError, StopIteration) as error:
-        raise ReadError(f"not a report of this node, or damaged: {error}") from error
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Whatever goes wrong within is raised as ReadError. Its text holds no value: that might be the patient's."""
+    try:
+        yield
+    except ReadError:
+        raise
+    except Exception as error:  # pydicom decodes elements as they are asked for, and raises nearly any type then
+        raise ReadError(f"{what} ({type(error).__name__})") from error
 
 
 def _read(dataset: Dataset, vocabulary: Vocabulary) -> ParsedReport:
@@ -175,11 +196,12 @@ def _moment(dataset: Dataset) -> datetime:
 def as_text(dataset: Dataset) -> str:
     """The content tree of any SR as indented lines `name: value`, without the header (no patient data).
 
-    Raises ReadError if the data set has no content tree.
+    Raises ReadError if the data set has no content tree or is damaged.
     """
-    if "ValueType" not in dataset:
-        raise ReadError("not a structured report")
-    return "\n".join(_lines(dataset, 0))
+    with _damage("damaged"):
+        if "ValueType" not in dataset:
+            raise ReadError("not a structured report")
+        return "\n".join(_lines(dataset, 0))
 
 
 def _lines(item: Dataset, depth: int) -> Iterator[str]:

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-
-from dicom_sr import ReadError, ToolMissingError, as_text
+from dicom_sr import ReadError, ToolMissingError, as_text, open_report
 from dicom_sr.validate import validate
 from node.errors import CommandError
 
@@ -13,12 +10,10 @@ from node.errors import CommandError
 def check(file: Path) -> tuple[str, str, bool]:
     """The content tree, what the validator said, and whether it found no error. Raises CommandError."""
     try:
-        text = as_text(dcmread(file))
+        text = as_text(open_report(file))
         found = validate(file)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.", "Name a DICOM SR.") from error
-    except (InvalidDicomError, EOFError) as error:
-        raise CommandError(f"{file} is not DICOM.", "Name a DICOM SR.") from error
     except ReadError as error:
         raise CommandError(f"{file} is {error}.", "Name a DICOM SR.") from error
     except ToolMissingError as error:

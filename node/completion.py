@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from config import Reason, Settings
@@ -221,21 +221,22 @@ def images_at(session: Session, series: Series) -> datetime:
 
 
 def _first_arrivals(session: Session, series: Series) -> list[Instance]:
-    """Of each SOP Instance UID what was received first, if it is the series' own; in the order in which they came.
+    """Of each SOP Instance UID what was received first, if it was for this series; in the order in which they came.
 
     Depends on what is in the spool, not on the order in which it was indexed: the loss of the database changes nothing.
     """
-    query = select(Instance).join(Series)
-    of_series = query.where(
-        Series.series_instance_uid == series.series_instance_uid, Series.generation <= series.generation
+    same, up_to_now = Series.series_instance_uid == series.series_instance_uid, Series.generation <= series.generation
+    uids = select(Instance.sop_instance_uid).join(Series).where(same, up_to_now)
+    rows = session.execute(
+        select(Instance, Series.series_instance_uid)
+        .join(Series)
+        .where(Instance.sop_instance_uid.in_(uids), or_(~same, up_to_now))
+        .order_by(Instance.received_at, Instance.segment, Instance.offset)
     )
-    rows = session.scalars(of_series.order_by(Instance.received_at, Instance.id)).all()
-    own = {row.sop_instance_uid for row in rows if not row.conflict}
-    first: dict[str, Instance] = {}
-    for row in rows:
-        if row.sop_instance_uid in own:
-            first.setdefault(row.sop_instance_uid, row)
-    return list(first.values())
+    first: dict[str, tuple[Instance, str]] = {}
+    for row, series_uid in rows:
+        first.setdefault(row.sop_instance_uid, (row, series_uid))
+    return [row for row, series_uid in first.values() if series_uid == series.series_instance_uid]
 
 
 def index_lag_s(session: Session, spool_dir: Path, at: datetime) -> float:

@@ -3,17 +3,21 @@
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
+from typing import BinaryIO, cast
 
 from pydicom.filereader import read_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config import Reason
-from ct.part10 import Unfit, Values, is_uid, parsing
+from ct.part10 import Unfit, Values, Window, is_uid, parsing
 from node.file_meta import Origin
 
 _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x00080060, 0x0020000D, 0x0020000E
 _LONGEST = 4 * 2**20
 """The names must come within this many bytes of the data set (inflated, if deflated)."""
+
+_MOST_READS = 50_000
+"""Reads of the parser until the names are found: one or two an element."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,15 @@ class Names:
 def read_names(data_set: memoryview, origin: Origin) -> Names:
     """Read study, series and modality of an encoded data set.
 
-    Raises Unfit: NOT_DICOM (nothing in it can be parsed), TRUNCATED (it ends or breaks before the names), BAD_UID
-    (a UID is missing, not a UID, or not the one that the sender announced).
+    Raises Unfit: NOT_DICOM (nothing in it can be parsed), TRUNCATED (it ends or breaks before the names), UNDECODABLE
+    (too many elements before them), BAD_UID (a UID is missing, not a UID, or not the one that the sender announced).
     """
     head = _beginning(data_set, origin.transfer_syntax_uid)
-    stream = BytesIO(head)
+    stream = Window(BytesIO(head), 0, len(head), _MOST_READS)
     with parsing():
         values = Values(
             read_dataset(
-                stream,
+                cast(BinaryIO, stream),
                 is_implicit_VR=origin.transfer_syntax_uid == ImplicitVRLittleEndian,
                 is_little_endian=origin.transfer_syntax_uid != ExplicitVRBigEndian,
                 stop_when=lambda tag, *_: tag > _SERIES,

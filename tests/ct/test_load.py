@@ -300,8 +300,33 @@ def test_a_codestream_larger_than_the_header_says_is_not_decoded(tmp_path: Path,
 def test_unknown_transfer_syntax(tmp_path: Path, syntax: str) -> None:
     folder = write_series(tmp_path, syntax=RLELossless)
     for path in folder.iterdir():
-        path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.5\0", syntax.encode().ljust(20, b"\0")[:20]))
-    assert refusal(folder).reason is Reason.UNDECODABLE
+        value = syntax.encode() + b"\0" * (len(syntax) % 2)
+        old = b"\x14\x001.2.840.10008.1.2.5\0"  # its length, 20, and the UID
+        path.write_bytes(path.read_bytes().replace(old, len(value).to_bytes(2, "little") + value))
+    unfit = refusal(folder)
+    assert unfit.reason is Reason.UNDECODABLE
+    assert "not encapsulated" not in unfit.detail
+
+
+def test_a_transfer_syntax_that_is_no_uid(tmp_path: Path) -> None:
+    folder = write_series(tmp_path, slices=1, syntax=RLELossless)
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.5\0", b"PLANTED^NAME".ljust(20, b"\0")))
+    (problem,) = scan_folder(folder).problems
+    assert problem.reason is Reason.BAD_UID
+    assert "PLANTED" not in problem.detail
+
+
+def test_a_data_set_of_nothing_but_tiny_elements_is_refused_at_once(tmp_path: Path) -> None:
+    """32 MiB of zeros are four million elements: the parser alone would take half a minute."""
+    folder = write_series(tmp_path, slices=1)
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    at = whole.index(b"\xe0\x7f\x10\x00OW")
+    path.write_bytes(whole[:at] + bytes(32 * 2**20))
+    (problem,) = scan_folder(folder).problems
+    assert problem.reason is Reason.UNDECODABLE
+    assert "elements" in problem.detail
 
 
 def test_lossy_jpeg_of_the_wrong_depth(tmp_path: Path) -> None:

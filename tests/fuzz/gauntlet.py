@@ -1,0 +1,322 @@
+"""One case on its way through the node: intake, index, vetting, volume, SR, network. Every way ends in a verdict.
+
+A verdict is a reason code or what was made of the case; any exception that is not documented is a failure.
+"""
+
+import random
+import socket
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import conftest  # noqa: F401 - the way to the other helpers
+import mutate_dicom
+import mutate_pdu
+import tiny_series
+from pynetdicom import _config
+from spool_data import Bench
+from sqlalchemy import delete, select
+
+import ct.load
+import dicom_sr
+import node.association
+import node.segment_writer
+from config import Reason
+from config.settings import CompletionSettings, RoutingSettings
+from ct.frame_decoder import Frame, UndecodableError, decode
+from ct.load import load_volume
+from ct.part10 import Unfit
+from ct.series import Header, Series, read_header
+from ct.vetting import Vetted, vet
+from ct.volume import SourceSlice
+from dicom_sr.errors import ReadError
+from node import check_sr, upper_layer
+from node.completion import complete_due
+from node.errors import CommandError
+from node.file_meta import Origin
+from node.headers import read_names
+from node.intake import Refused, Stored
+from node.negotiation import Negotiator
+from node.records import Instance, SpoolSegment, State, Unreadable, now
+from node.records import Series as SeriesRow
+from node.spool import Record, scan
+
+CORPUS = Path(__file__).with_name("corpus")
+DECODING = b"d"
+"""Mark of the stage in which C code decodes pixels."""
+
+
+class BrokenPromiseError(AssertionError):
+    """The node did something that it does not promise."""
+
+
+def corpus() -> list[tuple[str, bytes]]:
+    """Names and contents of all seeds, in a fixed order."""
+    return [(str(path.relative_to(CORPUS)), path.read_bytes()) for path in sorted(CORPUS.rglob("*.dcm"))]
+
+
+def make_case(seed: str, number: int) -> tuple[str, bytes]:
+    """Kind (`file`, `sr` or `pdu`) and bytes of a case, from the seed and its number alone."""
+    rng = random.Random(f"{seed}/{number}")
+    files = corpus_by_kind()
+    kind = "sr" if number % 20 == 0 else "pdu" if number % 5 == 1 else "file"
+    if kind == "pdu":
+        return kind, mutate_pdu.mutate(rng.choice(files["file"])[-1800:], rng)
+    return kind, mutate_dicom.mutate(rng.choice(files[kind]), rng)
+
+
+_BY_KIND: dict[str, list[bytes]] = {}
+
+
+def corpus_by_kind() -> dict[str, list[bytes]]:
+    """Seeds that are reports, and all."""
+    if not _BY_KIND:
+        seeds = [(name, data) for name, data in corpus() if not name.startswith("regressions/pdu")]
+        _BY_KIND["sr"] = [data for name, data in seeds if Path(name).name.startswith("sr")]
+        _BY_KIND["file"] = [data for _, data in seeds]
+    return _BY_KIND
+
+
+class Gauntlet:
+    """A node's ways in around one temporary folder. Cases are indexed and vetted in batches: call `settle`."""
+
+    def __init__(self, folder: Path, stage: Callable[[bytes], None] = lambda _: None, isolated: bool = False) -> None:
+        """`stage` hears a letter for each stage entered; `isolated`: pixels go through the real decoding process."""
+        self._stage, self._folder = stage, folder
+        self._bench = Bench(folder / "node")
+        self._bench.settings = self._bench.settings.model_copy(
+            update={"completion": CompletionSettings(quiet_s=60), "routing": RoutingSettings(min_slices=2)}
+        )
+        self._file = folder / "case.dcm"
+        self._companions = [
+            read_header(tiny_series.write(tiny_series.make_slice(index), folder / f"{index}.dcm"))
+            for index in (1, 2, 4)
+        ]
+        self._stored: list[Record] = []
+        dicom = self._bench.settings.dicom.model_copy(update={"network_timeout_s": 2.0})
+        self._dicom, self._negotiator = dicom, Negotiator(dicom)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        node.association._REJECTION_S = 0.0
+        node.segment_writer._PREALLOCATE = 65536
+        _config.LOG_HANDLER_LEVEL = "none"
+        check_sr.validate = lambda _: _NOTHING_FOUND  # type: ignore[assignment] # dciodvfy is not what is tested
+        ct.load.decode_frames = _REAL_DECODER if isolated else self._decode_here  # type: ignore[assignment]
+
+    def close(self) -> None:
+        self._listener.close()
+        self._bench.records.engine.dispose()
+
+    def run(self, kind: str, data: bytes) -> str:
+        """The verdict. Raises BrokenPromiseError, and whatever the node raises against its promise."""
+        return {"file": self._one_file, "sr": self._report, "pdu": self._peer}[kind](data)
+
+    # --- a data set
+
+    def _one_file(self, data: bytes) -> str:
+        self._stage(b"i")
+        spooled = self._through_intake(data)
+        self._stage(b"h")
+        self._file.write_bytes(data)
+        verdicts = [self._read(self._file)]
+        if spooled is not None:
+            verdicts.append(self._read(spooled))
+        return verdicts[0]
+
+    def _through_intake(self, data: bytes) -> SourceSlice | None:
+        """Into the spool, as a sender would announce it."""
+        origin, start = _origin(data)
+        with self._bench.intake.open("STORESCU", "FVLM") as session:
+            answer = session.store(
+                origin.sop_class_uid, origin.sop_instance_uid, origin.transfer_syntax_uid, data[start:]
+            )
+        if isinstance(answer, Refused):
+            if answer.status not in (0xA700, 0xC000) or len(answer.comment) > 64:
+                raise BrokenPromiseError(f"refused with {answer}")
+            return None
+        try:
+            read_names(memoryview(data)[start:], answer.record.origin)
+        except Unfit as unfit:
+            _check_reason(unfit)
+        return self._note(answer)
+
+    def _note(self, answer: Stored) -> SourceSlice:
+        record = answer.record
+        path = self._bench.settings.spool_dir / record.segment
+        if not path.resolve().is_relative_to(self._bench.settings.spool_dir.resolve()):
+            raise BrokenPromiseError("a segment outside the spool")
+        self._stored.append(record)
+        return SourceSlice(record.origin.sop_instance_uid, path, record.offset, record.length)
+
+    def _read(self, source: Path | SourceSlice) -> str:
+        """Header, vetting among three sound slices, volume."""
+        try:
+            header = read_header(source)
+            self._stage(b"v")
+            vetted = self._vet(header)
+            self._stage(b"l")
+            volume = load_volume(vetted)
+        except Unfit as unfit:
+            return _check_reason(unfit)
+        if volume.hu.shape != vetted.grid.shape:
+            raise BrokenPromiseError("a volume of another shape")
+        return "VOLUME"
+
+    def _vet(self, header: Header) -> Vetted:
+        """Among the others; alone, if it is of another series, so that its own checks are reached as well."""
+        try:
+            return vet(Series(header.study_instance_uid, header.series_instance_uid, (*self._companions, header)), 2)
+        except Unfit as unfit:
+            _check_reason(unfit)
+            if unfit.reason in (Reason.MIXED_PATIENT, Reason.MIXED_STUDY, Reason.MIXED_SIZE):
+                vet(Series(header.study_instance_uid, header.series_instance_uid, (header,)), 1)
+            raise
+
+    def _decode_here(self, frames: Sequence[Frame]) -> Generator[Any]:
+        """What `ct.decoding` does, but in this very process: fast, and a crash is seen by who watches it."""
+        for frame in frames:
+            with Path(frame.path).open("rb") as file:
+                file.seek(frame.offset)
+                data = file.read(frame.length)
+            self._stage(DECODING)
+            try:
+                words = decode(data, frame)
+            except (UndecodableError, MemoryError) as error:
+                raise Unfit(Reason.UNDECODABLE, str(error)) from error
+            self._stage(b"l")
+            yield words
+
+    # --- a report
+
+    def _report(self, data: bytes) -> str:
+        self._stage(b"r")
+        self._file.write_bytes(data)
+        try:
+            text, _, _ = check_sr.check(self._file)
+        except CommandError:
+            verdict = "NOT_SR"
+        else:
+            verdict = "SR_TEXT"
+            if len(text) > 50 * len(data) + 10000:
+                raise BrokenPromiseError("the text of a report is out of proportion")
+        try:
+            dicom_sr.read(dicom_sr.open_report(self._file))
+        except ReadError:
+            return verdict
+        return "SR"
+
+    # --- a peer
+
+    def _peer(self, data: bytes) -> str:
+        self._stage(b"p")
+        spool = self._bench.settings.spool_dir
+        before = set(spool.glob("*.seg"))
+        with socket.create_connection(self._listener.getsockname()) as peer:
+            connection, _ = self._listener.accept()
+            heard: list[bytes] = []
+            hearing = threading.Thread(target=_hear, args=(peer, heard))
+            hearing.start()
+            with suppress(OSError):
+                peer.sendall(data)
+            peer.shutdown(socket.SHUT_WR)
+            released: list[None] = []
+            node.association.Association(connection, False, self._dicom, self._negotiator, self._bench.intake).run(
+                lambda: released.append(None)
+            )
+            hearing.join()
+        answers = _pdus(b"".join(heard))
+        successes = sum(kind == upper_layer.P_DATA and _is_store_success(body) for kind, body in answers)
+        stored = [record for path in sorted(set(spool.glob("*.seg")) - before) for record in scan(path)]
+        if successes > len(stored):
+            raise BrokenPromiseError(f"{successes} C-STORE answered with success, {len(stored)} records in the spool")
+        self._stored += stored
+        kinds = {kind for kind, _ in answers}
+        for kind, name in ((7, "ABORTED"), (3, "REJECTED"), (6, "RELEASED")):
+            if kind in kinds:
+                return name
+        return "GONE"
+
+    # --- the index and completion
+
+    def settle(self) -> None:
+        """Everything that was stored has a row or repeats one, every series gets a verdict; then all is forgotten."""
+        self._stage(b"x")
+        self._bench.indexer.catch_up()
+        records = self._bench.records
+        with records.reading() as session:
+            rows = set(session.execute(select(Instance.segment, Instance.offset)).tuples())
+            broken = session.execute(select(Unreadable.segment, Unreadable.offset, Unreadable.reason)).all()
+            known = set(session.scalars(select(Instance.sop_instance_uid)))
+        places = rows | {(segment, offset) for segment, offset, _ in broken}
+        lost = [
+            record for record in self._stored
+            if (record.segment, record.offset) not in places and record.origin.sop_instance_uid not in known
+        ]  # fmt: skip
+        if lost or any(reason is None for *_, reason in broken):
+            raise BrokenPromiseError(f"{len(lost)} stored records are in no table")
+        self._stage(b"c")
+        complete_due(records, self._bench.settings, now() + timedelta(hours=1))
+        with records.session() as session:
+            for row in session.scalars(select(SeriesRow)):
+                if row.state not in (State.VETTED, State.REJECTED) or (row.state == State.REJECTED and not row.reason):
+                    raise BrokenPromiseError(f"a series stays {row.state}")
+                if row.reason == Reason.INTERNAL:
+                    raise BrokenPromiseError("vetting met something that it does not know; see the log")
+            for table in (Instance, Unreadable, SeriesRow, SpoolSegment):
+                session.execute(delete(table))
+        for path in self._bench.settings.spool_dir.glob("*.seg"):
+            path.unlink()
+        self._stored.clear()
+        with closing(self._bench.records.engine.raw_connection()) as raw:
+            raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+_REAL_DECODER = ct.load.decode_frames
+_NOTHING_FOUND = dicom_sr.Validation((), ())
+
+
+def _origin(data: bytes) -> tuple[Origin, int]:
+    """What a sender would announce, taken from the (damaged) meta information, and where the data set starts."""
+    try:
+        where = mutate_dicom.layout(data)
+    except IndexError:
+        where = mutate_dicom.Layout((), 0, "little", True)
+    found = {e.tag: data[e.value : e.end].decode("latin-1").rstrip("\0 ") for e in where.elements if e.tag >> 16 == 2}
+    names = [found.get(tag) or default for tag, default in _MEDIA_STORAGE.items()]
+    return Origin(*names, "STORESCU", "FVLM"), min(where.data_set, max(0, len(data) - 1))
+
+
+_MEDIA_STORAGE = {0x00020002: "1.2.840.10008.5.1.4.1.1.2", 0x00020003: "1.2.3", 0x00020010: "1.2.840.10008.1.2.1"}
+
+
+def _check_reason(unfit: Unfit) -> str:
+    if not isinstance(unfit.reason, Reason) or not unfit.detail or len(unfit.detail) > 1000:
+        raise BrokenPromiseError(f"refused without a good reason: {unfit}")
+    if unfit.reason is Reason.INTERNAL:
+        raise BrokenPromiseError(f"refused for no fault of the case: {unfit}")
+    return str(unfit.reason)
+
+
+def _hear(peer: socket.socket, heard: list[bytes]) -> None:
+    with suppress(OSError):
+        while data := peer.recv(65536):
+            heard.append(data)
+
+
+def _pdus(data: bytes) -> list[tuple[int, bytes]]:
+    """What the node sent must be whole PDUs of known kinds."""
+    found, at = [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at + 2 : at + 6], "big")
+        if not 2 <= data[at] <= 7 or at + 6 + length > len(data):
+            raise BrokenPromiseError(f"the node answers with what is no PDU: {data[at : at + 20].hex()}")
+        found.append((data[at], data[at + 6 : at + 6 + length]))
+        at += 6 + length
+    return found
+
+
+def _is_store_success(body: bytes) -> bool:
+    field, status = body.find(b"\0\0\0\x01\x02\0\0\0"), body.find(b"\0\0\0\x09\x02\0\0\0")
+    return body[field + 8 : field + 10] == b"\x01\x80" and body[status + 8 : status + 10] == b"\0\0"
