@@ -8,12 +8,14 @@ import hashlib
 import shutil
 import sqlite3
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 from unittest.mock import patch
 
@@ -22,9 +24,10 @@ from pydicom import Dataset, dcmread
 from rows import DIGEST, small_object
 from spool_data import ct_slice, encode
 
+import node.clock
 import node.delivery
 import node.reconciler
-from config import Settings
+from config import Reason, Settings
 from config.settings import (
     CompletionSettings,
     DeliverySettings,
@@ -40,7 +43,9 @@ from dicom_sr.identity import Kind, Names
 from fvlm.reading import AnatomyReading, Reading
 from node import records as records_module
 from node.analysis import Analysis
-from node.delivery import Courier, UnreachableError, judge
+from node.completion import Completer
+from node.delivery import Courier
+from node.dimse_link import AwayError
 from node.indexer import Indexer
 from node.intake import Intake, IntakeSession, Stored
 from node.jobs import Analyst
@@ -49,6 +54,7 @@ from node.outbox import Outcome
 from node.reconciler import Reconciler
 from node.records import Records, open_database
 from node.spool import Record, SegmentReader
+from node.store_status import judge
 from node.tasks import ANALYZE, DELIVER
 
 QUIET_S, LEASE_S = 15.0, 120.0
@@ -83,6 +89,9 @@ class Clock:
 
     def now(self) -> datetime:
         return _REAL_NOW() + self.ahead
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead.total_seconds()
 
 
 _REAL_NOW = records_module.now
@@ -192,7 +201,7 @@ class WholeNode:
             dicom=DicomSettings(min_free_mb=0),
             completion=CompletionSettings(quiet_s=QUIET_S),
             routing=RoutingSettings(min_slices=2, destinations=("pacs",)),
-            destinations={"pacs": Destination(ae_title="PACS", host="127.0.0.1", port=104)},
+            destinations={"pacs": Destination(ae_title="PACS", host="127.0.0.1", port=104, commitment=False)},
             delivery=DeliverySettings(retry_first_s=5.0, retry_max_s=60.0),
             work=WorkSettings(max_attempts=3, lease_s=LEASE_S),
         )
@@ -210,7 +219,8 @@ class WholeNode:
             if name.startswith("node.") and getattr(module, "now", None) is _REAL_NOW
         ]
         self._patches += [
-            patch.object(node.delivery, "Link", self._link),
+            patch.object(node.delivery, "DimseLink", self._link),
+            patch.object(node.clock, "time", SimpleNamespace(monotonic=self.clock.monotonic)),
             patch.object(node.reconciler, "release_digest", lambda _: DIGEST),
         ]
         for one in self._patches:
@@ -234,6 +244,7 @@ class WholeNode:
         dialect.do_commit = do_commit
         self.indexer = Indexer(self.records, self.settings.spool_dir, poll_s=0.0)
         self.reconciler = Reconciler(self.records, self.settings, self.broker)  # type: ignore[arg-type]
+        self.reconciler._completer = Completer(self.records, self.settings, clock=self.clock.monotonic)
         self.analyst = Analyst(self.records, self.settings, self.pipeline(), "worker")  # type: ignore[arg-type]
         self.courier = Courier(self.records, self.settings)
 
@@ -339,7 +350,7 @@ class WholeNode:
 
     def _link(self, *_: object, **__: object) -> "_Link":
         if self.archive.mode == "dead":
-            raise UnreachableError(Outcome(node.delivery.Fate.RETRY, node.delivery.Reason.PEER_UNREACHABLE, "dead"))
+            raise AwayError(Reason.PEER_UNREACHABLE, "dead")
         return _Link(self)
 
     def store_in_archive(self, path: Path) -> Outcome:
