@@ -163,11 +163,10 @@ class Courier:
                     transaction_uid = commitment_due.open_transaction(session, question.job_id, name)
                 status = link.ask(transaction_uid, question)
                 if status is None:
+                    # It may well take objects: results must not wait for a destination that is silent about this only.
                     detail = "the destination did not answer N-ACTION"
-                    retry = outbox.next_attempt(question.asks + 1, self._delivery)
-                    self._unanswered(name, question, Reason.PEER_UNREACHABLE, detail, retry)
-                    self._trip(name, Outcome(Fate.AWAY, Reason.PEER_UNREACHABLE, detail))
-                    return False
+                    self._unanswered(name, question, Reason.PEER_UNREACHABLE, detail, until)
+                    return True
                 self._works(name)
                 if status == 0x0000:
                     asked += 1

@@ -114,7 +114,7 @@ def test_row_08_archive_down_then_accepting_and_aborting(here: Room, scripted: S
     here.settle()  # the other destination is not held up
     uid = next(iter(here.ledger.series))
     wait_for(lambda: "PEER_UNREACHABLE" in here.node.status(), "the cause in `status`", here.node)
-    assert here.node.events("destination_unreachable", destination="scripted")
+    assert here.node.events("destination_away", destination="scripted")
     aborted: list[str] = []
 
     def abort(event: evt.Event) -> None:
@@ -135,7 +135,7 @@ def test_row_09_warning_and_refusal_are_told_apart(here: Room, scripted: Scripte
     scripted.on_store = lambda event: answers[event.dataset.Modality]
     send(here.node, slices(901), here.ledger)
     _both_have_them(here, scripted)
-    told = wait_for(lambda: here.node.events("delivery", detail="C-STORE status 0xB000"), "the warning told", here.node)
+    told = wait_for(lambda: here.node.events("delivery", reason="STORED_WITH_WARNING"), "the warning told", here.node)
     assert told[0]["fate"] == "STORED"
 
     scripted.on_store = lambda event: 0xA900 if event.dataset.Modality == "SR" else 0x0000
