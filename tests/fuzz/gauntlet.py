@@ -222,9 +222,10 @@ class Gauntlet:
                 peer.sendall(data)
             peer.shutdown(socket.SHUT_WR)
             released: list[None] = []
-            node.association.Association(connection, False, self._dicom, self._negotiator, self._bench.intake).run(
-                lambda: released.append(None)
+            association = node.association.Association(
+                connection, False, self._dicom, self._negotiator, self._bench.intake, on_rejected=lambda _: None
             )
+            association.run(lambda: released.append(None))
             hearing.join()
         answers = _pdus(b"".join(heard))
         successes = sum(kind == upper_layer.P_DATA and _is_store_success(body) for kind, body in answers)
