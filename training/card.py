@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from ct.anatomy import AlgorithmIdentity
 from fvlm.config import ReleaseConfig
 from training.calibrate import OperatingPoints
 from training.evaluate import Bools, FindingMetrics, Floats, macro_auc
@@ -60,8 +61,8 @@ class Figures:
     """How often heat maps find the lesion, the row of all lesions last."""
 
 
-def write_card(config: ReleaseConfig, size: Size, figures: Figures) -> str:
-    """The card as Markdown."""
+def write_card(config: ReleaseConfig, size: Size, figures: Figures, began: AlgorithmIdentity | None = None) -> str:
+    """The card as Markdown; `began`: the release that the training started from."""
     fvlm, clip = figures.auc["fvlm"], figures.auc["clip"]
     rows = [
         f"| {ours.finding} | {ours.positives} / {ours.patients} | {_interval(ours)} | {_interval(theirs)} "
@@ -87,19 +88,15 @@ of {model.patch[0]} x {model.patch[1]} x {model.patch[2]} voxels behind a convol
 ## How it was trained
 
 ```
-fvlm-node train segmenter --out RUN --steps {size.segmenter_steps}
-fvlm-node train phantom --out RUN --patients {size.patients} --stem-steps {size.stem_steps} \\
-    --trunk-steps {size.trunk_steps} --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
-    --validation {size.validation} --test {size.test}
+{_commands(size, began)}
 ```
 
 {size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. First the image trunk is
-schooled: the convolutional stem in {size.stem_steps} steps of 8 on which anatomies and focal lesions lie where (only a
-phantom can tell), then stem, transformer and anatomy attention in {size.trunk_steps} steps of 16, each anatomy on the
-findings that its report names and each token on the focal lesions that lie in it. Then the trunk is frozen, and anatomy
-projections and text encoder are aligned with the reports by anatomy-wise contrast with the normal-normal correction
-(paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the
-number of steps; it aligns the whole image with the whole report.
+schooled: {_stem(size, began)}, then stem, transformer and anatomy attention in {size.trunk_steps} steps of 16, each
+anatomy on the findings that its report names, each token on the focal lesions that lie in it, and each anatomy's query
+on looking at those tokens. Then the trunk is frozen, and anatomy projections and text encoder are aligned with the
+reports by anatomy-wise contrast with the normal-normal correction (paper section 3.3), {size.steps} steps of 32. The
+CLIP baseline shares the trunk, the patients and the number of steps; it aligns the whole image with the whole report.
 
 ## What it reaches
 
@@ -126,7 +123,8 @@ shuffled heat, in {everywhere.chance:.0%}.
 
 ## The segmenter beside it
 
-A small U-Net on a grid of 4 x 4 x 4 mm, trained on parts of {size.segmenter_steps} further phantoms. Mean Dice on 20
+A small U-Net on a grid of 4 x 4 x 4 mm, trained on parts of {size.segmenter_steps} further phantoms
+(`fvlm-node train segmenter --steps {size.segmenter_steps}`). Mean Dice on 20
 held-out phantoms, macro {np.mean(list(figures.dice.values())):.3f}:
 
 | anatomy | Dice |
@@ -137,6 +135,28 @@ held-out phantoms, macro {np.mean(list(figures.dice.values())):.3f}:
 
 Apache-2.0, like the project: no patient data and no third-party weights went into it.
 """
+
+
+def _commands(size: Size, began: AlgorithmIdentity | None) -> str:
+    held_out = f"--validation {size.validation} --test {size.test}"
+    if began is None:
+        return f"""fvlm-node train segmenter --out RUN --steps {size.segmenter_steps}
+fvlm-node train phantom --out RUN --patients {size.patients} --stem-steps {size.stem_steps} \\
+    --trunk-steps {size.trunk_steps} --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
+    {held_out}"""
+    return f"""fvlm-node train phantom --out RUN --start RELEASE-{began.version} --patients {size.patients} \\
+    --trunk-steps {size.trunk_steps} --steps {size.steps} {held_out}"""
+
+
+def _stem(size: Size, began: AlgorithmIdentity | None) -> str:
+    if began is None:
+        return (
+            f"the convolutional stem in {size.stem_steps} steps of 8 on which anatomies and focal lesions lie where "
+            "(only a phantom can tell)"
+        )
+    return (
+        f"it begins as that of version {began.version} (digest {began.digest[:16]}…), whose card says how it was made"
+    )
 
 
 def _interval(row: FindingMetrics) -> str:

@@ -52,6 +52,10 @@ def phantom(
     validation: Annotated[int, typer.Option(min=10, help="Phantoms for the operating points.")] = Size.validation,
     test: Annotated[int, typer.Option(min=10, help="Held-out phantoms for the metrics.")] = Size.test,
     processes: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = Size.processes,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Go on from the image trunk of this release, with the bundled segmenter; no stem steps."),
+    ] = None,
 ) -> None:
     """Train the two bundled networks on synthetic patients and write a release with its card.
 
@@ -66,7 +70,7 @@ def phantom(
     with _stages() as stages:
         from training.phantom import train_phantom
 
-        release = train_phantom(out, size, stages)
+        release = train_phantom(out, size, stages, start)
     _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
 
 

@@ -13,9 +13,9 @@ import torch
 from transformers import BertTokenizer
 
 from config import load_vocabulary
-from ct.bundled import BundledSegmenter
+from ct.bundled import WEIGHTS, BundledSegmenter
 from ct.phantom import PhantomPatient
-from fvlm.checkpoint import save_release
+from fvlm.checkpoint import load_release, save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
 from fvlm.model import FVLM
 from training.calibrate import operating_points
@@ -30,7 +30,7 @@ from training.size import Size
 from training.supervise import Lesson, Supervised
 from training.vocabulary_text import build_tokenizer
 
-NAME, VERSION = "fVLM phantom", "1"
+NAME, VERSION = "fVLM phantom", "2"
 VALIDATION_SEED, TEST_SEED, LOCALISATION_SEED = 2_000_000, 3_000_000, 4_000_000
 """First seeds of the patients for operating points, metrics and heat maps; training starts at 0."""
 LOCALISED = 100
@@ -73,12 +73,14 @@ def release_config(vocabulary_size: int) -> ReleaseConfig:
     )
 
 
-def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
+def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = None) -> Path:
     """Train everything into `out`, going on where an earlier call stopped; returns the release folder.
 
     `out/segmenter/` holds the segmenter's weights, `out/release/` the release, `out/metrics.json` the figures.
-    Validation and test patients are segmented by the trained segmenter, as in the node.
+    Validation and test patients are segmented by the trained segmenter, as in the node. With a release to `start` from,
+    its image trunk is schooled further and the bundled segmenter stays. Raises ReleaseError (`start`).
     """
+    former = None if start is None else load_release(start)
     preset = load_vocabulary().preset("phantom")
     findings = [FindingConfig.of(prompt) for prompt in preset.prompts]
     with stages("reports") as update:
@@ -89,12 +91,15 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
     tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
     config = release_config(len(tokenizer))
     training = _set(out, "train", range(size.patients), config, stages, size)
-    trunk = _trunk(out, training, config, findings, size, stages)
+    trunk = _trunk(out, training, config, findings, size, stages, former)
     pooled = {"train": _pool(trunk, training, "train", stages)}
     methods: tuple[Method, ...] = ("clip", "fvlm")
     learners = {m: _align(out, m, trunk, tokenizer, pooled["train"], size, stages) for m in methods}
-    with stages("segmenter: training") as update:
-        segmenter = train_segmenter(out / "segmenter", size.segmenter_steps, update)
+    if former is None:
+        with stages("segmenter: training") as update:
+            segmenter = train_segmenter(out / "segmenter", size.segmenter_steps, update)
+    else:
+        segmenter = WEIGHTS
     held_out = {
         "validation": _set(
             out, "validation", _seeds(VALIDATION_SEED, size.validation), config, stages, size, segmenter
@@ -125,7 +130,8 @@ def train_phantom(out: Path, size: Size, stages: Stages) -> Path:
         located=located,
     )
     (out / "metrics.json").write_text(json.dumps({"size": asdict(size), **asdict(figures)}, indent=1))
-    save(out / "release", write_card(config, size, figures))
+    began = None if former is None or former.release is None else former.release.identity
+    save(out / "release", write_card(config, size, figures, began))
     return out / "release"
 
 
@@ -144,7 +150,13 @@ def _seeds(first: int, count: int) -> range:
 
 
 def _trunk(
-    out: Path, data: PhantomSet, config: ReleaseConfig, findings: list[FindingConfig], size: Size, stages: Stages
+    out: Path,
+    data: PhantomSet,
+    config: ReleaseConfig,
+    findings: list[FindingConfig],
+    size: Size,
+    stages: Stages,
+    former: FVLM | None,
 ) -> FVLM:
     torch.manual_seed(0)
     supervised = Supervised(config.model, [f.finding for f in findings], data)
@@ -152,6 +164,9 @@ def _trunk(
         "stem": Recipe("stem", size.stem_steps, batch=8, peak_lr=3e-3),
         "trunk": Recipe("trunk", size.trunk_steps),
     }
+    if former is not None:
+        supervised.go_on_from(former)
+        lessons = {"trunk": Recipe("trunk", size.trunk_steps, peak_lr=1e-3)}
     for supervised.lesson, recipe in lessons.items():
         with stages(f"{recipe.name}: supervised") as update:
             fit(supervised, size.patients, recipe, out / recipe.name, partial(_report, update, recipe.steps))

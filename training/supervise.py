@@ -2,7 +2,8 @@
 
 Two lessons. First the convolutional stem alone learns, cell by cell, which anatomies and which focal lesions lie there;
 only a phantom knows that. Then the whole trunk learns the findings that the reports name, each anatomy as a whole, and
-each token the focal lesions that lie in it: what is small is lost in an average over an organ.
+each token the focal lesions that lie in it: what is small is lost in an average over an organ. So each anatomy's query
+learns to look at the tokens of its focal lesions, where there are any.
 
 Contrast alone needs far more patients than two cores can render; trunks that were supervised first align at once
 (arXiv 2603.06467 shows it at scale). fVLM and its CLIP baseline start from the same trunk.
@@ -27,6 +28,8 @@ _RARE = 10.0
 """Weight of a place with a lesion against one without."""
 _ELSEWHERE = 0.1
 """Weight of a place outside of the lesion's anatomy."""
+_LOOKING = 0.1
+"""Weight of where the queries look against what is found."""
 
 
 Lesson = Literal["stem", "trunk"]
@@ -59,6 +62,16 @@ class Supervised(Trainee):
             nn.init.zeros_(head.weight)
             nn.init.constant_(head.bias, -3.0)
 
+    @torch.no_grad()
+    def go_on_from(self, former: FVLM) -> None:
+        """Take the image trunk of a schooled model of the same architecture; what is asked of it starts anew."""
+        for mine, its in (
+            (self.model.visual_encoder, former.visual_encoder),
+            (self.model.attention, former.attention),
+        ):
+            mine.load_state_dict(its.state_dict())
+        self.model.query_tokens.copy_(former.query_tokens)
+
     def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:
         """Binary cross-entropies of the lesson on some patients."""
         batch = self.data.batch(chosen, generator)
@@ -87,16 +100,40 @@ class Supervised(Trainee):
             self._lesion_loss(head(norm(level)).transpose(1, 2), selected, batch, self.model.config.patch)
             for level, norm, head in zip(tokens, self.norms, self.heads, strict=True)
         ]
-        return whole + torch.stack(places).mean()
+        return whole + torch.stack(places).mean() + _LOOKING * self._looking_loss(tokens, selected, batch)
+
+    def _looking_loss(self, tokens: list[Tensor], selected: Tensor, batch: Batch) -> Tensor:
+        """How little of an anatomy's attention lies on the tokens of its focal lesions.
+
+        Of the first half of the heads; the others are free for what concerns the whole anatomy.
+        """
+        model = self.model
+        spread = selected.repeat(1, 1, len(tokens))
+        heads = model.attention.weights(model.query_tokens, torch.cat(tokens, 1), spread)
+        weights = heads[:, :, : (heads.shape[2] + 1) // 2].mean(2)
+        attended = weights.view(*weights.shape[:2], len(tokens), -1).sum(2)
+        lesions = torch.zeros_like(attended)
+        found = self._lesions(batch, model.config.patch)
+        lesions.index_add_(1, torch.tensor(self.focal_anatomy), found)
+        lesions = (lesions > 0) & selected
+        ill = lesions.any(-1)
+        if not bool(ill.any()):
+            return torch.zeros(())
+        seen: Tensor = (attended * lesions).sum(-1)[ill]
+        return -seen.clamp_min(1e-6).log().mean()
 
     def _lesion_loss(self, logits: Tensor, there: Tensor, batch: Batch, patch: Triple) -> Tensor:
         """Logits [B, F, L] of the places of the size `patch` (voxels), of which `there` [B, A, L] hold an anatomy."""
-        shape = [size // step for size, step in zip(self.model.config.image_shape, patch, strict=True)]
-        size = np.array(patch) * np.array(self.data.spacing)
-        targets = torch.stack([lesion_places(balls, self.focal, shape, size) for balls in batch.balls])
+        targets = self._lesions(batch, patch)
         inside = there[:, self.focal_anatomy].float()
         weight = _ELSEWHERE + (1.0 - _ELSEWHERE) * inside + _RARE * targets
         return F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="sum") / weight.sum()
+
+    def _lesions(self, batch: Batch, patch: Triple) -> Tensor:
+        """Which places of the size `patch` hold a lesion of which focal finding: float [B, F, L] of 0 and 1."""
+        shape = [size // step for size, step in zip(self.model.config.image_shape, patch, strict=True)]
+        size = np.array(patch) * np.array(self.data.spacing)
+        return torch.stack([lesion_places(balls, self.focal, shape, size) for balls in batch.balls])
 
 
 def lesion_places(
