@@ -55,7 +55,7 @@ class Knocks:
                 oldest = select(Knock.id).order_by(Knock.last_at.desc(), Knock.id.desc()).offset(MOST)
                 if surplus := session.scalars(oldest).all():
                     session.execute(delete(Knock).where(Knock.id.in_(surplus)))
-        except BaseException:
+        except BaseException:  # also when the process is told to end: what was heard stays heard; it is raised again
             with self._lock:
                 for caller, count in list(fresh.items()):
                     later = self._fresh.get(caller)

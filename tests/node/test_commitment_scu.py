@@ -22,7 +22,7 @@ from node import commitment_result
 from node.commitment_event import LONGEST_REPORT
 from node.commitment_result import take_report
 from node.delivery import Courier
-from node.records import CommitmentTransaction, Delivery, Job, Records, State, now, open_database
+from node.records import Breaker, CommitmentTransaction, Delivery, Job, Records, State, now, open_database
 from node.retry import retry
 
 PATIENT = DeliverySettings(
@@ -40,6 +40,8 @@ class Peer:
     judge: Callable[[str], int] = lambda _: 0
     """Failure reason of a SOP instance; 0: kept."""
     same_association: bool = True
+    hangs_up: bool = False
+    """N-ACTION is answered with an abort."""
     on_request: Callable[[Dataset], None] = lambda _: None
     stored: list[str] = field(default_factory=list)
     requests: list[Dataset] = field(default_factory=list)
@@ -68,6 +70,8 @@ class Peer:
     def on_action(self, event: evt.Event) -> tuple[int, None]:
         self.requests.append(event.action_information)
         self.on_request(self.requests[-1])
+        if self.hangs_up:
+            event.assoc.abort()
         return self.action_status, None
 
     def on_sent(self, event: evt.Event) -> None:
@@ -235,6 +239,20 @@ def test_silence_is_asked_again_with_a_new_transaction_then_told(tmp_path: Path)
         assert len(pacs.requests) == 3
         node.take(*pacs.report(pacs.requests[0]))
         assert (node.job.state, node.job.reason) == (State.COMMITTED, None)
+
+
+def test_who_hangs_up_when_asked_still_gets_results_at_once(tmp_path: Path) -> None:
+    with peer(hangs_up=True) as pacs:
+        node = Node(tmp_path, pacs.port, HASTY)
+        node.deliver()
+        assert (len(pacs.requests), len(pacs.stored)) == (1, 2)
+        next_job = add_job(node.records, "2.25.2", state=State.ENCODED)
+        ids = add_results(node.records, node.settings, next_job)
+        Courier(node.records, node.settings).deliver(ids[0])
+        assert len(pacs.stored) == 4
+        with node.records.reading() as session:
+            assert session.scalars(select(Breaker)).all() == []
+        assert all(row.commitment_reason is not None or row.asks for row in node.rows)
 
 
 def test_no_such_service_is_told_from_a_refusal(tmp_path: Path) -> None:
