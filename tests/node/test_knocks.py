@@ -9,7 +9,7 @@ from pynetdicom.sop_class import Verification
 from rich.console import Console
 from running import wait_for
 from spool_data import Bench, Receiver, receiver, settings_for
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from config import Reason
@@ -128,6 +128,7 @@ def test_a_real_receiver_remembers_whom_it_refused(tmp_path: Path) -> None:
         _knock(running, "STORESCU", "OTHER")
         _knock(running, "STORESCU")
         records = Records(open_database(settings.database))
+        wait_for(lambda: inspect(records.engine).has_table("knock"), "the schema")
         expected = [("STORESCU", "OTHER", Reason.WRONG_CALLED_AE, 1), ("STRANGER", "FVLM", Reason.UNKNOWN_AE, 4)]
         wait_for(lambda: _rows(records) == expected, "the callers are written down")
         assert running.end()[0] == 0
