@@ -73,6 +73,11 @@ class DicomSettings(_Section):
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
 
+    mpps_from: tuple[AETitle, ...] = ()
+    """Calling AE titles, of those in `accept_from`, whose Modality Performed Procedure Step (MPPS) is taken: it tells
+    which images a series has; none: MPPS is not offered."""
+    ian_from: tuple[AETitle, ...] = ()
+    """The same for Instance Availability Notification (IAN): which images of a series an archive has."""
     report_for_s: Annotated[float, Field(gt=0)] = 86400.0
     """Seconds for which the node tries to tell a sender that asked for storage commitment what it keeps. The time-out
     and the waits between two attempts are those of `delivery`."""
@@ -84,6 +89,14 @@ class DicomSettings(_Section):
         if not titles:
             raise ValueError("name at least one calling AE title that may send")
         return titles
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Self:
+        """ValueError for who announces and may not come in."""
+        unknown = sorted({*self.mpps_from, *self.ian_from} - {*self.accept_from})
+        if unknown:
+            raise ValueError(f"mpps_from, ian_from: {', '.join(unknown)} not in accept_from; add it there")
+        return self
 
 
 class CompletionSettings(_Section):
