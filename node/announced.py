@@ -94,7 +94,8 @@ def parse_availability(encoded: bytes | bytearray, implicit: bool) -> Mapping[st
     _uid(data_set, "StudyInstanceUID")
     found = []
     for item in _required(data_set, "ReferencedSeriesSequence"):
-        images, away = [], []
+        images: list[str] = []
+        away: list[str] = []
         for reference in _required(item, "ReferencedSOPSequence"):
             _uid(reference, "ReferencedSOPClassUID")
             availability = _text(reference, "InstanceAvailability")

@@ -5,6 +5,7 @@ written before more is read.
 """
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from node.handover import Caller
 from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
 from node.negotiation import NOT_STORED, VERIFICATION, Accepted, Negotiator, Rejected
 from node.spool import Ending
+from node.tls import TlsSocket, handshake, reason_of
 from node.upper_layer import (
     ABORT,
     COMMAND,
@@ -87,8 +89,12 @@ class Association:
         negotiator: Negotiator,
         intake: Intake,
         on_rejected: Callable[[Caller], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was."""
+        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was. `tls`: the peer is to
+        speak TLS.
+        """
+        self._tls = tls
         self._connection, self._full, self._settings = connection, full, settings
         self._negotiator, self._intake, self._on_rejected = negotiator, intake, on_rejected
         self._timeout_s = settings.network_timeout_s
@@ -118,6 +124,8 @@ class Association:
         """
         try:
             prepare(self._connection, self._timeout_s)
+            if self._tls is not None and not self._secure(self._tls):
+                return
             accepted = self._establish()
             if accepted is not None:
                 self._contexts = accepted
@@ -150,6 +158,25 @@ class Association:
         self._ending.set()
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RD)
+
+    def _secure(self, tls: ssl.SSLContext) -> bool:
+        """The TLS handshake; False if it fails."""
+        secured = tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+        assert isinstance(secured, TlsSocket), "node.tls makes the contexts"
+        self._connection = secured
+        if self._ending.is_set():  # `end` may have met the socket while it was wrapped
+            raise PeerGoneError
+        try:
+            handshake(secured, self._timeout_s)
+        except ssl.SSLError as error:
+            reason = reason_of(error)
+            if reason is not None:
+                _log.warning("association_rejected", reason=reason, host=self._host)
+                self._on_rejected(Caller.of("", "", self._host, reason))
+            self._connection = socket.socket(fileno=secured.detach())
+            linger(self._connection, self._linger_s)  # the peer is to read the alert
+            return False
+        return True
 
     def _establish(self) -> Accepted | None:
         """Answer the association request; None if it is rejected."""
