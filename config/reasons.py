@@ -46,6 +46,12 @@ class Reason(StrEnum):
     TOO_MANY_ASSOCIATIONS = "TOO_MANY_ASSOCIATIONS"
     PROTOCOL_ERROR = "PROTOCOL_ERROR"
     PEER_SILENT = "PEER_SILENT"
+    TLS_CERTIFICATE_EXPIRED = "TLS_CERTIFICATE_EXPIRED"
+    TLS_CERTIFICATE_UNTRUSTED = "TLS_CERTIFICATE_UNTRUSTED"
+    TLS_CERTIFICATE_MISSING = "TLS_CERTIFICATE_MISSING"
+    TLS_CERTIFICATE_REFUSED = "TLS_CERTIFICATE_REFUSED"
+    TLS_EXPECTED = "TLS_EXPECTED"
+    TLS_FAILED = "TLS_FAILED"
     DISK_FULL = "DISK_FULL"
     SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
@@ -148,6 +154,27 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.PEER_SILENT: _Text(
         "The peer said nothing, or too little, for too long.",
         "Check the sender and the network, or raise dicom.network_timeout_s.",
+    ),
+    Reason.TLS_CERTIFICATE_EXPIRED: _Text(
+        "The peer's TLS certificate has expired.", "Renew it at the peer; check the clocks of both machines."
+    ),
+    Reason.TLS_CERTIFICATE_UNTRUSTED: _Text(
+        "The peer's TLS certificate is not of an authority that the node trusts, not valid yet, or not for this name.",
+        "Put its authority into the ca file (dicom.tls, or tls of the destination or source); check tls.name.",
+    ),
+    Reason.TLS_CERTIFICATE_MISSING: _Text(
+        "The peer showed no TLS certificate.", "Give it one, or set dicom.tls.client_certificate: false."
+    ),
+    Reason.TLS_CERTIFICATE_REFUSED: _Text(
+        "The peer does not take the node's TLS certificate.",
+        "See whether it has expired (fvlm-node doctor), and let the peer trust its authority.",
+    ),
+    Reason.TLS_EXPECTED: _Text(
+        "One side spoke TLS and the other did not.", "Use dicom.port for plain DICOM and dicom.tls.port for TLS."
+    ),
+    Reason.TLS_FAILED: _Text(
+        "No TLS connection came about: an old version of TLS, no common cipher, or damaged data.",
+        "Let the peer speak TLS 1.2 or 1.3 with the ciphers of BCP 195.",
     ),
     Reason.SPOOL_FAILED: _Text(
         "The spool's disk reported an error.", "Check the disk; the kernel's log says more. Then send again."

@@ -49,6 +49,62 @@ def _check_file(file: Path) -> None:
         raise SettingsError(f"{file}: holds no settings by name (`key: value`); see: fvlm-node init example.yaml")
 
 
+class ReceiverTls(_Section):
+    """DICOM over TLS (1.2 or newer) for senders: a port of its own, once `certificate` and `key` are set. Files are
+    PEM; the node reads them when it starts."""
+
+    certificate: Path | None = None
+    """The node's certificate, followed by those of intermediate authorities; none: no TLS."""
+    key: Path | None = None
+    """Its private key, without a password; readable by the node's user only."""
+    ca: Path | None = None
+    """Certificates of the authorities that sign the senders' certificates."""
+    client_certificate: bool = True
+    """True: a sender must show a certificate of `ca`. False: it may; nobody says then who it really is."""
+    port: Port = 2762
+    """TCP port of DICOM over TLS; 0 takes a free one."""
+    only: bool = False
+    """True: there is no plain port beside it."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """ValueError for half a setting."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give `certificate` and `key`, or none of them")
+        if self.certificate is None and (self.ca is not None or self.only):
+            raise ValueError("`ca` and `only` need `certificate` and `key`")
+        if self.certificate is not None and self.client_certificate and self.ca is None:
+            raise ValueError(
+                "name the authorities of the senders' certificates in `ca`, or set client_certificate: false"
+            )
+        return self
+
+
+class PeerTls(_Section):
+    """DICOM over TLS (1.2 or newer) with a peer that the node calls. Files are PEM, read at each call."""
+
+    ca: Path | None = None
+    """Certificates of the authority that signed the peer's certificate; none: the public ones."""
+    certificate: Path | None = None
+    """The node's certificate, if the peer asks for one."""
+    key: Path | None = None
+    """Its private key, without a password."""
+    verify: bool = True
+    """False: any certificate is taken. That hides the data from who listens, not from who answers in the peer's
+    place."""
+    name: str = ""
+    """Name that stands in the peer's certificate; empty: its `host`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """ValueError for half a setting."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give `certificate` and `key`, or none of them")
+        if not self.verify and (self.ca is not None or self.name):
+            raise ValueError("`ca` and `name` mean nothing with verify: false")
+        return self
+
+
 class DicomSettings(_Section):
     """How images come in."""
 
@@ -73,9 +129,20 @@ class DicomSettings(_Section):
     min_free_mb: Annotated[int, Field(ge=0)] = 1024
     """Low-water mark of the spool's disk, MB; below it C-STORE answers 0xA700."""
 
+    mpps_from: tuple[AETitle, ...] = ()
+    """Calling AE titles, of those in `accept_from`, whose Modality Performed Procedure Step (MPPS) is taken: it tells
+    which images a series has; none: MPPS is not offered."""
+    ian_from: tuple[AETitle, ...] = ()
+    """The same for Instance Availability Notification (IAN): which images of a series an archive has."""
+    tls: ReceiverTls = ReceiverTls()
     report_for_s: Annotated[float, Field(gt=0)] = 86400.0
     """Seconds for which the node tries to tell a sender that asked for storage commitment what it keeps. The time-out
     and the waits between two attempts are those of `delivery`."""
+
+    @property
+    def open_port(self) -> int:
+        """The port of the storage SCP, or that of DICOM over TLS if there is no other."""
+        return self.tls.port if self.tls.only else self.port
 
     @field_validator("accept_from")
     @classmethod
@@ -84,6 +151,14 @@ class DicomSettings(_Section):
         if not titles:
             raise ValueError("name at least one calling AE title that may send")
         return titles
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Self:
+        """ValueError for who announces and may not come in."""
+        unknown = sorted({*self.mpps_from, *self.ian_from} - {*self.accept_from})
+        if unknown:
+            raise ValueError(f"mpps_from, ian_from: {', '.join(unknown)} not in accept_from; add it there")
+        return self
 
 
 class CompletionSettings(_Section):
@@ -113,6 +188,8 @@ class Source(_Section):
     """True: it is asked by C-FIND (Study Root) how many images a series has; for archives, few scanners answer."""
     dicomweb_url: str = ""
     """Its QIDO-RS address, asked instead of C-FIND. Example: http://pacs.example.org:8042/dicom-web"""
+    tls: PeerTls | None = None
+    """DICOM over TLS for what the node asks and tells it (`{}` for the public authorities); none: plain."""
 
 
 class Destination(_Section):
@@ -127,6 +204,8 @@ class Destination(_Section):
     commitment: bool = True
     """True: it is asked by storage commitment whether it keeps what it has stored; only what it commits to may be
     deleted here. False: stored is enough."""
+    tls: PeerTls | None = None
+    """DICOM over TLS (`{}` for the public authorities); none: plain."""
 
     @property
     def where(self) -> str:

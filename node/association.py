@@ -5,6 +5,7 @@ written before more is read.
 """
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -16,14 +17,16 @@ import structlog
 from config import Reason
 from config.settings import DicomSettings
 from node import dimse
+from node.announced_request import REQUESTS, Announcing
 from node.commitment import STORAGE_COMMITMENT
 from node.commitment_action import Action, Report
 from node.commitment_event import Event
 from node.dimse import BadCommandError, Command, encode_response, parse_command
 from node.handover import Caller
 from node.intake import DATA_SET_MISMATCH, Incoming, Intake, IntakeSession, Refused
-from node.negotiation import VERIFICATION, Accepted, Negotiator, Rejected
+from node.negotiation import NOT_STORED, VERIFICATION, Accepted, Negotiator, Rejected
 from node.spool import Ending
+from node.tls import TlsSocket, handshake, reason_of
 from node.upper_layer import (
     ABORT,
     COMMAND,
@@ -70,6 +73,7 @@ class _Message:
     """None: the data set is thrown away."""
     action: Action | None = None
     event: Event | None = None
+    announcing: Announcing | None = None
     status: int | None = dimse.SUCCESS
     """The answer if nobody takes the data set; None: none is due."""
 
@@ -85,8 +89,12 @@ class Association:
         negotiator: Negotiator,
         intake: Intake,
         on_rejected: Callable[[Caller], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was."""
+        """`full`: there is no place, the request is to be rejected. `on_rejected` hears who was. `tls`: the peer is to
+        speak TLS.
+        """
+        self._tls = tls
         self._connection, self._full, self._settings = connection, full, settings
         self._negotiator, self._intake, self._on_rejected = negotiator, intake, on_rejected
         self._timeout_s = settings.network_timeout_s
@@ -116,6 +124,8 @@ class Association:
         """
         try:
             prepare(self._connection, self._timeout_s)
+            if self._tls is not None and not self._secure(self._tls):
+                return
             accepted = self._establish()
             if accepted is not None:
                 self._contexts = accepted
@@ -148,6 +158,25 @@ class Association:
         self._ending.set()
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RD)
+
+    def _secure(self, tls: ssl.SSLContext) -> bool:
+        """The TLS handshake; False if it fails."""
+        secured = tls.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+        assert isinstance(secured, TlsSocket), "node.tls makes the contexts"
+        self._connection = secured
+        if self._ending.is_set():  # `end` may have met the socket while it was wrapped
+            raise PeerGoneError
+        try:
+            handshake(secured, self._timeout_s)
+        except ssl.SSLError as error:
+            reason = reason_of(error)
+            if reason is not None:
+                _log.warning("association_rejected", reason=reason, host=self._host)
+                self._on_rejected(Caller.of("", "", self._host, reason))
+            self._connection = socket.socket(fileno=secured.detach())
+            linger(self._connection, self._linger_s)  # the peer is to read the alert
+            return False
+        return True
 
     def _establish(self) -> Accepted | None:
         """Answer the association request; None if it is rejected."""
@@ -217,14 +246,15 @@ class Association:
             return
         if self._message is None:
             raise ProtocolError(Abort.UNEXPECTED_PDU, "a data set without a command")
-        if context_id != self._message.context_id:
+        message = self._message
+        if context_id != message.context_id:
             raise ProtocolError(Abort.INVALID_PARAMETER, "the data set is in another presentation context")
-        if (small := self._message.action or self._message.event) is not None:
+        if (small := message.action or message.event or message.announcing) is not None:
             small.write(content)
-        elif self._message.incoming is not None and content:
+        elif message.incoming is not None and content:
             self._pieces.append(content)
         if control & LAST:
-            self._finish(self._message)
+            self._finish(message)
         elif len(self._pieces) >= _MOST_PIECES:
             self._write_out()
 
@@ -248,7 +278,7 @@ class Association:
         """Who takes the request, or how it is answered."""
         command, context = message.command, self._contexts.contexts[self._command_context]
         abstract_syntax = context.abstract_syntax
-        if command.field == dimse.C_STORE_RQ and abstract_syntax not in (VERIFICATION, STORAGE_COMMITMENT):
+        if command.field == dimse.C_STORE_RQ and abstract_syntax not in NOT_STORED:
             message.incoming = self._incoming(session, command)
         elif command.field == dimse.C_ECHO_RQ and abstract_syntax == VERIFICATION:
             message.status = dimse.SUCCESS
@@ -256,6 +286,8 @@ class Association:
             message.action = Action(command, context.transfer_syntax)
         elif command.field == dimse.N_EVENT_REPORT_RQ and abstract_syntax == STORAGE_COMMITMENT:
             message.event = Event(command, context.transfer_syntax)
+        elif (command.field, abstract_syntax) in REQUESTS:
+            message.announcing = Announcing(command, abstract_syntax, context.transfer_syntax)
         elif command.field in (dimse.C_STORE_RQ, dimse.C_ECHO_RQ):
             message.status = dimse.CLASS_NOT_SUPPORTED
         else:
@@ -285,7 +317,7 @@ class Association:
 
     def _finish(self, message: _Message) -> None:
         """The message is whole: answer it."""
-        status, comment = message.status, ""
+        command, status, comment, error_id = message.command, message.status, "", None
         if message.incoming is not None:
             answer = message.incoming.finish(*self._pieces)
             status, comment = (answer.status, answer.comment) if isinstance(answer, Refused) else (dimse.SUCCESS, "")
@@ -298,10 +330,16 @@ class Association:
         elif message.event is not None:
             intake = self._intake
             status, comment = message.event.finish(intake.spool_dir, intake.min_free_bytes, self._calling_ae)
+        elif message.announcing is not None:
+            intake = self._intake
+            told = message.announcing.finish(intake.spool_dir, intake.min_free_bytes, self._calling_ae)
+            command, status, comment, error_id = told.command, told.status, told.comment, told.error_id
+            if told.ended:
+                intake.on_stored("")  # there is something to index
         self._message, self._began = None, 0.0
         self._pieces.clear()
         if status is not None:
-            response = encode_response(message.command, status, comment)
+            response = encode_response(command, status, comment, error_id)
             self._connection.sendall(p_data(message.context_id, response, self._contexts.longest_pdu))
 
     def _report_at_once(self, report: Report, stream: PduStream) -> None:

@@ -14,7 +14,7 @@ _LOOK_S = 0.1
 
 def bell_file(spool_dir: Path) -> Path:
     """The bell that the index rings when a series begins, an association has ended, or a storage commitment
-    request was taken."""
+    request or an announcement was taken."""
     return spool_dir / ".index.bell"
 
 

@@ -6,7 +6,6 @@ spool before it is in the index; then the sender gets its report (`node.commitme
 """
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
 from ct.part10 import Unfit, is_uid, parsing
-from node.spool import sync_folder
+from node.durable import write_durably
 
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
 """Storage Commitment Push Model SOP Class."""
@@ -128,16 +127,8 @@ class CommitmentFiles:
             received_at=datetime.fromtimestamp(received / 1e9, UTC),
             references=tuple(references),
         )
-        if not self.folder.exists():
-            self.folder.mkdir(exist_ok=True)
-            sync_folder(self.folder.parent)
-        unready = self.folder / f".{request.token}.new"
-        with unready.open("x", encoding="ascii") as out:
-            json.dump({**vars(request), "received_at": request.received_at.isoformat()}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        unready.rename(self._path(request.token, _REQUEST))
-        sync_folder(self.folder)
+        content = json.dumps({**vars(request), "received_at": request.received_at.isoformat()})
+        write_durably(self._path(request.token, _REQUEST), content)
         return request
 
     def waiting(self) -> list[str]:

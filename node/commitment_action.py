@@ -1,6 +1,5 @@
 """A request for storage commitment (N-ACTION) within its association: taken, answered, reported if that is quick."""
 
-import select
 import socket
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from node.commitment import (
 )
 from node.dimse import Command
 from node.spool import Buffer, free_bytes
+from node.tls import readable
 
 _log = structlog.get_logger(__name__)
 
@@ -104,7 +104,7 @@ class Report:
                 assert data_set is not None, "UIDs and numbers can be encoded"
                 command = dimse.encode_event(STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, event, _MESSAGE_ID)
                 return command, data_set
-            if select.select([connection], [], [], _LOOK_S)[0]:
+            if readable(connection, _LOOK_S):
                 break
         return None
 

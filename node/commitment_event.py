@@ -5,7 +5,6 @@ that is away; the receiver's clerk takes it into the database (`node.commitment_
 """
 
 import json
-import os
 import secrets
 import time
 from base64 import b64decode, b64encode
@@ -24,7 +23,8 @@ from ct.part10 import Unfit, is_uid, parsing
 from node import dimse
 from node.commitment import COMMITMENT_FOLDER, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
 from node.dimse import Command
-from node.spool import Buffer, free_bytes, sync_folder
+from node.durable import write_durably
+from node.spool import Buffer, free_bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -141,17 +141,9 @@ class EventFiles:
 
     def keep(self, report: Kept) -> None:
         """Write a report down and wait for the disk. Raises OSError."""
-        if not self._folder.exists():
-            self._folder.mkdir(exist_ok=True)
-            sync_folder(self._folder.parent)
-        name = f"{time.time_ns():020d}-{secrets.token_hex(6)}"
-        unready = self._folder / f".{name}.new"
-        with unready.open("x", encoding="ascii") as out:
-            json.dump({**vars(report), "encoded": b64encode(report.encoded).decode("ascii")}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        unready.rename(self._folder / f"{name}{_SUFFIX}")
-        sync_folder(self._folder)
+        name = f"{time.time_ns():020d}-{secrets.token_hex(6)}{_SUFFIX}"
+        content = json.dumps({**vars(report), "encoded": b64encode(report.encoded).decode("ascii")})
+        write_durably(self._folder / name, content)
 
     def waiting(self) -> list[Path]:
         """Oldest first."""

@@ -15,7 +15,8 @@ from config import Reason, Settings
 from node import commitment_rows, dimse
 from node.commitment import STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, CommitmentFiles, report
 from node.records import CommitmentRequest, Records
-from node.scu import associate
+from node.scu import associate, tls_failure
+from node.tls import TlsError
 
 _log = structlog.get_logger(__name__)
 
@@ -85,11 +86,14 @@ class Reporter:
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout
         context = build_context(STORAGE_COMMITMENT, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         role = build_role(STORAGE_COMMITMENT, scp_role=True)  # the one who opens it is the SCP here
-        association = associate(ae, source.host, source.port, source.ae_title, [context], [role])
+        try:
+            association = associate(ae, source.host, source.port, source.ae_title, [context], [role], tls=source.tls)
+        except TlsError as error:
+            raise _UndeliveredError(Reason.INTERNAL, str(error)) from error
         if association.is_rejected:
             raise _UndeliveredError(Reason.PEER_REFUSED, "the association was rejected")
         if not association.is_established:
-            raise _UndeliveredError(Reason.PEER_UNREACHABLE, "no association")
+            raise _UndeliveredError(tls_failure(association) or Reason.PEER_UNREACHABLE, "no association")
         return association
 
     def _send(self, association, request: CommitmentRequest) -> None:  # type: ignore[no-untyped-def]

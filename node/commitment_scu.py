@@ -12,8 +12,8 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 
 from config.settings import Destination
 from node.commitment_due import Question
-from node.dimse_link import require
-from node.scu import associate, cut
+from node.dimse_link import open_association, require
+from node.scu import cut
 
 _REQUEST_COMMITMENT = 1
 """Action Type ID (PS3.4 table J.3-2)."""
@@ -35,7 +35,7 @@ class CommitmentLink:
         ae.add_requested_context(StorageCommitmentPushModel, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._take, self._reports, self._came = take, 0, Condition()
         handlers = [(evt.EVT_N_EVENT_REPORT, self._report)]
-        self._association = associate(ae, destination.host, destination.port, destination.ae_title, handlers=handlers)
+        self._association = open_association(ae, destination, handlers)
         require(self._association, destination)
 
     @property

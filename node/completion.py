@@ -24,6 +24,7 @@ from ct.series import read_header
 from ct.vetting import vet
 from ct.volume import SourceSlice
 from node import signals
+from node.announced_rows import Announced
 from node.records import CommitmentRequest, Instance, Records, Series, Signal, State, now
 from node.retention import missing_images
 from node.signals import Receiving
@@ -96,6 +97,7 @@ class Completer:
         with self._records.reading() as session:
             coming = signals.receiving(session)
             asked = signals.asked(session, coming, self._settings.completion.missing_s)
+            announced = signals.announced(session, coming)
             released = {
                 one.series_id for one in coming if signals.released_at(session, one.series_instance_uid) is not None
             }
@@ -104,7 +106,7 @@ class Completer:
         self._seen = {key: value for key, value in self._seen.items() if key in ids}
         if self._counts is not None:
             self._counts.keep_only(ids)
-        closed = (self._close_one(one, asked, one.series_id in released) for one in coming)
+        closed = (self._close_one(one, asked, announced, one.series_id in released) for one in coming)
         verdicts = [verdict for verdict in closed if verdict is not None]
         if asked.done:
             with self._records.session() as session:
@@ -112,7 +114,7 @@ class Completer:
                 session.execute(weighed)
         return verdicts
 
-    def _close_one(self, one: Receiving, asked: signals.Asked, released: bool) -> Verdict | None:
+    def _close_one(self, one: Receiving, asked: signals.Asked, announced: Announced, released: bool) -> Verdict | None:
         """Close a series if there is a signal for it. The verdict, if it had to be vetted for that.
 
         `released`: the one association that brought it was released in order.
@@ -122,15 +124,22 @@ class Completer:
         if uid in asked.complete:
             self._settle(one, Signal.COMMITMENT, asked.complete[uid])
             return None
-        count = self._counts.count(one, released or quiet >= _PAUSE_S) if self._counts is not None else None
-        if count == one.received:
-            self._settle(one, Signal.FIND_COUNT, count)
+        if uid in announced.complete:
+            self._settle(one, announced.complete[uid], one.received)
             return None
-        expected = max((n for n in (asked.expected.get(uid), count, one.expected) if n is not None), default=None)
+        source = self._settings.source_of(one.source_ae)
+        wait_s = (source and source.quiet_s) or self._settings.completion.quiet_s
+        patience_s = max(wait_s, self._settings.completion.missing_s)
+        count = self._counts.count(one, released or quiet >= _PAUSE_S) if self._counts is not None else None
+        named = announced.expected.get(uid)
+        if count == one.received and (named is None or quiet >= patience_s):
+            self._settle(one, Signal.FIND_COUNT, named or count)
+            return None
+        told = (asked.expected.get(uid), named, count, one.expected)
+        expected = max((n for n in told if n is not None), default=None)
         if expected is not None and expected != one.expected:
             self._expect(one, expected)
         missing = expected is not None and expected > one.received
-        source = self._settings.source_of(one.source_ae)
         trusted = source is None or source.one_association
         if (
             released
@@ -143,8 +152,7 @@ class Completer:
             verdict = self._vet_released(one)
             if verdict is not None and self._settle(one, Signal.RELEASE, expected):
                 return _conclude(self._records, verdict)
-        wait_s = (source and source.quiet_s) or self._settings.completion.quiet_s
-        if quiet >= (max(wait_s, self._settings.completion.missing_s) if missing else wait_s):
+        if quiet >= (patience_s if missing else wait_s):
             self._settle_quiet(one, expected, wait_s)
         return None
 

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 
 C_STORE_RQ, C_ECHO_RQ, C_CANCEL_RQ = 0x0001, 0x0030, 0x0FFF
-N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
+N_EVENT_REPORT_RQ, N_SET_RQ, N_ACTION_RQ, N_CREATE_RQ = 0x0100, 0x0120, 0x0130, 0x0140
 """Command Field (0000,0100)."""
 RESPONSE = 0x8000
 """The bit of the Command Field that makes a response of a request."""
@@ -18,10 +18,14 @@ NO_SUCH_INSTANCE, NO_SUCH_EVENT_TYPE, INVALID_ARGUMENT, CLASS_CONFLICT, NO_SUCH_
     0x0112, 0x0113, 0x0115, 0x0119, 0x0123, 0x0213,
 )  # fmt: skip
 """Status of an N-ACTION or N-EVENT-REPORT (PS3.7 sections 10.1.4.1.10, 10.1.1.1.8 and annex C)."""
+INVALID_VALUE, PROCESSING_FAILURE, DUPLICATE_INSTANCE, INVALID_INSTANCE, MISSING_ATTRIBUTE, MISSING_VALUE = (
+    0x0106, 0x0110, 0x0111, 0x0117, 0x0120, 0x0121,
+)  # fmt: skip
+"""Status of an N-CREATE or N-SET beside those (PS3.7 sections 10.1.5.1.6, 10.1.3.1.9 and annex C)."""
 
 _NO_DATA_SET, _DATA_SET = 0x0101, 0x0001
 _CLASS, _FIELD, _MESSAGE_ID, _ANSWERED_ID, _DATA_SET_TYPE = 0x0002, 0x0100, 0x0110, 0x0120, 0x0800
-_STATUS, _COMMENT, _INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x0900, 0x0902, 0x1000, 0x1002, 0x1008
+_STATUS, _COMMENT, _ERROR_ID, _INSTANCE, _EVENT_TYPE, _ACTION_TYPE = 0x0900, 0x0902, 0x0903, 0x1000, 0x1002, 0x1008
 _REQUESTED_CLASS, _REQUESTED_INSTANCE = 0x0003, 0x1001
 _ELEMENT = struct.Struct("<HHI")
 _LONGEST_UID = 64
@@ -79,10 +83,11 @@ def parse_command(encoded: bytes | bytearray) -> Command:
     return command
 
 
-def encode_response(command: Command, status: int, comment: str = "") -> bytes:
+def encode_response(command: Command, status: int, comment: str = "", error_id: int | None = None) -> bytes:
     """The command set that answers a request, without a data set.
 
-    `comment`: ASCII, cut to 64 characters. The UIDs of the request come back as they were, unless they are no UIDs.
+    `comment`: ASCII, cut to 64 characters. `error_id`: Error ID, if there is one. The UIDs of the request come back as
+    they were, unless they are no UIDs.
     """
     elements = [
         _encode(_FIELD, struct.pack("<H", command.field | RESPONSE)),
@@ -94,6 +99,8 @@ def encode_response(command: Command, status: int, comment: str = "") -> bytes:
         elements.insert(0, _encode(_CLASS, command.sop_class))
     if comment:
         elements.append(_encode(_COMMENT, comment[:64].encode("ascii"), b" "))
+    if error_id is not None:
+        elements.append(_encode(_ERROR_ID, struct.pack("<H", error_id)))
     if 0 < len(command.sop_instance) <= _LONGEST_UID:
         elements.append(_encode(_INSTANCE, command.sop_instance))
     return _command_set(elements)

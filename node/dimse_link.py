@@ -1,6 +1,6 @@
 """One association with a destination that is a DICOM node: C-STORE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ from pynetdicom import AE
 from config import Reason
 from config.settings import Destination
 from node.outbox import Fate, Outcome
-from node.scu import associate, cut
+from node.scu import associate, cut, tls_failure
 from node.store_status import judge
+from node.tls import TlsError
 
 SLOWEST = 65536
 """Bytes a second that a destination must at least take, beyond the time-out."""
@@ -38,7 +39,7 @@ class DimseLink:
         for sop_class in sorted(set(sop_classes)):
             ae.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._timeout_s = timeout_s
-        self._association = associate(ae, destination.host, destination.port, destination.ae_title)
+        self._association = open_association(ae, destination)
         self._accepted = {context.abstract_syntax for context in self._association.accepted_contexts}
         require(self._association, destination)
 
@@ -77,6 +78,16 @@ class DimseLink:
             self._association.release()
 
 
+def open_association(ae: AE, destination: Destination, handlers: Sequence[Any] = ()) -> Any:
+    """An association with a destination. Raises AwayError if the files for TLS cannot be used; see `require`."""
+    try:
+        return associate(
+            ae, destination.host, destination.port, destination.ae_title, handlers=handlers, tls=destination.tls
+        )
+    except TlsError as error:
+        raise AwayError(Reason.INTERNAL, str(error)) from error
+
+
 def require(association: Any, destination: Destination) -> None:
     """AwayError unless the association is established, or came about but for its contexts, none of which was taken."""
     if association.is_established or association.rejected_contexts:
@@ -86,4 +97,6 @@ def require(association: Any, destination: Destination) -> None:
         answer = association.acceptor.primitive
         detail = f"{where} rejects the association: {answer.result_str}, {answer.reason_str}"
         raise AwayError(Reason.PEER_REFUSED, detail)
+    if (reason := tls_failure(association)) is not None:
+        raise AwayError(reason, f"{where}: {reason.meaning}")
     raise AwayError(Reason.PEER_UNREACHABLE, f"{where} does not answer")

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,9 +16,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
-from config.settings import AnyDestination, Destination, WebDestination
-from node.node_lock import running_port
+from config.settings import AnyDestination, Destination, PeerTls, WebDestination
+from node.certificates import expiries
+from node.node_lock import running_ports
 from node.release import release_folder
+
+_EXPIRY_DAYS = 30
+"""Certificates that end sooner are a finding."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,12 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _disk(settings)
     yield _database(settings)
     yield _broker(settings)
-    yield _port(settings)
+    if not settings.dicom.tls.only:
+        yield _port(settings, "DICOM port", settings.dicom.port)
+    if settings.dicom.tls.certificate is not None:
+        yield _port(settings, "DICOM TLS port", settings.dicom.tls.port)
+    for where, file in _certificates(settings):
+        yield _certificate(where, file)
     for name, destination in settings.destinations.items():
         yield _destination(name, destination, settings)
 
@@ -139,19 +149,51 @@ def _broker(settings: Settings) -> Check:
     return Check("Broker", True, shown)
 
 
-def _port(settings: Settings) -> Check:
+def _port(settings: Settings, name: str, port: int) -> Check:
     dicom = settings.dicom
-    where = f"{dicom.ae_title} at {dicom.host}:{dicom.port}"
+    where = f"{dicom.ae_title} at {dicom.host}:{port}"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((dicom.host, dicom.port))
+            probe.bind((dicom.host, port))
         except OSError as error:
-            if running_port(settings.data_dir) == dicom.port:
-                return Check("DICOM port", True, f"{where}: this node runs and listens there")
-            cure = "End what listens there, or set another dicom.port or dicom.host"
-            return Check("DICOM port", False, f"{where}: {error.strerror}", cure)
-    return Check("DICOM port", True, f"{where} is free")
+            if port in running_ports(settings.data_dir):
+                return Check(name, True, f"{where}: this node runs and listens there")
+            cure = "End what listens there, or set another dicom.port, dicom.tls.port or dicom.host"
+            return Check(name, False, f"{where}: {error.strerror}", cure)
+    return Check(name, True, f"{where} is free")
+
+
+def _certificates(settings: Settings) -> Iterator[tuple[str, Path]]:
+    """Setting and file of every certificate that the node shows or trusts."""
+    tls = settings.dicom.tls
+    files = {"dicom.tls.certificate": tls.certificate, "dicom.tls.ca": tls.ca}
+    peers: list[tuple[str, PeerTls | None]] = [
+        *((f"sources.{name}.tls", source.tls) for name, source in settings.sources.items()),
+        *(
+            (f"destinations.{name}.tls", d.tls)
+            for name, d in settings.destinations.items()
+            if isinstance(d, Destination)
+        ),
+    ]
+    for where, peer in peers:
+        if peer is not None:
+            files |= {f"{where}.certificate": peer.certificate, f"{where}.ca": peer.ca}
+    for name, destination in settings.destinations.items():
+        if isinstance(destination, WebDestination):
+            files[f"destinations.{name}.ca_file"] = destination.ca_file
+    yield from ((where, file) for where, file in files.items() if file is not None)
+
+
+def _certificate(where: str, file: Path) -> Check:
+    name = f"Certificate {where}"
+    try:
+        ends = min(expiries(file))
+    except (OSError, ValueError) as error:
+        return Check(name, False, f"{file}: {type(error).__name__}", "Name a PEM file that the node's user can read")
+    days = (ends - datetime.now(UTC)).days
+    found = f"{file} has expired" if days < 0 else f"{file} is good for {days} days"
+    return Check(name, days >= _EXPIRY_DAYS, f"{found} (until {ends:%Y-%m-%d %H:%M} UTC)", "Renew it, restart the node")
 
 
 def _destination(name: str, destination: AnyDestination, settings: Settings) -> Check:
@@ -178,13 +220,19 @@ def _dicom_destination(name: str, destination: Destination, settings: Settings) 
     from pynetdicom import AE
     from pynetdicom.sop_class import Verification
 
-    from node.scu import associate
+    from node.dimse_link import AwayError, open_association
+    from node.scu import tls_failure
 
     ae = AE(ae_title=settings.dicom.ae_title)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = 5.0
     ae.add_requested_context(Verification)
     where = destination.where
-    association = associate(ae, destination.host, destination.port, destination.ae_title)
+    try:
+        association = open_association(ae, destination)
+    except AwayError as error:
+        return Check(f"Destination {name}", False, str(error), "Check the files in its tls section")
+    if (reason := tls_failure(association)) is not None:
+        return Check(f"Destination {name}", False, f"{where}: {reason.meaning}", reason.cure)
     if not association.is_established:
         answer = "rejects us" if association.is_rejected else "does not answer"
         return Check(f"Destination {name}", False, f"{where} {answer}", "Check host, port, firewall and its AE list")

@@ -11,10 +11,12 @@ from config import Reason
 
 SERVE, REJECT, END = b"S", b"R", b"E"
 """From the listener: serve this socket; reject its request, for want of a place; end (followed by seconds)."""
+OVER_TLS = b"t"
+"""Behind SERVE or REJECT: the peer is to speak TLS."""
 READY, STORED, RELEASED, CLOSED, REJECTED = b"y", b"s", b"r", b"c", b"n"
 """To the listener: sockets may come; something was stored (followed by the segment, by nothing if it is a storage
-commitment request); an association has ended (followed by its last segment); a socket is closed; a request was rejected
-(followed by a `Caller`)."""
+commitment request or an announcement); an association has ended (followed by its last segment); a socket is closed; a
+request was rejected (followed by a `Caller`)."""
 LONGEST_NOTE = 131072
 """Bytes; the longest is the `Setup`."""
 

@@ -23,7 +23,8 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Reason
 from ct.part10 import Unfit
-from node import commitment_rows
+from node import announced_rows, commitment_rows
+from node.announced_files import AnnouncementFiles
 from node.bell import bell_file, ring
 from node.commitment import CommitmentFiles
 from node.headers import read_names
@@ -69,6 +70,7 @@ class Indexer:
         """`poll_s`: seconds between two looks for segments of other processes."""
         self._records, self._spool_dir, self._poll_s = records, spool_dir, poll_s
         self._requests = CommitmentFiles(spool_dir)
+        self._announcements = AnnouncementFiles(spool_dir)
         self._marks: dict[str, _Mark] | None = None
         self._open: set[str] = set()
         """Segments that may have more to read."""
@@ -78,7 +80,10 @@ class Indexer:
         self._listed_at = float("-inf")
 
     def notify(self, segment: str) -> None:
-        """Something was stored in a segment (empty: a storage commitment request): look soon. From any thread."""
+        """Something was stored in a segment (empty: a storage commitment request or an announcement): look soon.
+
+        From any thread.
+        """
         if segment:
             self._news.append(segment)
         self._fresh.set()
@@ -144,9 +149,12 @@ class Indexer:
             total = Indexed(*(getattr(total, f) + getattr(step, f) for f in Indexed.__dataclass_fields__))
             if not more:
                 break
+        announced = self._announcements.waiting()
         for token in asked:
             self._take_request(token)
-        if asked:
+        for token in announced:
+            self._take_announcement(token)
+        if asked or announced:
             ring(bell_file(self._spool_dir))
         return total
 
@@ -168,6 +176,31 @@ class Indexer:
         except OSError as error:  # it is taken again, to no effect
             _log.error("commitment_not_kept", reason=Reason.SPOOL_FAILED, error=error.strerror)
         _log.info("commitment_taken", calling_ae=request.calling_ae, count=len(request.references) - len(failures))
+
+    def _take_announcement(self, token: str) -> None:
+        """What a modality or an archive says of series, into the database."""
+        try:
+            announcement = self._announcements.load(token)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            _log.error("announcement_unreadable", error=type(error).__name__)
+            with suppress(OSError):
+                self._announcements.put_aside(token)
+            return
+        with self._records.session() as session:
+            announced_rows.take(session, announcement)
+        try:
+            self._announcements.taken(token)
+        except OSError as error:  # it is taken again, to no effect
+            _log.error("announcement_not_kept", reason=Reason.SPOOL_FAILED, error=error.strerror)
+        _log.info(
+            "announcement_taken",
+            kind=announcement.kind,
+            calling_ae=announcement.calling_ae,
+            state="DISCONTINUED" if announcement.discontinued else "COMPLETED",
+            count=len(announcement.series),
+        )
 
     def _step(self) -> tuple[Indexed, bool]:
         """One transaction; True if there may be more."""

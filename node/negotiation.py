@@ -23,6 +23,7 @@ from pynetdicom.presentation import negotiate_as_acceptor
 
 from config import Reason
 from config.settings import DicomSettings
+from node.announced import INSTANCE_AVAILABILITY, MPPS
 from node.commitment import STORAGE_COMMITMENT
 from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.upper_layer import Abort, ProtocolError, reject
@@ -58,12 +59,14 @@ STORAGE_CLASSES = (
 )
 """What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
 VERIFICATION = str(sop.Verification)
+NOT_STORED = frozenset({VERIFICATION, STORAGE_COMMITMENT, MPPS, INSTANCE_AVAILABILITY})
+"""Abstract syntaxes that are no storage."""
 MORE_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1.98",
     *(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56, 58, 59, 60, 61, 62, 63, 64, 65, 66)),
 )
 """Taken beside those that pynetdicom names: Encapsulated Uncompressed, and retired JPEG processes (PS3.6 annex A)."""
-_COMMITMENT_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+_SMALL_SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 
 _PERMANENT, _TRANSIENT = 1, 2
 _SERVICE_USER, _ACSE, _PRESENTATION = 1, 2, 3
@@ -108,9 +111,11 @@ class Negotiator:
 
     def __init__(self, settings: DicomSettings) -> None:
         self._settings = settings
-        commitment = build_context(STORAGE_COMMITMENT, _COMMITMENT_SYNTAXES)
+        commitment = build_context(STORAGE_COMMITMENT, _SMALL_SYNTAXES)
         commitment.scu_role = commitment.scp_role = True  # who reports on an association of its own is SCP there
         offered = [build_context(VERIFICATION), commitment]
+        for announcement in (MPPS, INSTANCE_AVAILABILITY):
+            offered.append(build_context(announcement, _SMALL_SYNTAXES))
         for storage in dict.fromkeys((*STORAGE_CLASSES, *settings.more_storage_classes)):
             offered.append(build_context(storage, [*ALL_TRANSFER_SYNTAXES, *MORE_TRANSFER_SYNTAXES]))
         self._offered = {str(context.abstract_syntax): context for context in offered}
@@ -153,6 +158,7 @@ class Negotiator:
             raise ProtocolError(Abort.INVALID_PARAMETER, "a presentation context id stands for two contexts")
         # Only what is proposed: negotiation takes time for each context that is offered.
         names = {str(context.abstract_syntax) for context in proposed}
+        names -= self._not_for(str(wanted.calling_ae_title))
         offered = [context for name, context in self._offered.items() if name in names]
         asked = [i for i in wanted.user_information if isinstance(i, SCP_SCU_RoleSelectionNegotiation)]
         results, roles = negotiate_as_acceptor(
@@ -173,6 +179,11 @@ class Negotiator:
             (i.maximum_length_received for i in wanted.user_information if isinstance(i, MaximumLengthNotification)), 0
         )
         return Accepted(A_ASSOCIATE_AC(acceptance).encode(), str(wanted.calling_ae_title), accepted, int(longest or 0))
+
+    def _not_for(self, calling: str) -> set[str]:
+        """Abstract syntaxes that this caller is not offered."""
+        takes = {MPPS: self._settings.mpps_from, INSTANCE_AVAILABILITY: self._settings.ian_from}
+        return {name for name, titles in takes.items() if calling not in titles}
 
     def _about_us(self) -> list[Any]:
         """No asynchronous operations window: one operation at a time (PS3.7 D.3.3.3)."""

@@ -30,14 +30,14 @@ def node_runs(data_dir: Path) -> bool:
         return False
 
 
-def running_port(data_dir: Path) -> int | None:
-    """The DICOM port of the node that runs on the data folder; None if there is none or it cannot be known."""
+def running_ports(data_dir: Path) -> set[int]:
+    """DICOM ports, plain and over TLS, of the node that runs on the data folder; none if they cannot be known."""
     try:
         content = json.loads((data_dir / "run" / "settings.json").read_text(encoding="utf-8"))
-        port = content["dicom"]["port"]
+        ports = {content["dicom"]["port"], content["dicom"]["tls"]["port"]}
     except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return port if node_runs(data_dir) and isinstance(port, int) else None
+        return set()
+    return ports if node_runs(data_dir) else set()
 
 
 def _try(descriptor: int, kind: int) -> bool:

@@ -50,7 +50,10 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     books = (records, settings, reporter, knocks, ended)
     clerk = threading.Thread(target=_keep_books, args=books, name="clerk", daemon=True)
     clerk.start()
-    _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
+    if not dicom.tls.only:
+        _log.info("receiver_listening", ae_title=dicom.ae_title, host=dicom.host, port=port)
+    if scp.tls_port is not None:
+        _log.info("receiver_listening_tls", ae_title=dicom.ae_title, host=dicom.host, port=scp.tls_port)
     if ready is not None:
         ready(port)
     scp.serve(ended)

@@ -19,11 +19,25 @@ import structlog
 from config import Reason
 from config.settings import DicomSettings
 from node.association import Association
-from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, REJECTED, RELEASED, SERVE, STORED, Caller, Setup
+from node.handover import (
+    CLOSED,
+    END,
+    LONGEST_NOTE,
+    OVER_TLS,
+    READY,
+    REJECT,
+    REJECTED,
+    RELEASED,
+    SERVE,
+    STORED,
+    Caller,
+    Setup,
+)
 from node.intake import Intake
 from node.logs import configure_logs
 from node.negotiation import Negotiator
 from node.processes import die_with_parent, name_process
+from node.tls import server_context
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +50,7 @@ _QUIET_S = 0.1
 class _Served:
     """One socket and the thread that serves it."""
 
-    def __init__(self, process: "ReceivingProcess", connection: socket.socket, full: bool) -> None:
+    def __init__(self, process: "ReceivingProcess", connection: socket.socket, full: bool, over_tls: bool) -> None:
         """`full`: there is no place for it; it does not count as an association."""
         self._process, self._counted = process, not full
         self._segment = ""
@@ -44,7 +58,13 @@ class _Served:
         intake = copy(process.intake)
         intake.on_stored = self._stored
         self.association = Association(
-            connection, full, process.dicom, process.negotiator, intake, process.report_rejected
+            connection,
+            full,
+            process.dicom,
+            process.negotiator,
+            intake,
+            process.report_rejected,
+            process.tls if over_tls else None,
         )
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -84,6 +104,7 @@ class ReceivingProcess:
         self.setup = Setup.decode(control.recv(LONGEST_NOTE))
         self.dicom = DicomSettings(**self.setup.dicom)
         self.negotiator = Negotiator(self.dicom)
+        self.tls = None if self.dicom.tls.certificate is None else server_context(self.dicom.tls)
         self.intake = Intake(Path(self.setup.spool_dir), self.setup.min_free_bytes)
         self._lock = threading.Lock()
         self._served: set[_Served] = set()
@@ -93,8 +114,8 @@ class ReceivingProcess:
         self.tell(READY)
         while True:
             note, descriptors, _, _ = socket.recv_fds(self._control, LONGEST_NOTE, 1)
-            if note in (SERVE, REJECT):
-                self._take(descriptors, full=note == REJECT)
+            if note[:1] in (SERVE, REJECT):
+                self._take(descriptors, full=note[:1] == REJECT, over_tls=note[1:] == OVER_TLS)
             elif note.startswith(END):
                 self._end(float(note[len(END) :]))
                 return
@@ -116,7 +137,7 @@ class ReceivingProcess:
         """An association was refused."""
         self.tell(REJECTED + caller.encode())
 
-    def _take(self, descriptors: list[int], full: bool) -> None:
+    def _take(self, descriptors: list[int], full: bool, over_tls: bool) -> None:
         if not descriptors:  # the kernel had to close it
             _log.error("association_failed", reason=Reason.TOO_MANY_ASSOCIATIONS, detail="no descriptor is left")
             if not full:
@@ -124,7 +145,7 @@ class ReceivingProcess:
             self.tell(CLOSED)
             return
         connection = socket.socket(fileno=descriptors[0])
-        served = _Served(self, connection, full)
+        served = _Served(self, connection, full, over_tls)
         with self._lock:
             self._served.add(served)
         try:

@@ -91,12 +91,18 @@ class Signal(StrEnum):
 
     COMMITMENT = "commitment"
     """The sender asked for storage commitment of every image."""
+    MPPS = "mpps"
+    """The modality says that the step which made the series is completed, and names every image."""
+    IAN = "ian"
+    """An archive names every image as available (Instance Availability Notification)."""
     FIND_COUNT = "find_count"
     """The source counts as many images as were received."""
     RELEASE = "release"
     """One association brought them all without a gap and was released in order."""
     QUIET_TIME = "quiet_time"
     """Nothing came for long enough."""
+    FORCED = "forced"
+    """A person closed it (`fvlm-node series complete`)."""
 
 
 class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
@@ -273,6 +279,28 @@ class CommitmentRequest(Base):
     """When the sender confirmed the report, or was given up (then with a reason)."""
     reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
     detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
+class AnnouncedSeries(Base):
+    """What a modality (MPPS) or an archive (Instance Availability Notification) said of the images of one series."""
+
+    __tablename__ = "announced_series"
+    __table_args__ = (UniqueConstraint("token", "series_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    token: Mapped[str] = mapped_column(String(64))
+    """Name of the announcement's file in the spool, without suffix; it may be about several series."""
+    kind: Mapped[str] = mapped_column(String(8))
+    """mpps or ian."""
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    discontinued: Mapped[bool]
+    """The step was discontinued (MPPS): nothing is to be waited for."""
+    received_at: Mapped[datetime]
+    images: Mapped[list[str]] = mapped_column(JSON, deferred=True)
+    """SOP Instance UIDs that were named."""
+    away: Mapped[list[str]] = mapped_column(JSON, deferred=True)
+    """Those that the archive has no longer, or not at hand."""
 
 
 class Knock(Base):

@@ -21,6 +21,10 @@ from pynetdicom import AE, evt
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
+from config import Reason
+from config.settings import PeerTls
+from node.tls import peer_context
+
 
 class _Checkpoint:
     """Takes the place of `Association._reactor_checkpoint`: where the reactor rests while a request is under way.
@@ -60,13 +64,16 @@ def associate(
     contexts: Sequence[PresentationContext] | None = None,
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
     handlers: Sequence[Any] = (),
+    tls: PeerTls | None = None,
 ) -> Any:
     """Ask `called` for an association, without Nagle's algorithm (it costs up to 50 ms an image against DCMTK peers).
 
     `contexts`: what to propose instead of the contexts of `ae`; `roles`: other ones than SCU; `handlers`: more event
-    handlers. Returns the `pynetdicom.Association`, established or not, as `AE.associate` does.
+    handlers; `tls`: how to speak TLS, None: plain. Returns the `pynetdicom.Association`, established or not, as
+    `AE.associate` does; if it is not, `tls_failure` may say why. Raises TlsError if the files of `tls` cannot be used.
     """
-    return ae.associate(
+    context = None if tls is None else peer_context(tls)
+    association = ae.associate(
         host,
         port,
         contexts=None if contexts is None else list(contexts),
@@ -78,7 +85,16 @@ def associate(
             (evt.EVT_RELEASED, _on_end),
             *handlers,
         ],
+        tls_args=None if tls is None or context is None else (context, tls.name or host),
     )
+    association.tls_context = context
+    return association
+
+
+def tls_failure(association: Any) -> Reason | None:
+    """Why the association did not come about, if it is for TLS; None if it is for something else."""
+    context = association.tls_context
+    return None if context is None else context.failure
 
 
 def cut(association: Any) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, selectinload
 
 from config import Reason
+from node.announced_rows import discontinued
 from node.records import Breaker, Delivery, Instance, Job, Result, Series, State
 
 
@@ -25,6 +26,8 @@ class SeriesStatus:
     """Instances that came again with other bytes."""
     breaker: Breaker | None = None
     """Open, of a destination that still has to receive something."""
+    discontinued: bool = False
+    """The modality said that it discontinued the step that made the series (MPPS)."""
 
     @property
     def row(self) -> Job | Series:
@@ -70,6 +73,8 @@ class SeriesStatus:
             yield f"closed by {series.signal}: {series.received}{expected}"
         elif series.expected is not None:
             yield f"waits for {series.expected} in all"
+        if self.discontinued:
+            yield "step discontinued by the modality (MPPS)"
 
     @property
     def name(self) -> str:
@@ -111,15 +116,19 @@ def load(session: Session, query: Select[Series]) -> list[SeriesStatus]:
     found = session.scalars(loaded).all()
     counts = _image_counts(session, [series.id for series in found])
     shut = {row.destination: row for row in session.scalars(select(Breaker))}
-    return [_status(series, *counts.get(series.id, (0, 0)), shut) for series in found]
+    broken_off = discontinued(session, {series.series_instance_uid for series in found})
+    return [
+        _status(series, *counts.get(series.id, (0, 0)), shut, series.series_instance_uid in broken_off)
+        for series in found
+    ]
 
 
-def _status(series: Series, images: int, conflicts: int, shut: Mapping[str, Breaker]) -> SeriesStatus:
+def _status(series: Series, images: int, conflicts: int, shut: Mapping[str, Breaker], broken_off: bool) -> SeriesStatus:
     job = max(series.jobs, key=lambda job: job.id, default=None)
     deliveries = [] if job is None else [d for result in job.results for d in result.deliveries]
     still = [d.destination for d in deliveries if d.sent_at is None and not d.refused]
     breaker = next((shut[name] for name in still if name in shut), None)
-    return SeriesStatus(series, job, deliveries, images, conflicts, breaker)
+    return SeriesStatus(series, job, deliveries, images, conflicts, breaker, broken_off)
 
 
 def _image_counts(session: Session, series_ids: Iterable[int]) -> dict[int, tuple[int, int]]:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from config import Settings
+from config.settings import DicomSettings
 from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
 from node.console.notice import Notice, console_url
@@ -36,6 +37,7 @@ from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
 from node.records import Records, open_database
+from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
@@ -78,7 +80,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
     with _data_folder(settings.data_dir):
         settings = settings.model_copy(
             update={
-                "dicom": settings.dicom.model_copy(update={"port": _usable_port(settings)}),
+                "dicom": _usable_doors(settings.dicom),
                 "console": settings.console.model_copy(update={"port": _console_port(settings)}),
             }
         )
@@ -115,7 +117,7 @@ class _Supervisor:
         write_settings(self._settings, self._file)
         roles = [role for role in ROLES if role != "console" or self._settings.console.enabled]
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
-        host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.port
+        host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.open_port
         deadline = time.monotonic() + _READY_S
         while not listens(port, host) and time.monotonic() < deadline and not ended.wait(0.05):
             self._tend()
@@ -216,15 +218,27 @@ def _close_to_others(folder: Path) -> None:
             _log.warning("data_folder_open_to_others", detail="it belongs to another user; set its mode to 0700")
 
 
-def _usable_port(settings: Settings) -> int:
+def _usable_doors(dicom: DicomSettings) -> DicomSettings:
+    """With the ports to listen on (free ones for 0). Raises CommandError if one, or the certificate, cannot be had."""
+    tls = dicom.tls
+    if tls.certificate is not None:
+        try:
+            server_context(tls)
+        except TlsError as error:
+            raise CommandError(f"{error}.", "Name readable files in dicom.tls, or remove the section.") from error
+        tls = tls.model_copy(update={"port": _usable_port(dicom.host, tls.port, "dicom.tls.port")})
+    port = dicom.port if tls.only else _usable_port(dicom.host, dicom.port, "dicom.port")
+    return dicom.model_copy(update={"port": port, "tls": tls})
+
+
+def _usable_port(host: str, port: int, setting: str) -> int:
     """The port to listen on (a free one for 0). Raises CommandError if it cannot be had."""
-    host, port = settings.dicom.host, settings.dicom.port
     try:
         return _bindable(host, port)
     except OSError as error:
         cures = {
-            errno.EADDRINUSE: "End what listens there, or set another dicom.port.",
-            errno.EACCES: "Ports below 1024 need a privilege; set dicom.port to 11112 for example.",
+            errno.EADDRINUSE: f"End what listens there, or set another {setting}.",
+            errno.EACCES: f"Ports below 1024 need a privilege; set {setting} to 11112 for example.",
         }
         cure = cures.get(error.errno or 0, "Set dicom.host to an address of this machine, or to 0.0.0.0.")
         raise CommandError(f"The node cannot listen on {host}:{port}: {error.strerror}.", cure) from error
@@ -283,7 +297,9 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     dicom = settings.dicom
-    table.add_row("Listens as", f"{dicom.ae_title} on {dicom.host}:{dicom.port} (C-STORE, C-ECHO)")
+    plain = [] if dicom.tls.only else [f"{dicom.ae_title} on {dicom.host}:{dicom.port} (C-STORE, C-ECHO)"]
+    secure = [] if dicom.tls.certificate is None else [f"{dicom.ae_title} on {dicom.host}:{dicom.tls.port} (over TLS)"]
+    table.add_row("Listens as", "\n".join(plain + secure))
     table.add_row("May send", ", ".join(dicom.accept_from))
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]

@@ -1,4 +1,5 @@
-"""What tells that a series is complete, best first: storage commitment, the source's count, a clean release, quiet.
+"""What tells that a series is complete, best first: storage commitment, what a modality or an archive announces, the
+source's count, a clean release, quiet.
 
 All of it is read from the index, so it is right after a restart too; a signal that was lost costs the quiet time.
 """
@@ -10,6 +11,8 @@ from pathlib import Path
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, undefer
 
+from node import announced_rows
+from node.announced_rows import Announced
 from node.commitment_rows import chunks
 from node.records import CommitmentRequest, Instance, SegmentSeries, Series, Signal, SpoolSegment, State, now
 from node.spool import Ending, Record, SegmentReader, segments
@@ -123,6 +126,11 @@ def asked(session: Session, series: list[Receiving], wait_s: float) -> Asked:
         if not missing or request.received_at < now() - timedelta(seconds=wait_s):
             told.done.append(request.id)
     return told
+
+
+def announced(session: Session, series: list[Receiving]) -> Announced:
+    """What was announced of these series, whoever sent them."""
+    return announced_rows.announced(session, _images(session, [one.series_instance_uid for one in series]))
 
 
 def _series_of(session: Session, uids: set[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from config import Reason, Settings
 from config.settings import Source
 from node.scu import associate
 from node.signals import Receiving
+from node.tls import TlsError
 
 _log = structlog.get_logger(__name__)
 
@@ -130,7 +131,10 @@ def _by_find(settings: Settings, source: Source, study_instance_uid: str, series
     ae = AE(ae_title=settings.dicom.ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = settings.delivery.timeout_s
     context = build_context(StudyRootQueryRetrieveInformationModelFind)
-    association = associate(ae, source.host, source.port, source.ae_title, [context])
+    try:
+        association = associate(ae, source.host, source.port, source.ae_title, [context], tls=source.tls)
+    except TlsError as error:
+        raise NoCountError(str(error)) from error
     if not association.is_established:
         raise NoCountError("the source does not take the association")
     wanted = Dataset()

@@ -13,15 +13,30 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import Event
 
 import structlog
 
 from config import Reason
 from config.settings import DicomSettings
-from node.handover import CLOSED, END, LONGEST_NOTE, READY, REJECT, REJECTED, RELEASED, SERVE, STORED, Caller, Setup
+from node.handover import (
+    CLOSED,
+    END,
+    LONGEST_NOTE,
+    OVER_TLS,
+    READY,
+    REJECT,
+    REJECTED,
+    RELEASED,
+    SERVE,
+    STORED,
+    Caller,
+    Setup,
+)
 from node.intake import Intake
 from node.knocks import Knocks
+from node.tls import server_context
 
 _log = structlog.get_logger(__name__)
 
@@ -64,15 +79,42 @@ class _Process:
                 raise
         self.control.setblocking(False)
 
-    def hand_over(self, connection: socket.socket, full: bool) -> bool:
+    def hand_over(self, connection: socket.socket, full: bool, over_tls: bool) -> bool:
         """Give it a socket; False if it cannot take one now."""
+        note = (REJECT if full else SERVE) + (OVER_TLS if over_tls else b"")
         try:
-            socket.send_fds(self.control, [REJECT if full else SERVE], [connection.fileno()])
+            socket.send_fds(self.control, [note], [connection.fileno()])
         except OSError:
             return False
         self.sockets += 1
         self.associations += not full
         return True
+
+
+@dataclass(frozen=True)
+class _Door:
+    """A socket that listens."""
+
+    listener: socket.socket
+    over_tls: bool
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """Raises OSError if the address is taken."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound
 
 
 class StoreScp:
@@ -86,7 +128,7 @@ class StoreScp:
         """
         self._settings, self._intake, self._knocks = settings, intake, knocks
         self._restart_max_s = restart_max_s
-        self._socket: socket.socket | None = None
+        self._doors: list[_Door] = []
         self._processes: dict[int, _Process] = {}
         """By number."""
         self._restarts: dict[int, tuple[float, float]] = {}
@@ -98,16 +140,16 @@ class StoreScp:
         self._complained = -math.inf
 
     def start(self) -> int:
-        """Start the processes, listen when they are ready; the port.
+        """Start the processes, listen when they are ready; the port (that of TLS if there is no plain one).
 
-        Raises OSError if the address is taken or no process starts.
+        Raises OSError if an address is taken or no process starts, TlsError.
         """
-        host, port = self._settings.host, self._settings.port
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._socket = socket.socket(family, kind)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
-        self._socket.setblocking(False)
+        tls = self._settings.tls
+        if not tls.only:
+            self._doors.append(_Door(_bound(self._settings.host, self._settings.port), over_tls=False))
+        if tls.certificate is not None:
+            server_context(tls)  # before the processes find out that it cannot be had
+            self._doors.append(_Door(_bound(self._settings.host, tls.port), over_tls=True))
         count = self._settings.receivers or min(2, len(os.sched_getaffinity(0)))
         for number in range(1, count + 1):
             self._spawn(number, _FIRST_RESTART_S)
@@ -117,9 +159,15 @@ class StoreScp:
         if not any(process.ready for process in self._processes.values()):
             self.stop(0)
             raise OSError(errno.ECHILD, "no receiving process starts")
-        self._socket.listen(_BACKLOG)
-        self._selector.register(self._socket, selectors.EVENT_READ)
-        return int(self._socket.getsockname()[1])
+        for door in self._doors:
+            door.listener.listen(_BACKLOG)
+            self._selector.register(door.listener, selectors.EVENT_READ, door)
+        return self._doors[0].port
+
+    @property
+    def tls_port(self) -> int | None:
+        """Where it listens for DICOM over TLS; None: nowhere."""
+        return next((door.port for door in self._doors if door.over_tls), None)
 
     def serve(self, ended: Event) -> None:
         """Accept and hand out until `ended`."""
@@ -132,10 +180,10 @@ class StoreScp:
     def stop(self, wait_s: float) -> None:
         """Take no more associations, give those that run `wait_s` seconds to end; the rest is aborted."""
         self._stopping = True
-        if self._socket is not None:
+        for door in self._doors:
             with suppress(KeyError):  # it does not listen yet
-                self._selector.unregister(self._socket)
-            self._socket.close()
+                self._selector.unregister(door.listener)
+            door.listener.close()
         for process in self._processes.values():
             with suppress(OSError):
                 process.control.send(END + str(wait_s).encode())
@@ -171,8 +219,9 @@ class StoreScp:
         """Wait for something to do, and do it."""
         ready = [key.data for key, _ in self._selector.select(_WAKE_S)]
         self._hear()
-        if None in ready:
-            self._accept()
+        for door in ready:
+            if isinstance(door, _Door):
+                self._accept(door)
 
     def _hear(self) -> None:
         """Take in what the processes tell."""
@@ -214,8 +263,7 @@ class StoreScp:
         self._restarts[process.number] = (now + wait_s, wait_s)
         _log.error("receiver_process_died", process=process.number, status=status, seconds=wait_s)
 
-    def _accept(self) -> None:
-        assert self._socket is not None
+    def _accept(self, door: "_Door") -> None:
         if not any(
             process.ready for process in self._processes.values()
         ):  # callers wait in the backlog until one is started again
@@ -223,7 +271,7 @@ class StoreScp:
             return
         for _ in range(_BACKLOG):
             try:
-                connection, address = self._socket.accept()
+                connection, address = door.listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # no more descriptors, for example
@@ -233,16 +281,16 @@ class StoreScp:
             with connection:
                 # A caller that comes again after a release must find its place free: the news of it is there by now.
                 self._hear()
-                self._place(connection, str(address[0]))
+                self._place(connection, str(address[0]), door.over_tls)
 
-    def _place(self, connection: socket.socket, host: str) -> None:
+    def _place(self, connection: socket.socket, host: str, over_tls: bool) -> None:
         """Hand the socket to a process, or close it if there are too many."""
         processes = [process for process in self._processes.values() if process.ready]
         full = sum(process.associations for process in processes) >= self._settings.max_associations
         if sum(process.sockets for process in processes) < self._settings.max_associations + _DOORSTEP:
             count = len(processes)
             for process in sorted(processes, key=lambda p: (p.associations, (p.number - self._last - 1) % count)):
-                if process.hand_over(connection, full):
+                if process.hand_over(connection, full, over_tls):
                     self._last = process.number
                     return
         self._knocks.note(Caller.of("", "", host, Reason.TOO_MANY_ASSOCIATIONS))

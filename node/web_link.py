@@ -119,7 +119,7 @@ class WebLink:
         except (httpx.TransportError, httpx.InvalidURL, ssl.SSLError) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 text = f"{self._url}: its TLS certificate is not one of a known authority, or not for this name"
-                raise AwayError(Reason.PEER_REFUSED, text) from error
+                raise AwayError(Reason.TLS_CERTIFICATE_UNTRUSTED, text) from error
             raise AwayError(Reason.PEER_UNREACHABLE, f"{self._url} does not answer ({type(error).__name__})") from error
 
     async def _request(

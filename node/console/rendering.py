@@ -35,7 +35,7 @@ class Renderer:
         self._environment.filters.update(utc=_utc, since=_since, until=_until, size=_size, count=_count)
         self._environment.globals.update(
             node_title=settings.dicom.ae_title,
-            dicom_address=f"{settings.dicom.host}:{settings.dicom.port}",
+            dicom_address=f"{settings.dicom.host}:{settings.dicom.open_port}",
             version=version("fvlm-node"),
             refresh_s=settings.console.refresh_s,
             pages=_PAGES,

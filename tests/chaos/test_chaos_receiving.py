@@ -1,5 +1,6 @@
 """The fault table, what goes wrong while images come in: rows 1, 2, 7, 10, 11, 12, 20 and 21."""
 
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,8 @@ from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, JPEG2000
 from pynetdicom import AE
 from raw_pdu import COMMAND, LAST, answer, command, connect, context, data, dial, read_pdu, request, store
 from rooms import Room, room
-from spool_data import encode
+from spool_data import dcmtk, encode, write_file
+from tls_files import Authority, Pair
 
 pytestmark = [
     pytest.mark.peers,
@@ -32,8 +34,17 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    with room(tmp_path_factory.mktemp("receiving"), environment={"FVLM_DICOM__NETWORK_TIMEOUT_S": "3"}) as made:
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("certificates"), "hospital")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, hospital: Authority) -> Iterator[Room]:
+    own = hospital.issue("node")
+    tls = {"certificate": own.certificate, "key": own.key, "ca": hospital.ca, "port": 0}
+    environment = {f"FVLM_DICOM__TLS__{name.upper()}": str(value) for name, value in tls.items()}
+    environment["FVLM_DICOM__NETWORK_TIMEOUT_S"] = "3"
+    with room(tmp_path_factory.mktemp("receiving"), environment=environment) as made:
         yield made
 
 
@@ -233,6 +244,25 @@ def test_row_21_unknown_and_wrong_ae_titles(here: Room) -> None:
     assert node.events("association_rejected", reason="UNKNOWN_AE", calling_ae="STRANGER", host="127.0.0.1")
     assert node.events("association_rejected", reason="WRONG_CALLED_AE", called_ae="WRONG")
     send(node, slices(2101), here.ledger)
+    here.settle()
+
+
+def test_row_21_an_expired_client_certificate(here: Room, hospital: Authority, tmp_path: Path) -> None:
+    node, datasets = here.node, slices(2102)
+    port = json.loads((node.data / "run" / "settings.json").read_text())["dicom"]["tls"]["port"]
+    files = [write_file(dataset, tmp_path / f"{number}.dcm") for number, dataset in enumerate(datasets)]
+
+    def storescu(pair: Pair) -> int:
+        own = ("+tls", pair.key, pair.certificate, "+cf", hospital.ca)
+        return dcmtk("storescu", *own, "-aec", "FVLM", "127.0.0.1", str(port), *files).returncode
+
+    assert storescu(hospital.issue("expired", days=-1)) != 0
+    wait_for(lambda: "TLS_CERTIFICATE_EXPIRED" in node.status(), "the reason in `status`", node)
+    assert node.events("association_rejected", reason="TLS_CERTIFICATE_EXPIRED", host="127.0.0.1")
+    assert not {str(dataset.SOPInstanceUID) for dataset in datasets} & node.stored().keys()
+    assert storescu(hospital.issue("scanner")) == 0
+    for dataset in datasets:
+        here.ledger.note(dataset, encode(dataset))
     here.settle()
 
 

@@ -23,7 +23,8 @@ from node.records import Job, Records, Series, State, open_database
 
 COMMANDS = [
     "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "jobs", "prioritise",
-    "cancel", "retry", "rerun", "clean", "model", "train", "findings", "search", "evaluate", "calibrate", "console",
+    "cancel", "retry", "rerun", "series", "clean", "model", "train", "findings", "search", "evaluate", "calibrate",
+    "console",
 ]  # fmt: skip
 ONE_KIND_EACH = (CTImageStorage, MRImageStorage)
 
@@ -63,7 +64,7 @@ def test_help_names_every_command() -> None:
     assert [name for name in COMMANDS if f" {name} " not in done.stdout] == []
 
 
-GROUPS = ("model", "train", "findings", "evaluate", "calibrate", "console")
+GROUPS = ("model", "series", "train", "findings", "evaluate", "calibrate", "console")
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in GROUPS])
