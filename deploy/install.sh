@@ -97,6 +97,7 @@ install_system_packages() {
     while read -r package; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done < <(grep -v '^#' deploy/debian-test-packages.txt)
+    command -v npm >/dev/null || missing+=(npm) # fetches the OHIF viewer; Debian's own clashes with other builds of node
     if [ ${#missing[@]} -eq 0 ]; then return; fi
     say "Debian packages: ${missing[*]}"
     local root=()
@@ -123,6 +124,8 @@ if [ "$level" = test ]; then
     install_system_packages
     say "real CTs of the tests"
     "$venv/bin/python" tests/real_ct.py
+    say "OHIF viewer of the tests"
+    "$venv/bin/python" tests/ohif_package.py
     fingerprint >"$venv/.installed-test"
 else
     install_packages .

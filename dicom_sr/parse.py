@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydicom.valuerep import DSfloat
 from config import Reason, Vocabulary, load_vocabulary
 from ct.anatomy import AlgorithmIdentity
 from dicom_sr import codes, identity
-from dicom_sr.errors import ReadError
+from dicom_sr.errors import ReadError, reading_foreign
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
 _SHORT_UNITS = frozenset({"%", "mm", "mm2", "mm3", "cm", "cm3", "ml"})
@@ -40,7 +39,7 @@ class ParsedReport:
 
 def open_report(file: Path) -> Dataset:
     """A file's data set. Raises ReadError if it is not DICOM or is damaged, OSError if it cannot be read."""
-    with file.open("rb") as stream, _damage("damaged"):
+    with file.open("rb") as stream, reading_foreign("damaged"):
         try:
             return dcmread(stream)
         except InvalidDicomError as error:
@@ -49,21 +48,10 @@ def open_report(file: Path) -> Dataset:
 
 def read(dataset: Dataset) -> ParsedReport:
     """Read an SR that `dicom_sr.write` wrote. Raises ReadError if it is not one or is damaged."""
-    with _damage("not a report of this node, or damaged"):
+    with reading_foreign("not a report of this node, or damaged"):
         if not codes.is_a(dataset, codes.IMAGING_MEASUREMENT_REPORT):
             raise ReadError("not an Imaging Measurement Report (TID 1500)")
         return _read(dataset, load_vocabulary())
-
-
-@contextmanager
-def _damage(what: str) -> Iterator[None]:
-    """Whatever goes wrong within is raised as ReadError. Its text holds no value: that might be the patient's."""
-    try:
-        yield
-    except ReadError:
-        raise
-    except Exception as error:  # pydicom decodes elements as they are asked for, and raises nearly any type then
-        raise ReadError(f"{what} ({type(error).__name__})") from error
 
 
 def _read(dataset: Dataset, vocabulary: Vocabulary) -> ParsedReport:
@@ -198,7 +186,7 @@ def as_text(dataset: Dataset) -> str:
 
     Raises ReadError if the data set has no content tree or is damaged.
     """
-    with _damage("damaged"):
+    with reading_foreign("damaged"):
         if "ValueType" not in dataset:
             raise ReadError("not a structured report")
         return "\n".join(_lines(dataset, 0))

@@ -156,15 +156,21 @@ def send(
         raise typer.Exit(_BAD_END)
 
 
-@app.command("check-sr", epilog="Example: fvlm-node check-sr results/series-1/SR.dcm")
-def check_sr(file: Annotated[Path, typer.Argument(help="A DICOM SR.")]) -> None:
-    """Show a Structured Report as text and validate it with dciodvfy."""
+@app.command("check-sr", epilog="Example: fvlm-node check-sr results/series-1/SR.dcm --viewer ohif --viewer air")
+def check_sr(
+    file: Annotated[Path, typer.Argument(help="A DICOM SR, of any vendor.")],
+    viewer: Annotated[
+        list[Literal["ohif", "weasis", "slicer", "air"]] | None,
+        typer.Option(help="Also check what this viewer or profile asks for; may be repeated."),
+    ] = None,
+) -> None:
+    """Show a Structured Report as text, validate it with dciodvfy, and say what viewers would make of it."""
     from node.check_sr import check
 
-    text, verdict, ok = check(file)
-    _say(text)
-    _say(verdict)
-    if not ok:
+    found = check(file, viewer or ())
+    _say(found.text)
+    _say(found.verdict)
+    if not found.ok:
         raise typer.Exit(_BAD_END)
 
 

@@ -87,15 +87,17 @@ class Orthanc(Process):
 
     ae_title = "ORTHANC"
 
-    def __init__(self, folder: Path, knows: dict[str, tuple[str, int]] | None = None) -> None:
-        """`knows`: AE titles that it may open associations to, with address and port."""
+    def __init__(
+        self, folder: Path, knows: dict[str, tuple[str, int]] | None = None, plugins: tuple[str, ...] = ()
+    ) -> None:
+        """`knows`: AE titles that it may open associations to, with address and port; `plugins`: libraries."""
         self.port, self.http_port, self.knows = free_port(), free_port(), knows or {}
         folder.mkdir()
         config = folder / "orthanc.json"
         config.write_text(
             json.dumps(
                 {
-                    "Plugins": [_DICOMWEB],
+                    "Plugins": [_DICOMWEB, *plugins],
                     "StorageDirectory": str(folder / "storage"),
                     "IndexDirectory": str(folder / "index"),
                     "HttpPort": self.http_port,
@@ -113,13 +115,23 @@ class Orthanc(Process):
         super().__init__(["Orthanc", str(config)], folder / "orthanc.log", NO_NAGLE)
 
     @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
     def dicomweb(self) -> str:
         """URL of the DICOMweb service."""
-        return f"http://127.0.0.1:{self.http_port}/dicom-web"
+        return f"{self.url}/dicom-web"
+
+    def series_of(self, modality: str) -> str:
+        """Orthanc's own name of the first series of a modality."""
+        query = json.dumps({"Level": "Series", "Query": {"Modality": modality}}).encode()
+        with urllib.request.urlopen(f"{self.url}/tools/find", query, timeout=60) as answer:
+            return str(json.load(answer)[0])
 
     def ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/system", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.url}/system", timeout=2) as answer:
                 return answer.status == 200
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
