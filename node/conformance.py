@@ -1,0 +1,208 @@
+"""The DICOM Conformance Statement, made from the code: `python -m node.conformance docs/conformance.md`.
+
+In the order of PS3.2 annex N. What the node offers is asked of the parts that offer it, so that the page cannot say
+anything else.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import ALL_TRANSFER_SYNTAXES
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+
+from config import Reason
+from config.settings import DicomSettings
+from dicom_sr import codes
+from dicom_sr.identity import Kind
+from node import dimse, intake
+from node.announced import INSTANCE_AVAILABILITY, MPPS
+from node.commitment import STORAGE_COMMITMENT
+from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from node.negotiation import MORE_TRANSFER_SYNTAXES, STORAGE_CLASSES
+from node.outbox import Fate
+from node.store_status import judge
+
+_SMALL = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_SENT = {
+    Kind.SEG: "1.2.840.10008.5.1.4.1.1.66.4",
+    Kind.SR: "1.2.840.10008.5.1.4.1.1.88.34",
+}
+"""SOP class of each kind of object."""
+_ANSWERS = (
+    (dimse.SUCCESS, "Success", "the instance is on the disk (written and synchronised)"),
+    (intake.OUT_OF_RESOURCES, "Refused: out of resources", "the disk is full, fails, or is below the low-water mark"),
+    (intake.DATA_SET_MISMATCH, "Error: data set does not match SOP class", "SOP class is not the context's"),
+    (intake.CANNOT_UNDERSTAND, "Error: cannot understand", "a UID that is none, or no data set; a comment says which"),
+    (dimse.CLASS_NOT_SUPPORTED, "Refused: SOP class not supported", "C-STORE on a context that is not for storage"),
+)
+_UNNAMED = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+"""What pydicom's dictionary does not have."""
+_HEARD = (0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0117, 0x0122, 0x0124, 0xA700, 0xA900, 0xC000, None)
+"""Statuses of a destination that are worth a row."""
+_MEANINGS = {
+    Fate.STORED: "stored",
+    Fate.RETRY: "tried again, with growing waits",
+    Fate.REFUSED: "not tried again; stays visible until `fvlm-node jobs rerun`",
+    Fate.AWAY: "tried again; the destination's circuit breaker counts it",
+}
+_REJECTIONS = (
+    (Reason.WRONG_CALLED_AE, "rejected-permanent, service-user, called-AE-title-not-recognized"),
+    (Reason.UNKNOWN_AE, "rejected-permanent, service-user, calling-AE-title-not-recognized"),
+    (Reason.TOO_MANY_ASSOCIATIONS, "rejected-transient, service-provider (presentation), local-limit-exceeded"),
+    (Reason.PROTOCOL_ERROR, "rejected-permanent, service-provider (ACSE), protocol-version-not-supported; or A-ABORT"),
+)
+_CAPABILITIES = (
+    ("Qualitative findings", "yes", "SR, TID 1500: a group for each finding (TID 1411, or 1501 without a segment)"),
+    ("Measurements", "yes", "SR: volume and mean attenuation of each organ; certainty of each finding, %"),
+    ("Locations", "no", "the model names an anatomy, not a point"),
+    ("Regions", "yes", "SEG, one segment for each organ, referenced by the SR"),
+    ("Parametric maps", "per destination", "where the model looked, for findings that are present"),
+    ("Tracking identifiers", "yes", "the same pair in SR group and SEG segment; stable over reprocessing"),
+    ("Image references", "yes", "image library, evidence sequences; Key Object Selection per destination"),
+)
+"""Primitives of IHE AI Results, and how they are encoded."""
+
+
+def page() -> str:
+    """The statement, Markdown."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    yield "# DICOM Conformance Statement"
+    yield ""
+    yield "Made from the code by `python -m node.conformance docs/conformance.md`; do not edit."
+    yield ""
+    yield "fVLM Node receives CT series and returns Structured Reports, Segmentations and their companions."
+    yield f"Implementation Class UID `{IMPLEMENTATION_CLASS_UID}`, version name `{IMPLEMENTATION_VERSION}`."
+    yield ""
+    yield "## Overview"
+    yield ""
+    yield from _table(("Service", "SCU", "SCP"), _services())
+    yield from _receiving()
+    yield from _sending()
+    yield from _objects()
+    yield from _security()
+
+
+def _services() -> list[tuple[str, str, str]]:
+    return [
+        ("Verification", "no", "yes"),
+        ("Storage of images and documents", "no", "yes"),
+        ("Storage of results", "yes", "no"),
+        ("Storage Commitment Push Model", "yes", "yes"),
+        ("Modality Performed Procedure Step", "no", "where configured (`dicom.mpps_from`)"),
+        ("Instance Availability Notification", "no", "where configured (`dicom.ian_from`)"),
+        ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.count`)", "no"),
+        ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "no"),
+        ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.count`)", "no"),
+    ]
+
+
+def _receiving() -> Iterator[str]:
+    defaults = DicomSettings()
+    yield "## The node as acceptor"
+    yield ""
+    yield f"AE title `{defaults.ae_title}` (`dicom.ae_title`), port {defaults.port} on {defaults.host} until told"
+    yield f"otherwise. At most {defaults.max_associations} associations at once (`dicom.max_associations`), PDUs of up"
+    yield f"to {defaults.max_pdu} bytes (`dicom.max_pdu`), one operation at a time in each. Silence of"
+    yield f"{defaults.network_timeout_s:.0f} s ends an association (`dicom.network_timeout_s`)."
+    yield ""
+    yield "### Presentation contexts"
+    yield ""
+    stored = sorted((_name(uid), uid) for uid in map(str, STORAGE_CLASSES))
+    rows = [(_name(str(Verification)), f"`{Verification}`", "Explicit, Implicit VR Little Endian")]
+    rows += [
+        (_name(uid), f"`{uid}`", "Explicit, Implicit VR Little Endian")
+        for uid in (STORAGE_COMMITMENT, MPPS, INSTANCE_AVAILABILITY)
+    ]
+    rows += [(name, f"`{uid}`", "all of the next table") for name, uid in stored]
+    yield from _table(("Abstract syntax", "UID", "Transfer syntaxes"), rows)
+    yield "`dicom.more_storage_classes` adds others. What is not CT is kept and ends as `NOT_CT`."
+    yield ""
+    syntaxes = [*map(str, ALL_TRANSFER_SYNTAXES), *MORE_TRANSFER_SYNTAXES]
+    yield from _table(("Transfer syntax of storage", "UID"), [(_name(uid), f"`{uid}`") for uid in syntaxes])
+    yield "Instances are kept as they were sent; nothing is decoded, coerced or converted."
+    yield ""
+    yield "### Answers to C-STORE"
+    yield ""
+    yield from _table(("Status", "Meaning", "When"), [(f"`0x{code:04X}`", name, when) for code, name, when in _ANSWERS])
+    yield "### Association rejection"
+    yield ""
+    yield from _table(("Reason shown", "Answer"), [(f"`{reason}`", answer) for reason, answer in _REJECTIONS])
+
+
+def _sending() -> Iterator[str]:
+    yield "## The node as requestor"
+    yield ""
+    yield "One association for each job and destination. Results are offered in"
+    yield f"{' and '.join(_name(str(uid)) for uid in _SMALL)}."
+    yield ""
+    rows = [(_name(uid), f"`{uid}`") for uid in (*_SENT.values(), STORAGE_COMMITMENT)]
+    rows.append(
+        (_name(str(StudyRootQueryRetrieveInformationModelFind)), f"`{StudyRootQueryRetrieveInformationModelFind}`")
+    )
+    yield from _table(("Abstract syntax", "UID"), rows)
+    yield "### What is made of a destination's answer to C-STORE"
+    yield ""
+    yield from _table(("Status", "Result", "Told as"), [_heard(status) for status in _HEARD])
+    yield "An object is `COMMITTED` when the destination has confirmed storage commitment (N-EVENT-REPORT on the same or"
+    yield "a new association), where the destination offers it."
+    yield ""
+
+
+def _heard(status: int | None) -> tuple[str, str, str]:
+    outcome = judge(status)
+    told = outcome.detail or "-"
+    return "no answer" if status is None else f"`0x{status:04X}`", _MEANINGS[outcome.fate], told
+
+
+def _objects() -> Iterator[str]:
+    yield "## Objects written"
+    yield ""
+    rows = [(str(kind.series_number), _name(_SENT[kind]), kind.series_description(False)) for kind in Kind]
+    yield from _table(("Series number", "SOP class", "Series description"), rows)
+    yield "Patient and study attributes are copied from the images. Character set ISO_IR 192. Reports are UNVERIFIED"
+    yield "and PRELIMINARY, always. UIDs are derived from what was read (`2.25.`): the same images, read again by the"
+    yield f"same release, give the same objects. Findings without a public code use the scheme `{codes.LOCAL_SCHEME}`,"
+    yield "declared in the object."
+    yield ""
+    yield "## IHE AI Results (AIR), Evidence Creator"
+    yield ""
+    yield from _table(("Primitive", "Created", "How"), _CAPABILITIES)
+    yield "Storing: RAD-18, RAD-43 (C-STORE), RAD-108 (STOW-RS); storage commitment: RAD-10. Each algorithm"
+    yield "(segmentation, reading) is an item of the Contributing Equipment Sequence; its Device UID changes with its weights."
+    yield ""
+
+
+def _security() -> Iterator[str]:
+    yield "## Security"
+    yield ""
+    yield "- Listeners are on loopback until told otherwise. Calling AE titles that are not listed are rejected."
+    yield "- DICOM over TLS (PS3.15 annex B, BCP 195: TLS 1.2 or newer) for the receiver (`dicom.tls`, with client"
+    yield "  certificates where asked for), for destinations and for sources. HTTPS for DICOMweb."
+    yield "- Files are named by the node, never by a received UID. No attribute of a patient is logged, queued or"
+    yield "  measured."
+    yield ""
+    yield "## Character sets"
+    yield ""
+    yield "All of PS3.5 are read in images. Results are written in ISO_IR 192 (UTF-8)."
+
+
+def _name(uid: str) -> str:
+    """Of a UID, in the words of PS3.6."""
+    return _UNNAMED.get(uid) or UID(uid).name
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield "|" + "---|" * len(heads)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
