@@ -148,8 +148,8 @@ def _sending() -> Iterator[str]:
     yield "### What is made of a destination's answer to C-STORE"
     yield ""
     yield from _table(("Status", "Result", "Told as"), [_heard(status) for status in _HEARD])
-    yield "An object is `COMMITTED` when the destination has confirmed storage commitment (N-EVENT-REPORT on the same or"
-    yield "a new association), where the destination offers it."
+    yield "An object is `COMMITTED` when the destination has confirmed storage commitment (N-EVENT-REPORT on the same"
+    yield "or a new association), where the destination offers it."
     yield ""
 
 
@@ -173,7 +173,8 @@ def _objects() -> Iterator[str]:
     yield ""
     yield from _table(("Primitive", "Created", "How"), _CAPABILITIES)
     yield "Storing: RAD-18, RAD-43 (C-STORE), RAD-108 (STOW-RS); storage commitment: RAD-10. Each algorithm"
-    yield "(segmentation, reading) is an item of the Contributing Equipment Sequence; its Device UID changes with its weights."
+    yield "(segmentation, reading) is an item of the Contributing Equipment Sequence; its Device UID changes with its"
+    yield "weights."
     yield ""
 
 
