@@ -7,10 +7,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fvlm.config import ModelConfig, Triple
-from fvlm.encoders import TextEncoder, VisionEncoder
+from fvlm.encoders import VisionEncoder
+from fvlm.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from fvlm.checkpoint import Release
+    from fvlm.release import Release
 
 TEMPERATURE = (0.001, 0.5)
 """Least and greatest temperature; the reference clamps before each training step."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from config import Reason
 from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
-from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
 from fvlm.engine import BATCH, Engine, Precision
 from fvlm.evidence import Evidence, as_heat, explain, token_grid
 from fvlm.model import FVLM, tokens_of_anatomies
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
+from fvlm.release import ReleaseError
 from fvlm.text_cache import text_features
 
 _DETAIL = {

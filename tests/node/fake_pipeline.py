@@ -37,6 +37,9 @@ class FakePipeline:
         """Runs begun, in all processes."""
         return len(list(self.control.glob("run-*")))
 
+    def complete(self) -> None:
+        """Nothing else is needed."""
+
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 
