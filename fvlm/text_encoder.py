@@ -32,7 +32,7 @@ class TextEncoder(nn.Module):
         used = int(attention_mask.sum(1).max())
         seen = attention_mask[:, None, None, :used].bool()
         x = self.embeddings(input_ids[:, :used])
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder["layer"].children():
             x = layer(x, seen)
         return x[:, 0]  # type: ignore[no-any-return]
 
@@ -42,8 +42,9 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.width, padding_idx=0)
-        self.position_embeddings = nn.Embedding(config.max_positions, config.width)
+        words, positions = config.vocab_size, config.max_positions
+        self.word_embeddings = nn.Embedding(words, config.width, 0, _weight=torch.empty(words, config.width))
+        self.position_embeddings = nn.Embedding(positions, config.width, _weight=torch.empty(positions, config.width))
         self.LayerNorm = nn.LayerNorm(config.width, eps=_EPS)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -97,6 +98,8 @@ def _dense(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _initialise(module: nn.Module) -> None:
     """BERT's initial weights; a padding token starts at zero and stays there."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # nothing to fill; drawing normal numbers there makes PyTorch import its compiler
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=_INITIAL_STD)
     if isinstance(module, nn.Linear):

@@ -38,7 +38,11 @@ class FakePipeline:
         return len(list(self.control.glob("run-*")))
 
     def complete(self) -> None:
-        """Nothing else is needed."""
+        """`hold-rest` makes it wait, `fail-rest` makes it fail."""
+        while (self.control / "hold-rest").exists():
+            time.sleep(0.02)
+        if (self.control / "fail-rest").exists():
+            raise PipelineError(Reason.MODEL_UNAVAILABLE, "no segmenter, as the test wants it")
 
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
