@@ -28,7 +28,6 @@ from ct.volume import SourceSlice
 from dicom_sr.errors import WriteError
 from dicom_sr.validate import ToolMissingError, validate
 from fvlm.checkpoint import load_release
-from fvlm.engine import BATCH
 from fvlm.reader import Reader
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
@@ -103,7 +102,7 @@ class Pipeline:
                 settings.model.cache_dir or user_cache(),
                 settings.model.precision,
                 settings.model.compiled,
-                1 if settings.model.frugal else BATCH,
+                1 if settings.model.frugal else None,
             )
         # What is wrong with a folder of weights comes as many types (OS, safetensors, torch).
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
