@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel
 from ct.anatomy import AnatomyMap
 from ct.volume import Volume
 from fvlm import FVLM
-from fvlm.checkpoint import Release
 from fvlm.config import ModelConfig, PreprocessConfig
+from fvlm.release import Release
 
 
 class NaiveReader:

@@ -56,6 +56,10 @@ class AnatomyMap:
         return self.names.index(name) + 1
 
 
+class SegmenterWeightsError(RuntimeError):
+    """The weights are missing or not those of this network. The text names the cure."""
+
+
 class Segmenter(Protocol):
     """Finds anatomies in a CT."""
 

@@ -11,7 +11,7 @@ from monai.networks.nets import UNet
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError
 from ct.measure import measure
 from ct.resample import resample_hu
 from ct.volume import Volume
@@ -23,10 +23,6 @@ HU_WINDOW = (-1000.0, 500.0)
 _MULTIPLE, _LEAST = 16, 32
 """Voxels of the network's input along each axis: its deepest layer must be left with more than one."""
 _CONFIDENT = 0.02
-
-
-class SegmenterWeightsError(RuntimeError):
-    """The weights are missing or not those of this network. The text names the cure."""
 
 
 def build_network(classes: int) -> nn.Module:

@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from config import load_vocabulary
-from ct.anatomy import AlgorithmIdentity, AnatomyMap, UInt8Array
-from ct.bundled import SegmenterWeightsError
+from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array
 from ct.measure import measure
 from ct.volume import Grid, Volume
 

@@ -7,18 +7,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fvlm.checkpoint import Release, ReleaseError, load_release, save_release
+    from fvlm.checkpoint import load_release, save_release
     from fvlm.model import FVLM
     from fvlm.official import import_official
     from fvlm.reader import Reader
+    from fvlm.release import Release, ReleaseError
 
 __all__ = ["FVLM", "Reader", "Release", "ReleaseError", "import_official", "load_release", "save_release"]
 
 _HOMES = {
     "FVLM": "fvlm.model",
     "Reader": "fvlm.reader",
-    "Release": "fvlm.checkpoint",
-    "ReleaseError": "fvlm.checkpoint",
+    "Release": "fvlm.release",
+    "ReleaseError": "fvlm.release",
     "import_official": "fvlm.official",
     "load_release": "fvlm.checkpoint",
     "save_release": "fvlm.checkpoint",

@@ -1,14 +1,16 @@
-"""The two encoders: a 3-D vision transformer with multi-level tokens and a BERT without token types."""
+"""The image encoder: a 3-D vision transformer with multi-level tokens."""
 
 from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
-from fvlm.config import ModelConfig, TextConfig, Triple
-from fvlm.kernels import attention, linear
+from fvlm.config import ModelConfig, Triple
+from fvlm.kernels import attention, linear, linear_gelu
+
+_GROUP = 256
+"""Tokens of which the last block is asked at once: always as many, so that no token's bits depend on the others."""
 
 
 class SelfAttention(nn.Module):
@@ -23,11 +25,27 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, W] -> [B, L, W]."""
-        batch, length, width = x.shape
+        batch, length, _ = x.shape
         qkv = linear(x, self.qkv.weight, self.qkv.bias)
         q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = attention(q, k, v, self.dropout if self.training else 0.0)
-        mixed = mixed.transpose(1, 2).reshape(batch, length, width)
+        return self._mix(q, k, v)
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, W] -> two of [B, H, L, D]."""
+        batch, length, width = x.shape
+        both = linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
+        key, value = both.view(batch, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return key, value
+
+    def ask(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What `forward` gives for some of the tokens, [B, N, W], with the keys and values of all of them."""
+        batch, length, width = x.shape
+        query = linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+        return self._mix(query.view(batch, length, self.heads, -1).transpose(1, 2), key, value)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[B, H, N, D] and twice [B, H, L, D] -> [B, N, W]."""
+        mixed = attention(query, key, value, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
         out = linear(mixed, self.out_proj.weight, self.out_proj.bias)
         return F.dropout(out, self.dropout, self.training)
 
@@ -43,7 +61,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., W] -> [..., W]."""
-        hidden = F.gelu(linear(x, self.linear1.weight, self.linear1.bias))
+        hidden = linear_gelu(x, self.linear1.weight, self.linear1.bias)
         hidden = F.dropout(hidden, self.dropout, self.training)
         return F.dropout(linear(hidden, self.linear2.weight, self.linear2.bias), self.dropout, self.training)
 
@@ -62,6 +80,22 @@ class Block(nn.Module):
         """[B, L, W] -> [B, L, W]."""
         x = x + self.attn(self.norm1(x))
         return cast(Tensor, x + self.mlp(self.norm2(x)))
+
+    def only(self, x: Tensor, wanted: Tensor) -> Tensor:
+        """`forward` for the tokens that are wanted, bool [B, L]; the others are 0.
+
+        A token's result is the same to the bit whatever else is wanted.
+        """
+        out = torch.zeros_like(x)
+        for sample, asked in enumerate(wanted):
+            normed = self.norm1(x[sample : sample + 1])
+            key, value = self.attn.keys_and_values(normed)
+            for group in asked.nonzero()[:, 0].split(_GROUP):
+                rows = F.pad(group, (0, _GROUP - len(group)))  # with the first token, as often as needed
+                own = x[sample : sample + 1, rows] + self.attn.ask(normed[:, rows], key, value)
+                own = own + self.mlp(self.norm2(own))
+                out[sample, group] = own[0, : len(group)]
+        return out
 
 
 class PatchEmbedding(nn.Module):
@@ -126,54 +160,25 @@ class VisionEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """[B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, raw, then the last block's, normed."""
+    def forward(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
+        """[B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, raw, then the last block's, normed.
+
+        `wanted` bool [B, L]: tokens whose last level is needed; of the others it may be anything finite.
+        """
         x = self.patch_embedding(image)
         tokens = []
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            last = index == len(self.blocks) - 1
+            if last and wanted is not None and self._is_worth_choosing(x):
+                x = cast(Block, block).only(x, wanted)
+            else:
+                x = block(x)
             if index in self.levels:
                 tokens.append(x)
         tokens.append(self.norm(x))
         return tokens
 
-
-class _NoTokenTypes(nn.Module):
-    """The authors' BERT has no token types: stands for their table and adds zero."""
-
-    def forward(self, token_type_ids: Tensor) -> Tensor:
-        return torch.zeros((), device=token_type_ids.device)
-
-
-class TextEncoder(BertModel):  # type: ignore[misc]
-    """BERT without pooler and without token types; its state dict has the names of the authors' text encoder."""
-
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__(
-            BertConfig(
-                vocab_size=config.vocab_size,
-                hidden_size=config.width,
-                num_hidden_layers=config.depth,
-                num_attention_heads=config.heads,
-                intermediate_size=config.mlp_ratio * config.width,
-                max_position_embeddings=config.max_positions,
-                attn_implementation="sdpa",
-            ),
-            add_pooling_layer=False,
-        )
-        self.embeddings.token_type_embeddings = _NoTokenTypes()
-
-    def make_buffers(self, device: torch.device) -> None:
-        """Fill the buffers that no checkpoint carries; needed after building on the meta device."""
-        ids = torch.arange(self.config.max_position_embeddings, device=device)[None]
-        self.embeddings.position_ids = ids
-        self.embeddings.token_type_ids = torch.zeros_like(ids)
-
-    def first_token(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Ids and mask [N, T], padded at the end -> last state [N, W] of the first token ([CLS]).
-
-        Columns that are padding in every row are cut off first: the same result (|difference| < 1e-5), faster.
-        """
-        used = int(attention_mask.sum(1).max())
-        states = self(input_ids=input_ids[:, :used], attention_mask=attention_mask[:, :used])
-        return cast(Tensor, states.last_hidden_state[:, 0])
+    def _is_worth_choosing(self, x: Tensor) -> bool:
+        """On a CPU; a GPU would wait longer for the count than it computes. The last block is no raw level as well."""
+        chosen = x.device.type == "cpu" and x.shape[1] > _GROUP and len(self.blocks) - 1 not in self.levels
+        return chosen and not self.training and not torch.compiler.is_compiling()

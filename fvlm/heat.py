@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from ct.volume import Grid
 
@@ -31,6 +30,8 @@ class Heat:
         if mask.shape != grid.shape:
             raise ValueError(f"mask {mask.shape} and grid {grid.shape} differ in shape")
         out = np.full(grid.shape, np.nan, np.float16)
+        from scipy import ndimage  # late: whoever only keeps readings need not load it
+
         box = next(iter(ndimage.find_objects(mask.view(np.uint8), max_label=1)), None)
         if box is None:
             return out

@@ -7,10 +7,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fvlm.config import ModelConfig, Triple
-from fvlm.encoders import TextEncoder, VisionEncoder
+from fvlm.encoders import VisionEncoder
+from fvlm.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
-    from fvlm.checkpoint import Release
+    from fvlm.release import Release
 
 TEMPERATURE = (0.001, 0.5)
 """Least and greatest temperature; the reference clamps before each training step."""
@@ -105,19 +106,24 @@ class FVLM(nn.Module):
         self.text_proj = nn.Linear(config.text.width, config.embedding)
         self.temp = nn.Parameter(torch.tensor(0.07))
 
-    def encode_tokens(self, image: Tensor) -> list[Tensor]:
+    def encode_tokens(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
         """Image [B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, the final normed ones last.
 
+        `wanted` bool [B, L]: tokens whose last level is needed (default: all); of the others it may be anything finite.
         Raises ValueError if D, H, W are no multiples of the patch.
         """
-        return self.visual_encoder(image)  # type: ignore[no-any-return]
+        return self.visual_encoder(image, wanted)  # type: ignore[no-any-return]
+
+    def select_tokens(self, labels: Tensor) -> Tensor:
+        """Labels uint8 [B, D, H, W] -> bool [B, A, L]: the tokens of each anatomy (`tokens_of_anatomies`)."""
+        return tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies))
 
     def pool_anatomies(self, tokens: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of `encode_tokens` and labels [B, D, H, W] -> features [B, A, E], present bool [B, A]."""
-        return self.pool_tokens(tokens, tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies)))
+        return self.pool_tokens(tokens, self.select_tokens(labels))
 
     def pool_tokens(self, tokens: list[Tensor], selected: Tensor) -> tuple[Tensor, Tensor]:
-        """As `pool_anatomies`, with the tokens of each anatomy bool [B, A, L] (`tokens_of_anatomies`)."""
+        """As `pool_anatomies`, with the tokens of each anatomy (`select_tokens`)."""
         present = selected.any(-1)
         pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
         weight = torch.stack([proj.weight for proj in self.vision_projs])  # type: ignore[misc]
@@ -136,7 +142,8 @@ class FVLM(nn.Module):
             raise ValueError(
                 f"image {tuple(image.shape)} and labels {tuple(labels.shape)} must be [B, 1, D, H, W] and [B, D, H, W]"
             )
-        return self.pool_anatomies(self.encode_tokens(image), labels)
+        selected = self.select_tokens(labels)
+        return self.pool_tokens(self.encode_tokens(image, selected.any(1)), selected)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and attention mask int64 [N, T], padded at the end -> float32 [N, E] of unit length."""

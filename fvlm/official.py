@@ -15,10 +15,11 @@ from torch import Tensor
 
 from config import Preset, load_vocabulary
 from config.vocabulary import VocabularyError, read_preset
-from fvlm.checkpoint import ReleaseError, save_release
+from fvlm.checkpoint import save_release
 from fvlm.config import FindingConfig, ModelConfig, ReleaseConfig
 from fvlm.model import FVLM
 from fvlm.preprocess import PROTOCOLS
+from fvlm.release import ReleaseError
 from fvlm.tokenizer import TokenizerError, load_tokenizer
 
 WITHOUT_FUNCTION = frozenset(

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fvlm.checkpoint import Release, ReleaseError
 from fvlm.model import FVLM
+from fvlm.release import Release, ReleaseError
 
 
 def score(model: FVLM, features: npt.NDArray[np.float32], negative: str, positive: str) -> npt.NDArray[np.float32]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from config import Reason
@@ -118,6 +117,8 @@ def prepare(
     if not anatomy_map.grid.coincides(volume.grid):
         shapes = f"{anatomy_map.grid.shape} and {volume.grid.shape}"
         raise ValueError(f"the anatomy map lies on another grid than the volume (shapes {shapes})")
+    from scipy import ndimage  # late: a third of a second that a worker's start need not take
+
     names, settings = config.model.anatomies, config.preprocess
     asked = [name for name in names if wanted is None or name in wanted]
     labels = resample_labels(_relabel(anatomy_map, names), volume.spacing, settings.spacing)

@@ -13,13 +13,13 @@ from torch import Tensor
 from config import Reason
 from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
-from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
-from fvlm.engine import BATCH, Engine, Precision
+from fvlm.engine import Engine, Precision
 from fvlm.evidence import Evidence, as_heat, explain, token_grid
-from fvlm.model import FVLM, tokens_of_anatomies
+from fvlm.model import FVLM
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
+from fvlm.release import ReleaseError
 from fvlm.text_cache import text_features
 
 _DETAIL = {
@@ -37,7 +37,7 @@ class Reader:
         cache: Path | None = None,
         precision: Precision = "float32",
         compiled: bool = False,
-        batch: int = BATCH,
+        batch: int | None = None,
     ) -> None:
         """`release` is what `load_release` returned; raises ReleaseError for any other model.
 
@@ -70,8 +70,7 @@ class Reader:
         readings: dict[str, AnatomyReading] = {}
         with torch.inference_mode():
             for encoded in self._engine.encode(prepared):
-                window, tokens = encoded.window, encoded.tokens
-                selected = tokens_of_anatomies(encoded.labels, self.model.config.patch, len(names))
+                window, tokens, selected = encoded.window, encoded.tokens, encoded.selected
                 features, _ = self.model.pool_tokens(tokens, selected)
                 grid = token_grid(volume.grid, window.box, self.release.config)
                 for name in window.anatomies:

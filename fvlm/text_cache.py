@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fvlm.checkpoint import ReleaseError
 from fvlm.model import FVLM
+from fvlm.release import ReleaseError
 
 _log = logging.getLogger(__name__)
 

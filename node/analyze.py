@@ -16,7 +16,7 @@ from node.analysis import STAGES, PipelineError
 from node.errors import CommandError
 from node.folder_scan import Problems, find_series, place_of, progress_bar
 from node.logs import configure_logs
-from node.processes import share_cores
+from node.processes import share_cores, without_collections
 from node.results import remove_results, write_results
 from node.show import reading_table, seconds_table
 
@@ -90,11 +90,12 @@ def _run(
 ) -> int:
     """Read each series, write its results and show them with its place in the folder; how many were read."""
     share_cores()
-    with console.status("loading the model"):
+    with console.status("loading the model"), without_collections():
         from node.pipeline import Pipeline  # torch: only when there is something to read
 
         try:
             pipeline = Pipeline.from_settings(settings)
+            pipeline.complete()
         except PipelineError as error:
             raise CommandError(f"{error.reason}: {error.detail}", error.reason.cure) from error
     seconds = {}

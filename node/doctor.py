@@ -84,7 +84,8 @@ def _validators() -> Check:
 
 
 def _release(settings: Settings) -> Check:
-    from fvlm.checkpoint import ReleaseError, load_release
+    from fvlm.checkpoint import load_release
+    from fvlm.release import ReleaseError
 
     try:
         release = load_release(release_folder(settings.model.release)).release

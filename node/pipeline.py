@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from traceback import extract_tb
 from typing import BinaryIO, cast
 
@@ -24,11 +26,8 @@ from ct.series import group, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
 from dicom_sr.errors import WriteError
-from dicom_sr.identity import WriteContext
 from dicom_sr.validate import ToolMissingError, validate
-from dicom_sr.writer import write
 from fvlm.checkpoint import load_release
-from fvlm.engine import BATCH
 from fvlm.reader import Reader
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
@@ -81,14 +80,17 @@ class _Stages:
 class Pipeline:
     """A model release and a segmenter, loaded once, ready for any number of series."""
 
-    def __init__(self, reader: Reader, segmenter: Segmenter, settings: Settings) -> None:
+    def __init__(self, reader: Reader, make_segmenter: Callable[[], Segmenter], settings: Settings) -> None:
+        """`make_segmenter` is called once, by whoever comes first to `complete`, `segmenter` or `run`."""
         self.reader = reader
-        self.segmenter = segmenter
+        self._make_segmenter = make_segmenter
+        self._segmenter: Segmenter | None = None
+        self._loading = Lock()
         self._settings = settings
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Pipeline":
-        """Load release and segmenter. Raises PipelineError (MODEL_UNAVAILABLE) with the cause and the cure."""
+        """Load the release; `complete` loads the rest. Raises PipelineError (MODEL_UNAVAILABLE) with cause and cure."""
         torch.cuda.empty_cache()  # of a pipeline that was here before
         torch.set_num_threads(settings.model.threads or len(os.sched_getaffinity(0)))
         device = settings.model.device
@@ -100,13 +102,34 @@ class Pipeline:
                 settings.model.cache_dir or user_cache(),
                 settings.model.precision,
                 settings.model.compiled,
-                1 if settings.model.frugal else BATCH,
+                1 if settings.model.frugal else None,
             )
-            segmenter = load_segmenter(settings.model, device)
-        # What is wrong with a folder of weights comes as many types (OS, safetensors, torch, nnU-Net).
+        # What is wrong with a folder of weights comes as many types (OS, safetensors, torch).
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
             raise PipelineError(Reason.MODEL_UNAVAILABLE, str(error)) from error
-        return cls(reader, segmenter, settings)
+        return cls(reader, partial(load_segmenter, settings.model, device), settings)
+
+    def complete(self) -> None:
+        """Load all that a first series needs beside the release: segmenter and encoders, seconds of imports.
+
+        From any thread; who comes while another loads waits for it. Raises PipelineError (MODEL_UNAVAILABLE).
+        """
+        _ = self.segmenter
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The segmenter, loaded. Raises as `complete` does."""
+        with self._loading:
+            if self._segmenter is None:
+                try:
+                    import dicom_sr.writer  # noqa: F401 - over half a second, needed by the first series
+
+                    self._segmenter = self._make_segmenter()
+                except (
+                    Exception
+                ) as error:  # nnU-Net, MONAI and their imports raise nearly anything; a worker has to say so
+                    raise PipelineError(Reason.MODEL_UNAVAILABLE, str(error) or type(error).__name__) from error
+            return self._segmenter
 
     @property
     def release_digest(self) -> str:
@@ -138,6 +161,9 @@ class Pipeline:
         with run.stage("read"):
             reading = self.reader.read(volume, anatomy_map)
         with run.stage("encode"):
+            from dicom_sr.identity import WriteContext
+            from dicom_sr.writer import write
+
             context = WriteContext(images_at=images_at, institution=self._settings.institution)
             objects = tuple(write(reading, anatomy_map, headers, context))
         with run.stage("validate"):

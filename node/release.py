@@ -15,5 +15,5 @@ def release_folder(release: str) -> Path:
 
 
 def release_digest(release: str) -> str:
-    """SHA-256 of the release's SHA256SUMS, hex: its identity (`fvlm.checkpoint`). Raises OSError."""
+    """SHA-256 of the release's SHA256SUMS, hex: its identity (`fvlm.release`). Raises OSError."""
     return hashlib.sha256((release_folder(release) / "SHA256SUMS").read_bytes()).hexdigest()

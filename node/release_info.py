@@ -7,14 +7,15 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from config import load_vocabulary
-from fvlm.checkpoint import Release, ReleaseError, load_release, read_release
-from fvlm.official import import_official
+from fvlm.release import Release, ReleaseError, read_release
 from node.errors import CommandError
 from node.release import release_folder
 
 
 def import_checkpoint(checkpoint: Path, tokenizer: Path, out: Path, preset: str) -> list[str]:
     """Import the authors' checkpoint; lines about the release that was made. Raises CommandError."""
+    from fvlm.official import import_official  # torch
+
     try:
         digest = import_official(checkpoint, tokenizer, out, preset)
     except ReleaseError as error:
@@ -39,6 +40,8 @@ def describe(release: str) -> list[RenderableType]:
 
 def verify(release: str) -> list[RenderableType]:
     """Check the files against SHA256SUMS and load the weights; identity, card and praise. Raises CommandError."""
+    from fvlm.checkpoint import load_release  # torch
+
     try:
         model = load_release(release_folder(release))
     except ReleaseError as error:

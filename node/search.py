@@ -7,9 +7,10 @@ from rich.table import Table
 from sqlalchemy.orm import Session
 
 from config import Settings
-from fvlm.checkpoint import Release, ReleaseError, load_release
+from fvlm.checkpoint import load_release
 from fvlm.open_vocabulary import score, unknown_words
 from fvlm.prompts import negative_of, sentence
+from fvlm.release import Release, ReleaseError
 from node.embeddings import Stored, load, releases_of
 from node.errors import CommandError
 from node.release import release_folder

@@ -83,12 +83,24 @@ class Dispatcher:
             return int(declared.message_count)
 
 
-def run_worker(app: Celery, queue: str, work: Callable[[int], None], name: str, threads: int = 0) -> int:
+def run_worker(
+    app: Celery,
+    queue: str,
+    work: Callable[[int], None],
+    name: str,
+    threads: int = 0,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
     """Work on one queue until SIGTERM or `stop_worker`; the exit status.
 
     `threads` 0: in this very process, one message after another (the model is loaded once and lives as long as the
-    process). Otherwise that many at once.
+    process). Otherwise that many at once. `on_ready` is called once, before the first message.
     """
+
+    def ready(**_: object) -> None:
+        name_process(queue)  # Celery gives itself another title at its start
+        _log.info("worker_ready", queue=queue)
+        on_ready()
 
     def task(*arguments: object, **more: object) -> None:
         row_id = _row_id(arguments, more)
@@ -98,7 +110,7 @@ def run_worker(app: Celery, queue: str, work: Callable[[int], None], name: str, 
             work(row_id)
 
     app.task(task, name=f"node.{queue}", typing=False)
-    worker_ready.connect(lambda **_: name_process(queue), weak=False)  # Celery gives itself another title at its start
+    worker_ready.connect(ready, weak=False)
     worker = app.Worker(
         queues=[queue],
         pool="threads" if threads else "solo",

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import structlog
@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Reason, Settings
 from node.logs import configure_logs
-from node.processes import name_process, share_cores
+from node.processes import name_process, share_cores, without_collections
 from node.records import Records, open_database
 from node.release import release_digest
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
@@ -31,7 +31,8 @@ _MODEL_MISSING, _UNFIT = 3, 4
 
 
 def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any] | None = None) -> int:
-    """Work on jobs until SIGTERM; the exit status. The model is loaded before the first job is taken.
+    """Work on jobs until SIGTERM; the exit status. The release is loaded before the worker is ready for jobs; what else
+    a job needs comes in a thread afterwards, and the first job is not taken before.
 
     `worker` names this worker, the same after a restart. `load` makes the pipeline (default: `Pipeline.from_settings`).
     """
@@ -46,18 +47,41 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
         _log.info("model_loaded", digest=pipeline.release_digest, frugal=frugal)
         return pipeline
 
-    try:
-        analyst = Analyst(records, settings, configured(False), worker, configured)
-    except PipelineError as error:
+    def unavailable(error: PipelineError) -> None:
         _log.error("model_unavailable", reason=error.reason, detail=error.detail)
         note_start(records, worker, error.reason, error.detail)
+
+    try:
+        with without_collections():
+            pipeline = configured(False)
+    except PipelineError as error:
+        unavailable(error)
         return _MODEL_MISSING
-    note_start(records, worker)
+    analyst = Analyst(records, settings, pipeline, worker, configured)
     analyst.recover()
+    complete = Event()
+
+    def load_rest() -> None:
+        try:
+            with without_collections():
+                pipeline.complete()
+            complete.set()
+            note_start(records, worker)
+            _log.info("segmenter_loaded")
+        except PipelineError as error:
+            stop_worker(_MODEL_MISSING)
+            unavailable(error)
+        except DBAPIError as error:
+            _log.warning("database_away", error=type(error.orig).__name__)
+
+    rest = Thread(target=load_rest, name="load_rest", daemon=True)
     app = make_app(settings)
     dispatcher = Dispatcher(app)
 
     def analyze(_: int) -> None:
+        rest.join()
+        if not complete.is_set():
+            return  # the worker ends; the job stays queued
         try:
             for delivery_id in analyst.analyze():
                 dispatcher.send(DELIVER, delivery_id)
@@ -69,9 +93,9 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
             _log.error("worker_unfit", worker=worker, reason=Reason.DEVICE_ERROR)
             stop_worker(_UNFIT)
 
-    status = run_worker(app, ANALYZE, analyze, worker)
-    if status == _UNFIT:
-        os._exit(status)  # tearing down a broken CUDA context may hang
+    status = run_worker(app, ANALYZE, analyze, worker, on_ready=rest.start)
+    if status == _UNFIT or rest.is_alive():
+        os._exit(status)  # tearing down a broken CUDA context may hang, and a thread within an import may crash
     return status
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from config import load_vocabulary
-from fvlm.checkpoint import Release, derive_release, read_release
 from fvlm.config import FindingConfig
+from fvlm.release import Release, derive_release, read_release
 from training.calibrate import Bools, Fit, Floats, Method, fit_finding
 from training.evaluation.data_set import DataError, flag
 from training.evaluation.predictions import ABOUT, Prediction, read_predictions

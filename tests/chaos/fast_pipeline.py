@@ -40,6 +40,9 @@ class FastPipeline:
         self.release_digest = release_digest(settings.model.release)
         self._who = AlgorithmIdentity("Chaos model", "1", self.release_digest, test_only=True)
 
+    def complete(self) -> None:
+        """Nothing else is needed."""
+
     def vet(self, slices: Sequence[SourceSlice], *_: Any) -> Vetted:
         limits = self._settings.routing
         try:

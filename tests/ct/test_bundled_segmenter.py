@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from config import Reason
-from ct.bundled import BundledSegmenter, SegmenterWeightsError, build_network, upsample_labels
+from ct.anatomy import SegmenterWeightsError
+from ct.bundled import BundledSegmenter, build_network, upsample_labels
 from ct.measure import measure
 from ct.volume import Grid, Volume
 from training.segmenter import save_segmenter

@@ -26,8 +26,7 @@ import torch
 
 from config import load_vocabulary
 from config.settings import ModelSettings
-from ct.anatomy import AnatomyMap
-from ct.bundled import SegmenterWeightsError
+from ct.anatomy import AnatomyMap, SegmenterWeightsError
 from ct.segment import load_segmenter
 from ct.totalsegmentator import TotalSegmentator, _nifti_affine, _quiet_package, merge_classes
 from ct.volume import Grid, Volume

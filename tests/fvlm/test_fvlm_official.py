@@ -12,9 +12,9 @@ from torch import Tensor
 
 from config.vocabulary import read_preset
 from fvlm import FVLM, ReleaseError, import_official
-from fvlm.checkpoint import read_release
 from fvlm.config import ModelConfig
 from fvlm.official import WITHOUT_FUNCTION, official_state
+from fvlm.release import read_release
 
 FILE = Path("model.pth")
 

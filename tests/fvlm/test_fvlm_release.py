@@ -12,8 +12,8 @@ from transformers import BertTokenizer
 
 import fvlm
 from fvlm import FVLM, ReleaseError, load_release, save_release
-from fvlm.checkpoint import read_release, seal
 from fvlm.config import FindingConfig, ModelConfig, ReleaseConfig
+from fvlm.release import read_release, seal
 
 
 def test_round_trip(release_folder: Path, model: FVLM, findings: tuple[FindingConfig, ...]) -> None:

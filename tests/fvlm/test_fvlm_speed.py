@@ -11,11 +11,11 @@ from transformers import BertTokenizer
 from benchmarks.bench_naive_fvlm import NaiveReader
 from ct.anatomy import AnatomyMap
 from ct.volume import Volume
-from fvlm import FVLM, Reader, load_release, save_release
+from fvlm import FVLM, Reader, encoders, load_release, save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig
 from fvlm.encoders import PatchEmbedding
 from fvlm.engine import Engine
-from fvlm.kernels import attention, linear
+from fvlm.kernels import attention, linear, linear_gelu
 from fvlm.preprocess import prepare
 
 Scan = Callable[..., tuple[Volume, AnatomyMap]]
@@ -73,10 +73,10 @@ def test_a_shared_pass_gives_the_very_features_of_one_pass_an_organ(reader: Read
     with torch.inference_mode():
         (shared,) = engine.encode(prepare(*study, reader.release.config))
         assert shared.window.anatomies == names
-        together = reader.model.pool_anatomies(shared.tokens, shared.labels)[0][0]
+        together = reader.model.pool_tokens(shared.tokens, shared.selected)[0][0]
         for row, name in enumerate(names):
             (alone,) = engine.encode(prepare(*study, reader.release.config, [name]))
-            assert torch.equal(reader.model.pool_anatomies(alone.tokens, alone.labels)[0][0, row], together[row])
+            assert torch.equal(reader.model.pool_tokens(alone.tokens, alone.selected)[0][0, row], together[row])
 
 
 def test_windows_of_one_shape_go_in_one_batch(reader: Reader, scan: Scan) -> None:
@@ -86,15 +86,16 @@ def test_windows_of_one_shape_go_in_one_batch(reader: Reader, scan: Scan) -> Non
         lambda _module, images, _out: passes.append(len(images[0]))
     )
     prepared = prepare(*scan(APART, (72, 120, 120)), reader.release.config)
-    encoded = list(Engine(reader.model).encode(prepared))
+    encoded = list(Engine(reader.model, batch=4).encode(prepared))
     hook.remove()
     assert sorted(passes) == [1, 2]
     assert {e.window for e in encoded} == set(prepared.windows)
     with torch.inference_mode():
         for one in encoded:
             image, labels = prepared.tensors(one.window)
-            assert torch.equal(labels, one.labels)
-            for level, single in zip(one.tokens, reader.model.encode_tokens(image), strict=True):
+            assert torch.equal(reader.model.select_tokens(labels), one.selected)
+            singles = reader.model.encode_tokens(image, one.selected.any(1))
+            for level, single in zip(one.tokens, singles, strict=True):
                 torch.testing.assert_close(level, single, atol=1e-5, rtol=0)
 
 
@@ -136,10 +137,33 @@ def test_kernels_are_the_functions_of_torch(length: int) -> None:
     expected = F.linear(x, weight, bias), F.scaled_dot_product_attention(query, key, value)
     with torch.inference_mode():
         torch.testing.assert_close(linear(x, weight, bias), expected[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(linear_gelu(x, weight, bias), F.gelu(expected[0]), atol=1e-4, rtol=0)
         torch.testing.assert_close(attention(query, key, value), expected[1], atol=1e-5, rtol=0)
+        some = attention(query[:, :, :5], key, value)
+        torch.testing.assert_close(some, expected[1][:, :, :5], atol=1e-5, rtol=0)
     weight.requires_grad_()
     linear(x, weight, bias).sum().backward()
     torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand(40, 24), atol=1e-4, rtol=1e-4)
+
+
+def test_the_last_block_of_wanted_tokens_only_is_the_whole_ones(model: FVLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To within rounding; and a token's bits do not depend on which others are wanted."""
+    encoder, passes = model.visual_encoder, []
+    image, generator = torch.rand(2, 1, 16, 32, 32), torch.Generator().manual_seed(0)
+    monkeypatch.setattr(encoders, "_GROUP", 8)
+    few = torch.rand(2, 64, generator=generator) < 0.2
+    more = few | (torch.rand(2, 64, generator=generator) < 0.5)
+    hook = encoder.blocks[-1].mlp.register_forward_hook(lambda _module, states, _out: passes.append(states[0].shape[1]))
+    with torch.inference_mode():
+        whole, *levels = (encoder(image, wanted) for wanted in (None, few, more, torch.zeros_like(few)))
+    hook.remove()
+    assert passes[0] == 64
+    assert set(passes[1:]) == {8}
+    for tokens in levels:
+        assert all(torch.equal(one, other) for one, other in zip(whole[:-1], tokens[:-1], strict=True))
+        assert torch.isfinite(tokens[-1]).all()
+    assert torch.equal(levels[0][-1][few], levels[1][-1][few])
+    torch.testing.assert_close(levels[1][-1][more], whole[-1][more], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stem", [{}, {"stem": "conv", "stem_channels": (4,)}], ids=["patch", "conv"])

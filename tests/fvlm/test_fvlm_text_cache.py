@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fvlm import FVLM, Reader, ReleaseError, load_release
-from fvlm.checkpoint import seal
+from fvlm.release import seal
 from fvlm.text_cache import text_features, user_cache
 
 TEXTS = ["No nodule.", "Nodules.", "Large heart."]

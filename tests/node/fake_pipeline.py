@@ -37,6 +37,13 @@ class FakePipeline:
         """Runs begun, in all processes."""
         return len(list(self.control.glob("run-*")))
 
+    def complete(self) -> None:
+        """`hold-rest` makes it wait, `fail-rest` makes it fail."""
+        while (self.control / "hold-rest").exists():
+            time.sleep(0.02)
+        if (self.control / "fail-rest").exists():
+            raise PipelineError(Reason.MODEL_UNAVAILABLE, "no segmenter, as the test wants it")
+
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 

@@ -74,13 +74,21 @@ def test_each_command_shows_an_example(name: str) -> None:
     assert "Example: fvlm-node" in done.output
 
 
-def test_help_loads_no_network_library() -> None:
+@pytest.mark.parametrize("command", [("--help",), ("status",), ("jobs",), ("model", "show"), ("train", "--help")])
+def test_a_command_loads_no_library_of_others(command: tuple[str, ...], tmp_path: Path) -> None:
+    """Each costs a person seconds before the first line."""
+    if command[0] in ("status", "jobs"):
+        (tmp_path / "data").mkdir()
+        (tmp_path / "node.yaml").write_text(f"data_dir: {tmp_path / 'data'}\n")
+        upgrade(open_database(Settings.load(tmp_path / "node.yaml").database))
+        command = (*command, "--config", str(tmp_path / "node.yaml"))
     code = (
-        "import sys; from node.cli import main; sys.argv = ['fvlm-node', '--help']\n"
+        f"import sys; from node.cli import main; sys.argv = ['fvlm-node', *{command!r}]\n"
         "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'monai', 'transformers', 'pynetdicom', 'highdicom', 'celery'} & sys.modules.keys()\n"
-        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "others = {'torch', 'monai', 'transformers', 'scipy', 'pynetdicom', 'highdicom', 'celery', 'pandas'}\n"
+        "loaded = others & sys.modules.keys()\n"
+        "sys.exit(f'loaded: {loaded}' if loaded else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

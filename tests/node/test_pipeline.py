@@ -23,6 +23,7 @@ from config import Reason, Settings
 from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
 from ct.phantom import PhantomPatient, write_series
 from ct.volume import SourceSlice
+from dicom_sr import writer
 from dicom_sr.validate import validate_set
 from node import pipeline as module
 from node.analysis import STAGES, PipelineError
@@ -142,7 +143,7 @@ def test_limits_of_the_settings_and_mixed_series_are_refused(
     model, routing = ModelSettings(release=str(release)), RoutingSettings(min_slices=99)
     settings = Settings(data_dir=tmp_path, model=model, routing=routing)
     with pytest.raises(PipelineError) as few:
-        Pipeline(pipeline.reader, pipeline.segmenter, settings).vet(_slices(files))
+        Pipeline(pipeline.reader, lambda: pipeline.segmenter, settings).vet(_slices(files))
     assert few.value.reason is Reason.TOO_FEW_SLICES
     other = dcmread(files[0])
     other.SeriesInstanceUID = "2.25.1"
@@ -201,14 +202,14 @@ def test_whoever_watches_the_stages_can_stop_the_run(pipeline: Pipeline, files: 
 def test_an_object_that_is_not_valid_is_never_given_out(
     pipeline: Pipeline, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = module.write
+    right = writer.write
 
     def spoiled(*arguments: Any) -> list[Dataset]:
-        objects = write(*arguments)
+        objects = right(*arguments)
         objects[1].CompletionFlag = "PLANTED"
         return objects
 
-    monkeypatch.setattr(module, "write", spoiled)
+    monkeypatch.setattr(writer, "write", spoiled)
     with pytest.raises(PipelineError) as error:
         pipeline.run(pipeline.vet(_slices(files)), CAME)
     assert error.value.reason is Reason.INVALID_OBJECT

@@ -33,7 +33,7 @@ FINDINGS = (
 
 
 def make_release(folder: Path) -> str:
-    """Write the release; its digest."""
+    """Write the release, and beside it the features of its prompts; its digest."""
     words = folder.with_name("words")
     words.mkdir(parents=True)
     (words / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
@@ -57,7 +57,14 @@ def make_release(folder: Path) -> str:
         preprocess=PreprocessConfig(spacing=(38.0, 13.0, 13.0), window=(16, 32, 32), windows="whole"),
     )
     torch.manual_seed(0)
-    return save_release(folder, FVLM(model).eval(), config, FINDINGS, load_tokenizer(words), "# Tiny\nRandom.\n")
+    digest = save_release(folder, FVLM(model).eval(), config, FINDINGS, load_tokenizer(words), "# Tiny\nRandom.\n")
+    Reader(load_release(folder), text_cache(folder))
+    return digest
+
+
+def text_cache(release: Path) -> Path:
+    """Where the features of the release's prompts are kept, so that a worker need not encode them."""
+    return release.with_name("text-cache")
 
 
 class ThresholdSegmenter:
@@ -76,7 +83,8 @@ class ThresholdSegmenter:
 def load_pipeline(settings: Settings) -> Pipeline:
     """The real pipeline of the settings' release, with the segmenter above."""
     torch.set_num_threads(1)
-    return Pipeline(Reader(load_release(settings.model.release)), ThresholdSegmenter(), settings)
+    release = Path(settings.model.release)
+    return Pipeline(Reader(load_release(release), text_cache(release)), ThresholdSegmenter, settings)
 
 
 if __name__ == "__main__":

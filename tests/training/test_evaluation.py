@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from config import Settings
 from ct.phantom import PhantomPatient, to_volume
 from fvlm import Reader, load_release
-from fvlm.checkpoint import derive_release, read_release
 from fvlm.config import Calibration
 from fvlm.reading import Verdict
+from fvlm.release import derive_release, read_release
 from training.evaluation.cli import app
 from training.evaluation.ct_rate import read_ct_rate
 from training.evaluation.data_set import DataError

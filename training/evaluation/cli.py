@@ -69,7 +69,7 @@ def _run(read: Callable[[], DataSet], release: Path, out: Path, masks: Path | No
     try:
         settings = Settings.load(config)
         data = read()
-        from ct.bundled import SegmenterWeightsError
+        from ct.anatomy import SegmenterWeightsError
         from fvlm import ReleaseError
         from training.evaluation.report import tables, write
         from training.evaluation.run import evaluate

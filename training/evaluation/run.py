@@ -23,7 +23,7 @@ def evaluate(
 ) -> Evaluation:
     """Predictions of a release on a data set, and its metrics; masks from `masks_dir` or the settings' segmenter.
 
-    Raises DataError, `fvlm.ReleaseError`, or `ct.bundled.SegmenterWeightsError`.
+    Raises DataError, `fvlm.ReleaseError`, or `ct.anatomy.SegmenterWeightsError`.
     """
     model = load_release(release, _device(settings))
     assert model.release is not None  # load_release sets it
