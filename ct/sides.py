@@ -1,7 +1,7 @@
 """Left and right of paired anatomies: told from the mask, or not at all.
 
-A wrong side in a report can lead to the wrong side in the theatre. So every doubt (no spine in the scan, a kidney across
-the midline, a liver on the left) ends in "not told", and the anatomy stays one.
+A wrong side in a report can lead to the wrong side in the theatre. So every doubt (no spine in the scan, a kidney
+across the midline, a liver on the left) ends in "not told", and the anatomy stays one.
 """
 
 from collections.abc import Callable, Mapping
@@ -204,7 +204,7 @@ def _sizes(
 
 
 def _holds(mask: BoolArray, left: BoolArray, first: npt.NDArray[np.int64], least: float, *, may_be_lone: bool) -> bool:
-    """Whether each side is an organ with `least` of it on its side of the midline, or a lone one entirely on its side."""
+    """Whether each side is an organ with `least` of it on its side of the midline; a lone one, all of it."""
     whole, lefts, left_right, right_right = int(np.count_nonzero(mask)), int(np.count_nonzero(left)), 0, 0
     for plane, part, column in zip(mask, left, first, strict=True):
         left_right += int(np.count_nonzero(part[:, :column]))

@@ -132,7 +132,7 @@ def build_label_map(
     moment: datetime,
     vocabulary: Vocabulary,
 ) -> Dataset:
-    """The same segments as one Label Map Segmentation, its pixels the segment numbers. Nothing may refer to its segments.
+    """The same segments as one Label Map Segmentation: its pixels are segment numbers. Nothing may refer to them.
 
     Explicit VR little endian, uncompressed, empty frames left out.
     """

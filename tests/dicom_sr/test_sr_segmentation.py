@@ -205,7 +205,7 @@ def test_label_map_shows_the_same_and_nothing_refers_to_it() -> None:
 
 def test_colours_of_anatomies_can_be_told_apart() -> None:
     """CIELab distance; two that a just noticeable difference (2.3) or five parts are one to the eye."""
-    colours = {a.name: np.array(CIELabColor.from_rgb(*a.color).to_lab()) for a in load_vocabulary().anatomies}
+    colours = {a.name: np.array(CIELabColor.from_rgb(*a.color).lab) for a in load_vocabulary().anatomies}
     apart = {
         (one, other): float(np.linalg.norm(colours[one] - colours[other]))
         for one, other in itertools.combinations(colours, 2)
