@@ -31,6 +31,8 @@ ENTIRELY = 0.95
 """The same for a lone piece, which nothing on the other side confirms."""
 LEAST_SHARE = 0.05
 """Less of the anatomy on one side is no organ but strays of the mask: not told."""
+LEAST_CUT = 0.3
+"""The same for what was cut in two: a lone lung may bulge far over the midline and have a waist there."""
 STRAY_SHARE = 0.01
 """Pieces on the midline with less of the anatomy than this go to the side on which most of them lies."""
 MAX_DISAGREEMENT = 0.1
@@ -39,9 +41,11 @@ APART_MM = 20.0
 """Least distance of left from right where there is no midline."""
 NEAR_MM = 50.0
 """How far central anatomies may lie from the midline."""
+SHIFTED_MM = 8.0
+"""How far the heart's middle, which lies left of the midline, may be shifted to the right of it."""
 
 _CENTRAL = ("esophagus", "aorta", "sacrum", "urinary_bladder")
-_ON_THE_RIGHT, _ON_THE_LEFT = "liver", "spleen"
+_ON_THE_RIGHT, _ON_THE_LEFT, _HEART = "liver", "spleen", "heart"
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def _body(
     bones = tuple(i for i, name in enumerate(names, start=1) if vocabulary.anatomy(name).category == "bone")
     midline = find_midline(volume, labels, bones)
     x = {}
-    for name in (*_CENTRAL, _ON_THE_RIGHT, _ON_THE_LEFT):
+    for name in (*_CENTRAL, _ON_THE_RIGHT, _ON_THE_LEFT, _HEART):
         if _there(measures, name) and measures[name].doubt in (None, Reason.ANATOMY_CUT_OFF):
             label = names.index(name) + 1
             x[name] = _off_midline(labels, label, boxes[label - 1], volume, midline or Midline(0.0, 0.0))
@@ -126,7 +130,7 @@ def _body(
     if midline is None or not all(central):
         return _Body(None, confirmed=False, mirrored=swapped)
     between = right is not None and left is not None and right < 0 < left
-    mirrored = swapped or (right is not None and right > 0) or (left is not None and left < 0)
+    mirrored = swapped or (right or 0.0) > 0 or (left or 0.0) < 0 or x.get(_HEART, 0.0) < -SHIFTED_MM
     return _Body(midline, bool(central) or between, mirrored)
 
 
@@ -150,7 +154,7 @@ def _left(
     sizes, lefts = _sizes(pieces, count, first)
     share = lefts / np.maximum(sizes, 1)
     left: BoolArray = (share >= 0.5)[pieces]
-    least = MOSTLY
+    least, least_share = MOSTLY, LEAST_SHARE
     across = (share < MOSTLY) & (share > 1 - MOSTLY) & (sizes > 0)
     if sizes[across].sum() > STRAY_SHARE * sizes.sum():
         middle = across[pieces]
@@ -158,18 +162,21 @@ def _left(
             left[middle] = said[middle] == LEFT
         elif anatomy.sides_touch and (cut := cut_in_two(middle, volume.spacing, first)) is not None:
             left[middle] = cut[middle]
-            least = LARGELY
+            least, least_share = LARGELY, LEAST_CUT
         else:
             return None
-    if said is not None and np.count_nonzero((said == LEFT) != left, where=mask & (said > 0)) > _part(mask):
-        return None
+    if said is not None:
+        other = mask & (said > 0) & ((said == LEFT) != left)
+        if np.count_nonzero(other) > MAX_DISAGREEMENT * sizes.sum():
+            return None
     main = int(np.count_nonzero(sizes >= PIECE_SHARE * sizes.max()))
     confirmed = body.confirmed or said is not None
-    return left if _holds(mask, left, first, least, may_be_lone=confirmed and main == 1) else None
-
-
-def _part(mask: BoolArray) -> float:
-    return MAX_DISAGREEMENT * int(np.count_nonzero(mask))
+    held = _on_their_sides(mask, left, first)
+    if held.lesser == 0:
+        holds = confirmed and main == 1 and held.share >= ENTIRELY
+    else:
+        holds = held.lesser >= least_share and held.share >= least
+    return left if holds else None
 
 
 def _as_said(mask: BoolArray, said: UInt8Array, x_mm: float) -> BoolArray | None:
@@ -188,7 +195,8 @@ def _first_left(box: Box, volume: Volume, midline: Midline) -> npt.NDArray[np.in
     """For each slice of a box, the column of the box from which on it lies left of the midline."""
     z_mm = (box[0].start + np.arange(box[0].stop - box[0].start)) * volume.spacing[0]
     columns = np.ceil(midline.x_mm(z_mm) / volume.spacing[2]).astype(np.int64) - box[2].start
-    return columns.clip(0, box[2].stop - box[2].start)
+    first: npt.NDArray[np.int64] = np.clip(columns, 0, box[2].stop - box[2].start)
+    return first
 
 
 def _sizes(
@@ -203,16 +211,24 @@ def _sizes(
     return sizes, lefts
 
 
-def _holds(mask: BoolArray, left: BoolArray, first: npt.NDArray[np.int64], least: float, *, may_be_lone: bool) -> bool:
-    """Whether each side is an organ with `least` of it on its side of the midline; a lone one, all of it."""
-    whole, lefts, left_right, right_right = int(np.count_nonzero(mask)), int(np.count_nonzero(left)), 0, 0
+@dataclass(frozen=True)
+class _Held:
+    """How a division of an anatomy agrees with the midline."""
+
+    lesser: float
+    """Share of the smaller side in the whole."""
+    share: float
+    """Of the side that agrees less (or of the only one): share of its voxels that lie on its side of the midline."""
+
+
+def _on_their_sides(mask: BoolArray, left: BoolArray, first: npt.NDArray[np.int64]) -> _Held:
+    whole = lefts = lefts_astray = rights_there = 0
     for plane, part, column in zip(mask, left, first, strict=True):
-        left_right += int(np.count_nonzero(part[:, :column]))
-        right_right += int(np.count_nonzero(plane[:, :column] & ~part[:, :column]))
+        whole += int(np.count_nonzero(plane))
+        lefts += int(np.count_nonzero(part))
+        lefts_astray += int(np.count_nonzero(part[:, :column]))
+        rights_there += int(np.count_nonzero(plane[:, :column] & ~part[:, :column]))
     rights = whole - lefts
-    if lefts == 0 or rights == 0:
-        stays = right_right / whole if lefts == 0 else 1 - left_right / whole
-        return may_be_lone and stays >= ENTIRELY
-    if min(lefts, rights) < LEAST_SHARE * whole:
-        return False
-    return 1 - left_right / lefts >= least and right_right / rights >= least
+    shares = [1 - lefts_astray / lefts] if lefts else []
+    shares += [rights_there / rights] if rights else []
+    return _Held(min(lefts, rights) / whole, min(shares))

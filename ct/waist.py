@@ -65,4 +65,5 @@ def _cores(worn: BoolArray, left_of: BoolArray) -> npt.NDArray[np.int8] | None:
     sides[main & (share <= 1 - _SURELY)] = _RIGHT
     if (sides[main] == 0).any() or set(sides[main].tolist()) != {_LEFT, _RIGHT}:
         return None
-    return sides[pieces]
+    cores: npt.NDArray[np.int8] = sides[pieces]
+    return cores

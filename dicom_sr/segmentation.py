@@ -139,6 +139,13 @@ def build_label_map(
     return _encode(Kind.LABEL_MAP, rows, reading, anatomy_map, headers, names, context, moment, vocabulary)
 
 
+def side_of(segment: Dataset) -> Side | None:
+    """The laterality of an item of the Segment Sequence that was written here; None if it has none."""
+    modifiers = segment.SegmentedPropertyTypeCodeSequence[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
+    sides: tuple[Side, Side] = ("left", "right")
+    return next((side for side in sides for item in modifiers if codes.code_of(item) == codes.SIDES[side]), None)
+
+
 def segment_pixels(anatomy_map: AnatomyMap, rows: Sequence[SegmentRow]) -> UInt8Array:
     """Segment numbers uint8 [slice, row, column], 0 where there is no segment."""
     lookup = np.zeros(256, dtype=np.uint8)
