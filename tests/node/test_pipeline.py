@@ -203,8 +203,8 @@ def test_an_object_that_is_not_valid_is_never_given_out(
 ) -> None:
     write = module.write
 
-    def spoiled(*arguments: Any) -> list[Dataset]:
-        objects = write(*arguments)
+    def spoiled(*arguments: Any, **options: Any) -> list[Dataset]:
+        objects = write(*arguments, **options)
         objects[1].CompletionFlag = "PLANTED"
         return objects
 
