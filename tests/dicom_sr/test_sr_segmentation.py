@@ -1,7 +1,9 @@
 """The SEG read back: the same mask in source order and in patient space, coded and tracked."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -21,14 +23,19 @@ from sr_synthetic import (
     oblique_headers,
     reading,
     sided_map,
+    volume,
 )
 
 import dicom_sr
 from config import Reason, load_vocabulary
 from ct.anatomy import AnatomyMap
+from ct.volume import SourceSlice
+from dicom_sr import codes
 from dicom_sr.identity import Names
 from dicom_sr.segmentation import Segments, segment_rows, segmented_anatomies
+from dicom_sr.validate import validate, validate_set
 from fvlm.reading import NotAssessed
+from node.results import map_from_segmentation
 
 SHOWN = ("lung", "heart", "liver", "kidney")  # the spleen is implausible
 
@@ -203,8 +210,73 @@ def test_label_map_shows_the_same_and_nothing_refers_to_it() -> None:
     assert seg.SOPInstanceUID in str(sr)
 
 
+@pytest.mark.parametrize("headers", [ct_headers, oblique_headers], ids=["axial", "oblique"])
+def test_objects_with_sides_and_a_label_map_are_valid(headers) -> None:  # type: ignore[no-untyped-def]
+    images = headers()
+    written = dicom_sr.write(reading(), sided_map(), images, label_map=True)
+    assert [d.SeriesNumber for d in written] == [9001, 9006, 9002]
+    for dataset in written:
+        verdict = validate(dataset)
+        assert verdict.ok, verdict.errors
+        assert not verdict.warnings
+    assert validate_set([*images, *written]).errors == ()
+
+
+def test_the_report_has_a_group_a_side_and_findings_refer_to_the_only_segment_or_to_none() -> None:
+    source, of = sided_map(), reading()
+    seg, sr = dicom_sr.write(of, source, ct_headers())
+    groups = [i for i in descendants(sr) if codes.is_a(i, codes.MEASUREMENT_GROUP)]
+    referred: dict[str, list[int]] = {}
+    for group in groups:
+        kind = next(i for i in group.ContentSequence if codes.is_a(i, codes.FINDING))
+        numbers = [
+            int(i.ReferencedSOPSequence[0].ReferencedSegmentNumber)
+            for i in group.ContentSequence
+            if "ReferencedSOPSequence" in i
+        ]
+        referred.setdefault(kind.ConceptCodeSequence[0].CodeMeaning, []).extend(numbers)
+    assert referred["Lung"] == [1, 2]
+    assert referred["Kidney"] == [5, 6]
+    assert referred["Cardiomegaly"] == [3]
+    assert referred["Nodule of lung"] == []
+    parsed = dicom_sr.read(sr)
+    lung = parsed.reading.anatomies[0]
+    sides = source.sides["lung"].measures
+    assert lung.volume_ml == pytest.approx(sum(side.volume_ml for side in sides.values()), abs=0.001)
+    assert lung.mean_hu == pytest.approx(
+        sum(side.mean_hu * side.voxels for side in sides.values()) / source.measures["lung"].voxels, abs=0.1
+    )
+    tracked = {str(item.TrackingUID) for item in seg.SegmentSequence}
+    assert tracked <= set(parsed.tracking_uids.values())
+    assert {"lung.left", "lung.right", "kidney.left", "kidney.right", "liver"} <= parsed.tracking_uids.keys()
+
+
+def descendants(parent: Dataset) -> Iterator[Dataset]:
+    for child in parent.get("ContentSequence") or []:
+        yield child
+        yield from descendants(child)
+
+
+def test_read_back_onto_the_ct_it_is_the_same_map() -> None:
+    source, ct = sided_map(FEET_FIRST), volume(FEET_FIRST)
+    images = feet_first_headers()
+    ct = replace(ct, sources=tuple(SourceSlice(i.SOPInstanceUID, Path()) for i in images))
+    seg, _ = dicom_sr.write(reading(), source, images)
+    back = map_from_segmentation(seg, ct, source.algorithm)
+    assert back.names == SHOWN
+    for name in SHOWN:
+        assert np.array_equal(back.labels == back.label(name), source.labels == source.label(name))
+    assert set(back.sides) == set(source.sides)
+    for name, sides in back.sides.items():
+        whole = np.zeros(SHAPE, bool)
+        whole[sides.box] = sides.left
+        assert np.array_equal(whole[source.sides[name].box], source.sides[name].left)
+        for side, measured in sides.measures.items():
+            assert measured.voxels == source.sides[name].measures[side].voxels
+
+
 def test_colours_of_anatomies_can_be_told_apart() -> None:
-    """CIELab distance; two that a just noticeable difference (2.3) or five parts are one to the eye."""
+    """CIELab distance; a just noticeable difference is about 2.3."""
     colours = {a.name: np.array(CIELabColor.from_rgb(*a.color).lab) for a in load_vocabulary().anatomies}
     apart = {
         (one, other): float(np.linalg.norm(colours[one] - colours[other]))
