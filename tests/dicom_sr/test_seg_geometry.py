@@ -16,7 +16,6 @@ import pytest
 from pydicom import Dataset, dcmread
 
 import ct.phantom.dicom
-import dicom_sr
 from config import load_vocabulary
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, UInt8Array
 from ct.load import load_series
@@ -25,10 +24,13 @@ from ct.phantom import ANATOMIES, Orientation, PhantomPatient, Rendered, render,
 from ct.phantom.dicom import Lean, leaning
 from ct.sides import tell_sides
 from ct.volume import Volume
+from dicom_sr import segmentation
+from dicom_sr.identity import Names, WriteContext
 from dicom_sr.segmentation import side_of
+from dicom_sr.sources import working_copies
 from fvlm.reading import AnatomyReading, Reading
 
-SPACING, SHAPE = (8.0, 4.1, 5.3), (77, 86, 84)
+SPACING, SHAPE = (9.5, 4.1, 5.3), (65, 86, 84)
 """Pixels are not square, so that rows and columns cannot be confused unnoticed."""
 PATIENT = PhantomPatient.draw(7, ())
 SEGMENTER = AlgorithmIdentity("Truth", "1", "0" * 64)
@@ -120,9 +122,14 @@ def acquisition(
     anatomies = tuple(AnatomyReading(name, m.volume_ml, m.mean_hu, ()) for name, m in measures.items())
     reading = Reading(SEGMENTER, SEGMENTER, anatomies, (), datetime(2026, 1, 1, tzinfo=UTC))
     headers = [dcmread(source.path, stop_before_pixels=True) for source in volume.sources]
-    seg, label_map, _ = dicom_sr.write(reading, anatomy_map, headers, label_map=True)
+    copies, moment = working_copies(headers, anatomy_map), reading.analysed_at
+    names = Names.of(reading, [str(h.SOPInstanceUID) for h in headers], volume.series_instance_uid, moment)
+    common = copies, names, WriteContext(), moment, load_vocabulary()
+    segments = segmentation.build(reading, anatomy_map, *common)
+    assert segments is not None
+    label_map = segmentation.build_label_map(segments.rows, reading, anatomy_map, *common)
     paths = folder / "seg.dcm", folder / "label-map.dcm"
-    for dataset, path in zip((seg, label_map), paths, strict=True):
+    for dataset, path in zip((segments.dataset, label_map), paths, strict=True):
         dataset.save_as(path, enforce_file_format=True)
     return Acquisition(truth, rotation, volume, anatomy_map, paths)
 
