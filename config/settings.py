@@ -201,6 +201,9 @@ class Destination(_Section):
     """Its address."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """Its TCP port."""
+    label_map: bool = False
+    """True: it gets the anatomies as one Label Map Segmentation as well, for viewers that prefer it. The report refers
+    to the BINARY Segmentation, which it gets in any case."""
     commitment: bool = True
     """True: it is asked by storage commitment whether it keeps what it has stored; only what it commits to may be
     deleted here. False: stored is enough."""
@@ -230,6 +233,9 @@ class WebDestination(_Section):
     """Where a bearer token is read from instead: `env:NAME` or `file:/path`."""
     ca_file: Path | None = None
     """Certificates (PEM) of the authority that signed the service's certificate; none: the public ones."""
+    label_map: bool = False
+    """True: it gets the anatomies as one Label Map Segmentation as well, for viewers that prefer it. The report refers
+    to the BINARY Segmentation, which it gets in any case."""
     commitment: bool = True
     """True: after it has stored an object it is asked for it by QIDO-RS; only what it then lists may be deleted here.
     False: stored is enough."""
@@ -404,6 +410,12 @@ class Settings(BaseSettings):
     def source_of(self, ae_title: str) -> Source | None:
         """What is known of a sender; None if nothing is."""
         return next((source for source in self.sources.values() if source.ae_title == ae_title), None)
+
+    @property
+    def label_map_wanted(self) -> bool:
+        """Whether any destination of the routing rule gets a label map."""
+        chosen = self.routing.destinations
+        return any(destination.label_map for name, destination in self.destinations.items() if name in chosen)
 
     @property
     def spool_dir(self) -> Path:

@@ -35,6 +35,9 @@ class Anatomy(_Frozen):
     code: Code
     category: Literal["organ", "vessel", "bone"] = "organ"
     paired: bool = False
+    """True: there is a left and a right one."""
+    sides_touch: bool = False
+    """Of a paired anatomy: the two are never one organ, though their masks may touch (kidneys that touch are one)."""
     totalsegmentator: Annotated[tuple[str, ...], Field(min_length=1)]
     """Classes of TotalSegmentator v2 task `total` whose union is this anatomy."""
     mean_hu: tuple[float, float]

@@ -1,7 +1,7 @@
 """`AnatomyMap`: which voxel belongs to which anatomy, and the interface of what segments a `Volume`."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,10 @@ from config import Reason
 from ct.volume import Grid, Volume
 
 UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, slice, slice]
+Side = Literal["left", "right"]
+"""The patient's, not the viewer's."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class AnatomyMeasure:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """Which part of a paired anatomy is the patient's left one and which the right one."""
+
+    box: Box
+    """Where the anatomy lies, [z, y, x]: every voxel of it is in the box."""
+    left: BoolArray
+    """[z, y, x] of the box: the anatomy's voxels that are left; its others are right."""
+    measures: dict[Side, AnatomyMeasure]
+    """What each side measures; a side that is not there has no entry."""
+
+
+@dataclass(frozen=True)
 class AnatomyMap:
     """Labels uint8 [z, y, x] on the grid of the volume; label i + 1 is `names[i]`, 0 is background."""
 
@@ -46,6 +62,8 @@ class AnatomyMap:
     algorithm: AlgorithmIdentity
     measures: dict[str, AnatomyMeasure] = field(default_factory=dict)
     """One entry a name, filled by `measure`."""
+    sides: dict[str, Sides] = field(default_factory=dict)
+    """Paired anatomies whose left and right are known, filled by `tell_sides`; of another one no side is to be said."""
 
     def __post_init__(self) -> None:
         if self.labels.dtype != np.uint8 or self.labels.shape != self.grid.shape:

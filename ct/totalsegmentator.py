@@ -20,6 +20,7 @@ import numpy.typing as npt
 from config import load_vocabulary
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array
 from ct.measure import measure
+from ct.sides import LEFT, RIGHT, OwnSides, tell_sides
 from ct.volume import Grid, Volume
 
 _LEAST_SPLIT = 120
@@ -75,7 +76,10 @@ class TotalSegmentator:
             )
         classes = np.asarray(found.dataobj).astype(np.uint8).transpose(2, 1, 0)
         labels = merge_classes(classes, class_map["total"], anatomies)
-        return AnatomyMap(labels, volume.grid, anatomies, self.identity, measure(volume, labels, anatomies))
+        measures = measure(volume, labels, anatomies)
+        own = own_sides(classes, class_map["total"])
+        sides = tell_sides(volume, labels, anatomies, measures, own)
+        return AnatomyMap(labels, volume.grid, anatomies, self.identity, measures, sides)
 
     def _may_split(self, volume: Volume) -> bool:
         """The package splits the scan by z with a margin of 20 slices; its parts must be longer than that."""
@@ -170,6 +174,14 @@ def merge_classes(classes: npt.NDArray[np.uint8], names: dict[int, str], anatomi
         for name in vocabulary.anatomy(anatomy).totalsegmentator:
             table[number[name]] = label
     return table[classes]
+
+
+def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides:
+    """The sides in the names of the classes (`kidney_left`) of class numbers [z, y, x]."""
+    table = np.zeros(256, dtype=np.uint8)
+    for number, name in names.items():
+        table[number] = LEFT if name.endswith("_left") else RIGHT if name.endswith("_right") else 0
+    return lambda box: table[classes[box]]
 
 
 def _nifti_affine(grid: Grid) -> npt.NDArray[np.float64]:

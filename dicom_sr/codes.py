@@ -26,7 +26,11 @@ FINDING_SITE = Code("363698007", "SCT", "Finding Site")
 FINDING_CATEGORY = Code("276214006", "SCT", "Finding category")
 ANATOMICAL_STRUCTURE = Code("91723000", "SCT", "Anatomical Structure")  # CID 7150
 CLINICAL_FINDING = Code("404684003", "SCT", "Clinical finding")  # CID 3769
-RIGHT_AND_LEFT = Code("51440002", "SCT", "Right and left")  # CID 244
+SIDES: dict[str, Code] = {  # CID 244
+    "left": Code("7771000", "SCT", "Left"),
+    "right": Code("24028007", "SCT", "Right"),
+}
+LATERALITY = Code("272741003", "SCT", "Laterality")
 
 # numbers (TID 300)
 CERTAINTY_OF_FINDING = Code("111012", "DCM", "Certainty of Finding")

@@ -24,7 +24,7 @@ from ct.anatomy import AlgorithmIdentity
 from dicom_sr import codes, identity
 from dicom_sr.errors import WriteError
 from dicom_sr.identity import Kind, Names
-from dicom_sr.segmentation import Segments
+from dicom_sr.segmentation import SegmentRow, Segments
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 
 Group: TypeAlias = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
@@ -47,50 +47,67 @@ class GroupWriter:
         """
         groups: list[Group] = []
         for anatomy in self.reading.anatomies:
-            groups.append(self.organ(anatomy))
+            groups.extend(self.organ(anatomy, row) for row in self._rows(anatomy.anatomy) or (None,))
             findings = sorted(anatomy.findings, key=lambda finding: -finding.probability)
             groups.extend(self.finding(finding) for finding in findings)
         if self.segments is not None:
             refused = {entry.anatomy for entry in self.reading.not_assessed}
-            groups.extend(self.unread_organ(name) for name in self.segments.numbers if name in refused)
+            groups.extend(self.unread_organ(row) for row in self.segments.rows if row.anatomy in refused)
         return groups or [self.nothing()]
 
-    def organ(self, anatomy: AnatomyReading) -> Group:
-        """Volume (mm3) and mean attenuation (HU) of an assessed anatomy."""
+    def _rows(self, anatomy: str) -> tuple[SegmentRow, ...]:
+        return () if self.segments is None else self.segments.of(anatomy)
+
+    def organ(self, anatomy: AnatomyReading, row: SegmentRow | None) -> Group:
+        """Volume (mm3) and mean attenuation (HU) of an assessed anatomy, or of its one side that `row` is."""
         kind = self.vocabulary.anatomy(anatomy.anatomy)
         algorithm = algorithm_identification(self.reading.segmenter, with_parameters=False)
+        sided = row is not None and row.laterality is not None
+        volume_mm3 = row.volume_mm3 if row is not None and sided else anatomy.volume_ml * 1000.0
+        mean_hu = row.mean_hu if row is not None and sided else anatomy.mean_hu
         measurements = [
             Measurement(
                 name=codes.VOLUME,
-                value=round(_finite(anatomy.volume_ml, anatomy.anatomy, "volume") * 1000.0),
+                value=round(_finite(volume_mm3, anatomy.anatomy, "volume")),
                 unit=codes.CUBIC_MM,
                 algorithm_id=algorithm,
             ),
             Measurement(
                 name=codes.ATTENUATION,
-                value=round(_finite(anatomy.mean_hu, anatomy.anatomy, "mean attenuation"), 1),
+                value=round(_finite(mean_hu, anatomy.anatomy, "mean attenuation"), 1),
                 unit=codes.HOUNSFIELD,
                 derivation=codes.MEAN,
                 algorithm_id=algorithm,
             ),
         ]
         return self._group(
-            anatomy=anatomy.anatomy,
-            tracking=TrackingIdentifier(self.names.tracking(anatomy.anatomy), kind.title),
+            row=row,
+            tracking=TrackingIdentifier(row.tracking_uid, row.tracking_id)
+            if row is not None
+            else TrackingIdentifier(self.names.tracking(anatomy.anatomy), kind.title),
             finding=codes.coded(kind.code),
             category=codes.ANATOMICAL_STRUCTURE,
+            site=self._sided_site(row),
             algorithm=algorithm_identification(self.reading.segmenter),
             measurements=measurements,
         )
 
-    def unread_organ(self, name: str) -> Group:
-        """An anatomy that has a segment but was not assessed: the segment, no numbers."""
-        kind = self.vocabulary.anatomy(name)
+    def _sided_site(self, row: SegmentRow | None) -> FindingSite | None:
+        """The site of an organ's group, where it says more than the finding: the side."""
+        if row is None or row.laterality is None:
+            return None
+        code = self.vocabulary.anatomy(row.anatomy).code
+        return FindingSite(anatomic_location=codes.coded(code), laterality=codes.SIDES[row.laterality])
+
+    def unread_organ(self, row: SegmentRow) -> Group:
+        """A segment of an anatomy that was not assessed: no numbers."""
+        kind = self.vocabulary.anatomy(row.anatomy)
         return self._group(
-            anatomy=name,
-            tracking=TrackingIdentifier(self.names.tracking(name), f"{kind.title} (not assessed)"),
+            row=row,
+            tracking=TrackingIdentifier(row.tracking_uid, row.tracking_id),
             finding=codes.coded(kind.code),
             category=codes.ANATOMICAL_STRUCTURE,
+            site=self._sided_site(row),
             algorithm=algorithm_identification(self.reading.segmenter),
             evaluations=[QualitativeEvaluation(codes.coded(kind.code), codes.NOT_EVALUATED)],
         )
@@ -98,6 +115,7 @@ class GroupWriter:
     def finding(self, finding: Finding) -> Group:
         """The certainty of a finding in percent, and its verdict where there is an operating point.
 
+        It refers to the anatomy's segment where there is one; of two, neither is the region that was analysed.
         The region is the whole anatomy that was analysed, not the lesion; the tracking identifier says so.
         """
         kind = self.vocabulary.finding(finding.key)
@@ -111,14 +129,15 @@ class GroupWriter:
             algorithm_id=algorithm_identification(self.reading.model, with_parameters=False),
         )
         verdict = codes.VERDICTS.get(finding.verdict)
+        rows = self._rows(finding.anatomy)
         return self._group(
-            anatomy=finding.anatomy,
+            row=rows[0] if len(rows) == 1 else None,
             tracking=TrackingIdentifier(
                 self.names.tracking(finding.key), f"{site.title} (analysed region): {kind.title}"
             ),
             finding=codes.coded(kind.code),
             category=codes.CLINICAL_FINDING,
-            site=codes.coded(site.code),
+            site=FindingSite(anatomic_location=codes.coded(site.code)),
             algorithm=algorithm_identification(self.reading.model, finding=finding),
             measurements=[certainty],
             evaluations=[QualitativeEvaluation(codes.coded(kind.code), verdict)] if verdict else [],
@@ -134,18 +153,17 @@ class GroupWriter:
 
     def _group(
         self,
-        anatomy: str,
+        row: SegmentRow | None,
         tracking: TrackingIdentifier,
         finding: Code,
         category: Code,
         algorithm: AlgorithmIdentification,
-        site: Code | None = None,
+        site: FindingSite | None = None,
         measurements: Sequence[Measurement] = (),
         evaluations: Sequence[QualitativeEvaluation] = (),
     ) -> Group:
-        number = self.segments.numbers.get(anatomy) if self.segments is not None else None
-        sites = [FindingSite(anatomic_location=site)] if site else None
-        if number is None:
+        sites = [site] if site else None
+        if row is None:
             return MeasurementsAndQualitativeEvaluations(
                 tracking_identifier=tracking,
                 finding_type=finding,
@@ -160,7 +178,7 @@ class GroupWriter:
             referenced_segment=ReferencedSegment(
                 sop_class_uid=SegmentationStorage,
                 sop_instance_uid=self.names.instance(Kind.SEG),
-                segment_number=number,
+                segment_number=row.number,
                 source_series=SourceSeriesForSegmentation(self.names.series_uid),
             ),
             finding_type=finding,

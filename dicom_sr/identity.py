@@ -26,7 +26,7 @@ TEST_MARKER = "TEST MODEL - NOT FOR CLINICAL USE"
 NOT_VERIFIED = "AI result, not verified by a radiologist."
 
 _NAMESPACE = UUID("5f0b3c1e-6a5d-5f0e-9d6b-3a1f3f0c7a51")
-_LAYOUT = "3"
+_LAYOUT = "4"
 """Version of how objects are laid out; a change of layout must change it, so that no UID gets new content."""
 _LONG_STRING = 64
 """Characters in a value of VR LO."""
@@ -76,6 +76,7 @@ class Kind(Enum):
 
     SEG = (9001, "AI anatomy segmentation (not verified)", f"{TEST_MARKER}: AI anatomy SEG")
     SR = (9002, "AI fVLM findings (not verified)", f"{TEST_MARKER}: AI findings SR")
+    LABEL_MAP = (9006, "AI anatomy label map (not verified)", f"{TEST_MARKER}: AI label map")
 
     @property
     def series_number(self) -> int:
@@ -140,7 +141,7 @@ class Names:
         return self._derive("dimensions", kind)
 
     def tracking(self, thing: str) -> str:
-        """Tracking UID of an anatomy (`liver`) or a finding (`liver.cyst`) on this series."""
+        """Tracking UID of an anatomy (`liver`), one side of it (`kidney.left`) or a finding (`liver.cyst`)."""
         return derive_uid("tracking", self.series_uid, thing)
 
 

@@ -1,6 +1,10 @@
-"""The anatomy map as a BINARY Segmentation (PS3.3 A.51): one coded, tracked segment an anatomy."""
+"""The anatomy map as a Segmentation: coded, tracked segments, left and right apart where they are known.
 
-from collections.abc import Mapping, Sequence
+BINARY (PS3.3 A.51) is what the SR refers to; a label map (A.51, Label Map Segmentation) is only for destinations that
+ask for it, beside the other.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +17,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from config import Reason, Vocabulary
-from ct.anatomy import AnatomyMap
+from ct.anatomy import AnatomyMap, AnatomyMeasure, Side, UInt8Array
 from dicom_sr import codes, identity
 from dicom_sr.identity import Kind, Names, WriteContext
 from fvlm.reading import Reading
@@ -23,16 +27,35 @@ IMPLAUSIBLE = frozenset(
 )
 """A mask with one of these doubts is not worth showing: it is left out of the SEG."""
 
-_SIDE_SHARE = 0.1
-"""Least share of a paired anatomy on each side of the midline for `right and left` to be said of it."""
+_TYPES = {Kind.SEG: SegmentationTypeValues.BINARY, Kind.LABEL_MAP: SegmentationTypeValues.LABELMAP}
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One segment: what it shows and what it measures."""
+
+    number: int
+    """Segment Number (0062,0004), from 1."""
+    anatomy: str
+    laterality: Side | None
+    """None: not a paired anatomy, or its sides are not known."""
+    tracking_uid: str
+    tracking_id: str
+    """Also the Segment Label."""
+    volume_mm3: float
+    mean_hu: float
 
 
 @dataclass(frozen=True)
 class Segments:
-    """A SEG and the number of each anatomy's segment in it."""
+    """A SEG and what its segments are, in the order of their numbers."""
 
     dataset: Dataset
-    numbers: Mapping[str, int]
+    rows: tuple[SegmentRow, ...]
+
+    def of(self, anatomy: str) -> tuple[SegmentRow, ...]:
+        """The segments of an anatomy: none, one, or right and left."""
+        return tuple(row for row in self.rows if row.anatomy == anatomy)
 
 
 def segmented_anatomies(reading: Reading, anatomy_map: AnatomyMap) -> list[str]:
@@ -49,6 +72,36 @@ def segmented_anatomies(reading: Reading, anatomy_map: AnatomyMap) -> list[str]:
     return chosen
 
 
+def segment_rows(
+    reading: Reading, anatomy_map: AnatomyMap, names: Names, vocabulary: Vocabulary
+) -> tuple[SegmentRow, ...]:
+    """The segments in label order, right before left."""
+    rows: list[SegmentRow] = []
+    for name in segmented_anatomies(reading, anatomy_map):
+        title = vocabulary.anatomy(name).title
+        for side, measure in _parts(anatomy_map, name):
+            rows.append(
+                SegmentRow(
+                    number=len(rows) + 1,
+                    anatomy=name,
+                    laterality=side,
+                    tracking_uid=names.tracking(f"{name}.{side}" if side else name),
+                    tracking_id=f"{side.capitalize()} {title.lower()}" if side else title,
+                    volume_mm3=measure.volume_ml * 1000.0,
+                    mean_hu=measure.mean_hu,
+                )
+            )
+    return tuple(rows)
+
+
+def _parts(anatomy_map: AnatomyMap, name: str) -> list[tuple[Side | None, AnatomyMeasure]]:
+    if name not in anatomy_map.sides:
+        return [(None, anatomy_map.measures[name])]
+    measures = anatomy_map.sides[name].measures
+    sides: tuple[Side, Side] = ("right", "left")
+    return [(side, measures[side]) for side in sides if side in measures]
+
+
 def build(
     reading: Reading,
     anatomy_map: AnatomyMap,
@@ -58,30 +111,77 @@ def build(
     moment: datetime,
     vocabulary: Vocabulary,
 ) -> Segments | None:
-    """The Segmentation, or None if nothing was segmented.
+    """The BINARY Segmentation, or None if nothing was segmented.
 
     `headers` are working copies (`sources.working_copies`) in the order of the source slices; the frames keep the
     pixel grid of the source images. Explicit VR little endian, uncompressed, empty frames left out.
     """
-    chosen = segmented_anatomies(reading, anatomy_map)
-    if not chosen:
+    rows = segment_rows(reading, anatomy_map, names, vocabulary)
+    if not rows:
         return None
-    numbers = {name: number for number, name in enumerate(chosen, start=1)}
+    return Segments(_encode(Kind.SEG, rows, reading, anatomy_map, headers, names, context, moment, vocabulary), rows)
+
+
+def build_label_map(
+    rows: Sequence[SegmentRow],
+    reading: Reading,
+    anatomy_map: AnatomyMap,
+    headers: Sequence[Dataset],
+    names: Names,
+    context: WriteContext,
+    moment: datetime,
+    vocabulary: Vocabulary,
+) -> Dataset:
+    """The same segments as one Label Map Segmentation: its pixels are segment numbers. Nothing may refer to them.
+
+    Explicit VR little endian, uncompressed, empty frames left out.
+    """
+    return _encode(Kind.LABEL_MAP, rows, reading, anatomy_map, headers, names, context, moment, vocabulary)
+
+
+def side_of(segment: Dataset) -> Side | None:
+    """The laterality of an item of the Segment Sequence that was written here; None if it has none."""
+    modifiers = segment.SegmentedPropertyTypeCodeSequence[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
+    sides: tuple[Side, Side] = ("left", "right")
+    return next((side for side in sides for item in modifiers if codes.code_of(item) == codes.SIDES[side]), None)
+
+
+def segment_pixels(anatomy_map: AnatomyMap, rows: Sequence[SegmentRow]) -> UInt8Array:
+    """Segment numbers uint8 [slice, row, column], 0 where there is no segment."""
     lookup = np.zeros(256, dtype=np.uint8)
-    for name, number in numbers.items():
-        lookup[anatomy_map.label(name)] = number
-    pixels = lookup[anatomy_map.grid.source_axes.to_source(anatomy_map.labels)]
+    for row in rows:
+        lookup[anatomy_map.label(row.anatomy)] = row.number
+    pixels = lookup[anatomy_map.labels]
+    for row in rows:
+        if row.laterality is not None:
+            sides = anatomy_map.sides[row.anatomy]
+            mine = sides.left if row.laterality == "left" else ~sides.left
+            box = pixels[sides.box]
+            mine = mine & (anatomy_map.labels[sides.box] == anatomy_map.label(row.anatomy))
+            box[mine] = row.number
+    return anatomy_map.grid.source_axes.to_source(pixels).astype(np.uint8, copy=False)
+
+
+def _encode(
+    kind: Kind,
+    rows: Sequence[SegmentRow],
+    reading: Reading,
+    anatomy_map: AnatomyMap,
+    headers: Sequence[Dataset],
+    names: Names,
+    context: WriteContext,
+    moment: datetime,
+    vocabulary: Vocabulary,
+) -> Dataset:
     test_only = reading.test_only
-    dataset = Segmentation(
+    dataset: Dataset = Segmentation(
         source_images=headers,
-        pixel_array=pixels,
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _describe(name, number, anatomy_map, names, vocabulary) for name, number in numbers.items()
-        ],
-        series_instance_uid=names.series(Kind.SEG),
-        series_number=Kind.SEG.series_number,
-        sop_instance_uid=names.instance(Kind.SEG),
+        pixel_array=segment_pixels(anatomy_map, rows),
+        segmentation_type=_TYPES[kind],
+        segment_descriptions=[_describe(row, anatomy_map, vocabulary) for row in rows],
+        series_instance_uid=names.series(kind),
+        series_number=kind.series_number,
+        sop_instance_uid=names.instance(kind),
         instance_number=1,
         manufacturer=identity.MANUFACTURER,
         manufacturer_model_name=identity.PRODUCT,
@@ -93,45 +193,25 @@ def build(
         omit_empty_frames=True,
         workers=0,
         contributing_equipment=identity.contributing_equipment(reading, moment),
-        series_description=Kind.SEG.series_description(test_only),
+        series_description=kind.series_description(test_only),
         content_date=moment.date(),
         content_time=moment.time(),
     )
     identity.stamp(dataset, moment, context, headers[0])
     if headers[0].get("BodyPartExamined"):
         dataset.BodyPartExamined = headers[0].BodyPartExamined
-    organization = names.dimensions(Kind.SEG)
+    organization = names.dimensions(kind)
     for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
-    return Segments(dataset, numbers)
+    return dataset
 
 
-def on_both_sides(anatomy_map: AnatomyMap, name: str) -> bool:
-    """Whether an anatomy has at least `_SIDE_SHARE` of its voxels on either side of the midline.
-
-    The midline is the median x (right to left) of all other labelled voxels, so that a lone lung does not pull it.
-    """
-    label = anatomy_map.label(name)
-    width = anatomy_map.grid.shape[2]
-    own, others = np.zeros(width, dtype=np.int64), np.zeros(width, dtype=np.int64)
-    for plane in anatomy_map.labels:
-        mine = np.count_nonzero(plane == label, axis=0)
-        own += mine
-        others += np.count_nonzero(plane, axis=0) - mine
-    reference = np.cumsum(others if others.any() else own)
-    middle = int(np.searchsorted(reference, reference[-1] / 2))
-    least = _SIDE_SHARE * int(own.sum())
-    return bool(min(own[:middle].sum(), own[middle + 1 :].sum()) >= least > 0)
-
-
-def _describe(
-    name: str, number: int, anatomy_map: AnatomyMap, names: Names, vocabulary: Vocabulary
-) -> SegmentDescription:
-    anatomy = vocabulary.anatomy(name)
+def _describe(row: SegmentRow, anatomy_map: AnatomyMap, vocabulary: Vocabulary) -> SegmentDescription:
+    anatomy = vocabulary.anatomy(row.anatomy)
     algorithm = anatomy_map.algorithm
     description = SegmentDescription(
-        segment_number=number,
-        segment_label=anatomy.title,
+        segment_number=row.number,
+        segment_label=row.tracking_id,
         segmented_property_category=codes.ANATOMICAL_STRUCTURE,
         segmented_property_type=codes.coded(anatomy.code),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -142,11 +222,11 @@ def _describe(
             source=identity.long_string(algorithm.manufacturer),
             parameters=identity.algorithm_parameters(algorithm),
         ),
-        tracking_uid=names.tracking(name),
-        tracking_id=anatomy.title,
+        tracking_uid=row.tracking_uid,
+        tracking_id=row.tracking_id,
         display_color=CIELabColor.from_rgb(*anatomy.color),
     )
-    if anatomy.paired and on_both_sides(anatomy_map, name):
-        both_sides = CodedConcept.from_code(codes.RIGHT_AND_LEFT)
-        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [both_sides]
+    if row.laterality is not None:
+        side = CodedConcept.from_code(codes.SIDES[row.laterality])
+        description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
     return description

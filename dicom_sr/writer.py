@@ -15,9 +15,16 @@ from fvlm.reading import Reading
 
 
 def write(
-    reading: Reading, anatomy_map: AnatomyMap, sources: Sequence[Dataset], context: WriteContext | None = None
+    reading: Reading,
+    anatomy_map: AnatomyMap,
+    sources: Sequence[Dataset],
+    context: WriteContext | None = None,
+    *,
+    label_map: bool = False,
 ) -> list[Dataset]:
     """Encode a reading as [SEG, SR], or [SR] if nothing was segmented. Send them in this order.
+
+    `label_map` puts a Label Map Segmentation of the same segments between them.
 
     `sources` are the headers of the CT instances in the order of `Volume.sources`; they are not changed. The same
     arguments give the same bytes. Raises WriteError, which names a reason code.
@@ -36,6 +43,12 @@ def write(
     vocabulary = load_vocabulary()
     try:
         segments = segmentation.build(reading, anatomy_map, headers, names, context, moment, vocabulary)
+        maps = []
+        if segments is not None and label_map:
+            rows = segments.rows
+            maps.append(
+                segmentation.build_label_map(rows, reading, anatomy_map, headers, names, context, moment, vocabulary)
+            )
         evidence = [deepcopy(headers[0]), *headers[1:]]  # the encoders put the first header's own elements in
         document = report.build(reading, segments, evidence, names, context, moment, vocabulary)
     except WriteError:
@@ -43,4 +56,4 @@ def write(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # what highdicom raises for headers it cannot encode; its texts may quote values, so only the type is told
         raise WriteError(Reason.INVALID_OBJECT, f"{type(error).__name__} while encoding") from error
-    return [document] if segments is None else [segments.dataset, document]
+    return [document] if segments is None else [segments.dataset, *maps, document]

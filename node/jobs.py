@@ -23,7 +23,7 @@ from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
 from node.records import Delivery, Job, Records, Result, State
-from node.result_files import write_objects
+from node.result_files import LABEL_MAP, kind_of, write_objects
 from node.watchdog import time_limit
 
 if TYPE_CHECKING:
@@ -176,12 +176,12 @@ class Analyst:
             uid = str(dataset.SOPInstanceUID)
             result = former.pop(uid, None)
             if result is None:
-                result = Result(job_id=job_id, kind=str(dataset.Modality), sop_instance_uid=uid, path="")
+                result = Result(job_id=job_id, kind=kind_of(dataset), sop_instance_uid=uid, path="")
                 session.add(result)
             result.sop_class_uid = str(dataset.SOPClassUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
-            due += _open_deliveries(result, self._settings.routing.destinations)
+            due += _open_deliveries(result, self._receivers(result))
         for result in former.values():
             for delivery in result.deliveries:
                 session.delete(delivery)
@@ -193,6 +193,13 @@ class Analyst:
         session.flush()
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
+
+    def _receivers(self, result: Result) -> list[str]:
+        """The destinations that get a result: all, but a label map only those that want one."""
+        known = self._settings.destinations
+        return [
+            name for name in self._settings.routing.destinations if result.kind != LABEL_MAP or known[name].label_map
+        ]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

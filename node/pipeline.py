@@ -165,7 +165,8 @@ class Pipeline:
             from dicom_sr.writer import write
 
             context = WriteContext(images_at=images_at, institution=self._settings.institution)
-            objects = tuple(write(reading, anatomy_map, headers, context))
+            label_map = self._settings.label_map_wanted
+            objects = tuple(write(reading, anatomy_map, headers, context, label_map=label_map))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 from highdicom.seg import Segmentation
 from pydicom import Dataset
+from scipy import ndimage
 
 from config import load_vocabulary
-from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.anatomy import AlgorithmIdentity, AnatomyMap, Sides
 from ct.measure import measure
+from ct.sides import measure_sides
 from ct.volume import Volume
 from dicom_sr import as_text, read, write_summary_page
+from dicom_sr.segmentation import side_of
 from node.errors import CommandError
 
 _FILES = ("SR.dcm", "SEG.dcm", "report.txt", "summary.png")
@@ -65,7 +68,7 @@ def write_results(
 
 
 def map_from_segmentation(dataset: Dataset, volume: Volume, algorithm: AlgorithmIdentity) -> AnatomyMap:
-    """Our BINARY Segmentation as labels on the volume's grid again, measured; names in segment order.
+    """Our BINARY Segmentation as labels on the volume's grid again, measured; names in segment order, with sides.
 
     Raises ValueError if the segmentation refers to other images than the volume's.
     """
@@ -77,9 +80,24 @@ def map_from_segmentation(dataset: Dataset, volume: Volume, algorithm: Algorithm
         dtype=np.uint8,
     )
     by_code = {anatomy.code.value: anatomy.name for anatomy in load_vocabulary().anatomies}
-    names = tuple(by_code[str(s.SegmentedPropertyTypeCodeSequence[0].CodeValue)] for s in dataset.SegmentSequence)
-    labels = np.ascontiguousarray(volume.grid.source_axes.to_patient(stack)).astype(np.uint8, copy=False)
-    return AnatomyMap(labels, volume.grid, names, algorithm, measure(volume, labels, names))
+    shown = {
+        int(item.SegmentNumber): (by_code[str(item.SegmentedPropertyTypeCodeSequence[0].CodeValue)], side_of(item))
+        for item in dataset.SegmentSequence
+    }
+    names = tuple(dict.fromkeys(name for name, _ in shown.values()))
+    table, is_left = np.zeros(256, np.uint8), np.zeros(256, np.bool_)
+    for number, (name, side) in shown.items():
+        table[number], is_left[number] = names.index(name) + 1, side == "left"
+    numbers = volume.grid.source_axes.to_patient(stack)
+    labels = np.ascontiguousarray(table[numbers])
+    boxes = ndimage.find_objects(labels, max_label=len(names))
+    sides = {}
+    for name in {name for name, side in shown.values() if side is not None}:
+        label = names.index(name) + 1
+        box = boxes[label - 1]
+        mask, left = labels[box] == label, is_left[numbers[box]]
+        sides[name] = Sides(box, left, measure_sides(volume, box, mask, left))
+    return AnatomyMap(labels, volume.grid, names, algorithm, measure(volume, labels, names), sides)
 
 
 def empty_map(volume: Volume, algorithm: AlgorithmIdentity) -> AnatomyMap:

@@ -14,14 +14,20 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from ct.phantom.patient import PhantomPatient, dice
 from ct.phantom.rendering import Rendered, Size, Spacing, render
 
-Orientation = Literal["HFS", "FFS", "HFP", "HFDR"]
+Orientation = Literal["HFS", "FFS", "HFP", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"]
+Lean = tuple[float, float, float]
 Int16Array = npt.NDArray[np.int16]
+FloatArray = npt.NDArray[np.float64]
 
 AXES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
     "HFS": ((1, 0, 0), (0, 1, 0)),
     "FFS": ((-1, 0, 0), (0, 1, 0)),
     "HFP": ((-1, 0, 0), (0, -1, 0)),
+    "FFP": ((1, 0, 0), (0, -1, 0)),
     "HFDR": ((0, 1, 0), (-1, 0, 0)),
+    "HFDL": ((0, -1, 0), (1, 0, 0)),
+    "FFDR": ((0, -1, 0), (-1, 0, 0)),
+    "FFDL": ((0, 1, 0), (1, 0, 0)),
 }
 """Patient position (DICOM PS3.3 C.7.3.1.1.2) -> directions of an image's row and column in patient space (LPS)."""
 
@@ -35,6 +41,7 @@ def write_series(
     spacing: Spacing = (5.0, 0.78, 0.78),
     shape: Size = (124, 512, 512),
     orientation: Orientation = "HFS",
+    lean_deg: Lean = (0.0, 0.0, 0.0),
     description: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
@@ -51,6 +58,9 @@ def write_series(
     orientation
         How the patient lies. Pixels are flipped or rotated as the scanner would, and the geometry says so; the
         patient in patient space stays the same (fluid does not flow with gravity).
+    lean_deg
+        Degrees by which the patient, and the images with him, are turned in patient space about its x, y and z axis,
+        in this order: an oblique series. Pixels stay as they are; see `leaning`.
     description
         Series description; by the contrast phase if None.
     progress
@@ -64,14 +74,14 @@ def write_series(
     Raises
     ------
     ValueError
-        The orientation is not one of HFS, FFS, HFP, HFDR.
+        The orientation is not one of `AXES`.
     """
     if orientation not in AXES:
         raise ValueError(f"orientation must be one of {', '.join(AXES)}, is {orientation!r}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rendered = render(patient, spacing, shape)
-    common = _common(patient, spacing, shape, orientation, description)
+    common = _common(patient, spacing, shape, orientation, lean_deg, description)
     images = turned(rendered.hu, orientation)
     rng = dice(patient.seed, "series")
     upwards = bool(rng.random() < 0.5)
@@ -79,7 +89,7 @@ def write_series(
     paths = []
     for index in range(shape[0]):
         number = index + 1 if upwards else shape[0] - index
-        dataset = _instance(common, images[index], rendered, orientation, index, number, bits)
+        dataset = _instance(common, images[index], rendered, orientation, leaning(lean_deg), index, number, bits)
         path = folder / f"{hashlib.sha256(dataset.SOPInstanceUID.encode()).hexdigest()[:16]}.dcm"
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
@@ -104,11 +114,30 @@ def turned(hu: Int16Array, orientation: Orientation) -> Int16Array:
     return images[:, :: sum(column), :: sum(row)]
 
 
+def leaning(lean_deg: Lean) -> FloatArray:
+    """The rotation [3, 3] that takes the (x, y, z) of a patient who lies straight to where they are."""
+    rotation = np.eye(3)
+    for axis, degrees in enumerate(lean_deg):
+        one, two = (axis + 1) % 3, (axis + 2) % 3
+        turn, angle = np.eye(3), np.radians(degrees)
+        turn[one, one] = turn[two, two] = np.cos(angle)
+        turn[one, two], turn[two, one] = -np.sin(angle), np.sin(angle)
+        rotation = turn @ rotation
+    return rotation
+
+
 def _common(
-    patient: PhantomPatient, spacing: Spacing, shape: Size, orientation: Orientation, description: str | None
+    patient: PhantomPatient,
+    spacing: Spacing,
+    shape: Size,
+    orientation: Orientation,
+    lean_deg: Lean,
+    description: str | None,
 ) -> Dataset:
     """What all instances of the series share."""
-    who = (patient.seed, ",".join(sorted(patient.keys)), patient.arms)
+    who: tuple[object, ...] = (patient.seed, ",".join(sorted(patient.keys)), patient.arms)
+    if any(lean_deg):
+        who = (*who, lean_deg)
     series = (*who, spacing, shape, orientation, description)
     rng = dice(patient.seed, "study")
     day = date(2023, 1, 2) + timedelta(days=int(rng.integers(0, 900)))
@@ -181,6 +210,7 @@ def _instance(
     image: Int16Array,
     rendered: Rendered,
     orientation: Orientation,
+    rotation: FloatArray,
     index: int,
     number: int,
     bits: int,
@@ -197,8 +227,8 @@ def _instance(
     x = x0 if row[0] + column[0] > 0 else x0 + (nx - 1) * sx
     y = y0 if row[1] + column[1] > 0 else y0 + (ny - 1) * sy
     z = z0 + index * sz
-    ds.ImagePositionPatient = [_decimal(value) for value in (x, y, z)]
-    ds.ImageOrientationPatient = [str(value) for value in (*row, *column)]
+    ds.ImagePositionPatient = [_decimal(value) for value in rotation @ (x, y, z)]
+    ds.ImageOrientationPatient = [_decimal(value, 10) for axis in (row, column) for value in rotation @ axis]
     ds.SliceLocation = _decimal(z)
     ds.PixelSpacing = [_decimal(sy), _decimal(sx)] if row[0] else [_decimal(sx), _decimal(sy)]
     ds.Rows, ds.Columns = image.shape
@@ -215,6 +245,7 @@ def _instance(
     return ds
 
 
-def _decimal(value: float) -> str:
+def _decimal(value: float, digits: int = 6) -> str:
     """A decimal string of at most 16 characters (DICOM PS3.5 section 6.2)."""
-    return f"{value:.6f}".rstrip("0").rstrip(".")
+    text = f"{value:.{digits}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

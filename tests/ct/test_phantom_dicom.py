@@ -43,7 +43,7 @@ def dciodvfy() -> str:
     return found
 
 
-@pytest.mark.parametrize("orientation", ["HFS", "FFS", "HFP", "HFDR"])
+@pytest.mark.parametrize("orientation", ["HFS", "FFS", "HFP", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"])
 def test_orientations_show_the_same_patient(tmp_path: Path, orientation: Orientation) -> None:
     patient = PhantomPatient.draw(7, ["lung.nodule"])
     paths = write_series(patient, tmp_path, spacing=SPACING, shape=SHAPE, orientation=orientation)

@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from config import Reason
-from ct.anatomy import AlgorithmIdentity, AnatomyMap, AnatomyMeasure
+from ct.anatomy import AlgorithmIdentity, AnatomyMap, AnatomyMeasure, Sides
 from ct.volume import Grid, SourceAxes, Volume
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
@@ -111,6 +111,34 @@ def anatomy_map(
         voxels = int((here == label).sum())
         measures[name] = AnatomyMeasure(voxels, voxels * where.voxel_ml, 40.0 + label if voxels else 0.0)
     return AnatomyMap(here, where, names, segmenter, measures)
+
+
+def sided_map(
+    source_axes: SourceAxes | None = None, without: tuple[str, ...] = (), gone: str | None = None
+) -> AnatomyMap:
+    """The same with left and right of lungs and kidneys, which lie apart at x = 32; `without` leaves anatomies unsided.
+
+    `gone` is the side of both that is not there.
+    """
+    whole = anatomy_map(source_axes=source_axes)
+    here = whole.labels.copy()
+    if gone is not None:
+        half = here[:, :, 32:] if gone == "left" else here[:, :, :32]
+        half[np.isin(half, [1, 4])] = 0
+    sides = {}
+    for label, name in ((1, "lung"), (4, "kidney")):
+        box = (slice(2, 23), slice(8, 56), slice(4, 62))
+        left = here[box] == label
+        left[:, :, :28] = False
+        counts = {"left": int(left.sum()), "right": int((here[box] == label).sum() - left.sum())}
+        measures = {
+            side: AnatomyMeasure(count, count * whole.grid.voxel_ml, 30.0 + len(side))
+            for side, count in counts.items()
+            if count
+        }
+        if name not in without:
+            sides[name] = Sides(box, left, measures)  # type: ignore[arg-type]
+    return replace(whole, labels=here, sides=sides)
 
 
 def empty_map() -> AnatomyMap:

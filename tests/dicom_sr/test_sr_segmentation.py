@@ -1,10 +1,14 @@
 """The SEG read back: the same mask in source order and in patient space, coded and tracked."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
+from highdicom.color import CIELabColor
 from pydicom import Dataset
 from sr_synthetic import (
     FEET_FIRST,
@@ -18,13 +22,20 @@ from sr_synthetic import (
     nothing_assessed,
     oblique_headers,
     reading,
+    sided_map,
+    volume,
 )
 
 import dicom_sr
 from config import Reason, load_vocabulary
 from ct.anatomy import AnatomyMap
-from dicom_sr.segmentation import on_both_sides, segmented_anatomies
+from ct.volume import SourceSlice
+from dicom_sr import codes
+from dicom_sr.identity import Names
+from dicom_sr.segmentation import Segments, segment_rows, segmented_anatomies
+from dicom_sr.validate import validate, validate_set
 from fvlm.reading import NotAssessed
+from node.results import map_from_segmentation
 
 SHOWN = ("lung", "heart", "liver", "kidney")  # the spleen is implausible
 
@@ -90,37 +101,188 @@ def test_segments_are_coded_tracked_and_coloured() -> None:
         assert (kind.CodeValue, kind.CodingSchemeDesignator) == (vocabulary.anatomy(name).code.value, "SCT")
         assert item.TrackingUID == tracking[name]
         assert item.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName == "Anatomy UNet"
-        sides = kind.get("SegmentedPropertyTypeModifierCodeSequence")
-        assert bool(sides) == vocabulary.anatomy(name).paired
+        assert "SegmentedPropertyTypeModifierCodeSequence" not in kind
         assert "RecommendedDisplayCIELabValue" in item
     assert seg.BodyPartExamined == "CHEST"
     assert seg.SpecificCharacterSet == "ISO_IR 192"
     assert seg.SegmentationType == "BINARY"
 
 
-@pytest.mark.parametrize("side", [slice(0, 32), slice(32, 64)], ids=["right", "left"])
-@pytest.mark.parametrize("stray", [0, 1])
-def test_one_kidney_alone_is_not_right_and_left(side: slice, stray: int) -> None:
-    source = anatomy_map()
-    one = source.labels.copy()
-    other = [index for index in range(SHAPE[2]) if index not in range(*side.indices(SHAPE[2]))]
-    gone = np.isin(np.arange(SHAPE[2]), other)[None, None, :] & (one == NAMES.index("kidney") + 1)
-    gone[tuple(np.argwhere(gone)[:stray].T)] = False
-    one[gone] = 0
-    seg, _ = dicom_sr.write(reading(), replace(source, labels=one), ct_headers())
-    modified = {
-        str(item.SegmentLabel): "SegmentedPropertyTypeModifierCodeSequence" in item.SegmentedPropertyTypeCodeSequence[0]
-        for item in seg.SegmentSequence
+SIDED = [
+    ("Right lung", "24028007"),
+    ("Left lung", "7771000"),
+    ("Heart", None),
+    ("Liver", None),
+    ("Right kidney", "24028007"),
+    ("Left kidney", "7771000"),
+]
+
+
+def labelled(seg: Dataset) -> list[tuple[str, str | None]]:
+    """Label and laterality of each segment."""
+    found = []
+    for item in seg.SegmentSequence:
+        sides = item.SegmentedPropertyTypeCodeSequence[0].get("SegmentedPropertyTypeModifierCodeSequence")
+        found.append((str(item.SegmentLabel), str(sides[0].CodeValue) if sides else None))
+    return found
+
+
+def mask_of(seg: Dataset, number: int, images: list[Dataset]) -> np.ndarray:
+    """One segment as [slice, row, column]."""
+    found = hd.seg.Segmentation.from_dataset(seg).get_pixels_by_source_instance(
+        [image.SOPInstanceUID for image in images], segment_numbers=[number], assert_missing_frames_are_empty=True
+    )
+    return found[..., 0].astype(bool)
+
+
+@pytest.mark.parametrize(
+    ("headers", "axes"), [(ct_headers, None), (feet_first_headers, FEET_FIRST)], ids=["head first", "feet first"]
+)
+def test_left_and_right_have_segments_of_their_own(headers, axes) -> None:  # type: ignore[no-untyped-def]
+    images, source = headers(), sided_map(axes)
+    seg, sr = dicom_sr.write(reading(), source, images)
+    assert labelled(seg) == SIDED
+    whole = labels()
+    for number, (label, anatomy, columns) in enumerate(
+        [(1, "lung", slice(0, 32)), (1, "lung", slice(32, 64)), (2, "", slice(0, 64)), (3, "", slice(0, 64)),
+         (4, "kidney", slice(0, 32)), (4, "kidney", slice(32, 64))], start=1,
+    ):  # fmt: skip
+        expected_mask = np.zeros(SHAPE, bool)
+        expected_mask[:, :, columns] = whole[:, :, columns] == label
+        assert np.array_equal(mask_of(seg, number, images), source.grid.source_axes.to_source(expected_mask)), anatomy
+    tracking = dicom_sr.read(sr).tracking_uids
+    for item in seg.SegmentSequence:
+        side, _, anatomy = str(item.SegmentLabel).lower().rpartition(" ")
+        assert item.TrackingUID == tracking[f"{anatomy}.{side}" if side else anatomy]
+        assert item.TrackingID == item.SegmentLabel
+
+
+@pytest.mark.parametrize("gone", ["left", "right"])
+def test_one_kidney_alone_has_its_side_and_no_segment_of_the_other(gone: str) -> None:
+    seg, _ = dicom_sr.write(reading(), sided_map(gone=gone), ct_headers())
+    assert labelled(seg) == [entry for entry in SIDED if not entry[0].startswith(gone.capitalize())]
+
+
+def test_an_anatomy_whose_sides_are_not_known_stays_one() -> None:
+    seg, _ = dicom_sr.write(reading(), sided_map(without=("kidney",)), ct_headers())
+    assert labelled(seg) == [*SIDED[:4], ("Kidney", None)]
+
+
+def test_rows_are_what_the_report_can_say_of_each_segment() -> None:
+    source, of = sided_map(), reading()
+    names = Names.of(of, ["1.2"], "1.2.3", of.analysed_at)
+    rows = segment_rows(of, source, names, load_vocabulary())
+    kidneys = Segments(Dataset(), rows).of("kidney")
+    assert [(row.number, row.laterality, row.tracking_id) for row in kidneys] == [
+        (5, "right", "Right kidney"),
+        (6, "left", "Left kidney"),
+    ]
+    for row in kidneys:
+        measure = source.sides["kidney"].measures[row.laterality]  # type: ignore[index]
+        assert (row.volume_mm3, row.mean_hu) == (measure.volume_ml * 1000, measure.mean_hu)
+        assert row.tracking_uid == names.tracking(f"kidney.{row.laterality}")
+    assert sum(row.volume_mm3 for row in kidneys) == pytest.approx(source.measures["kidney"].volume_ml * 1000)
+    assert Segments(Dataset(), rows).of("spleen") == ()
+
+
+def test_label_map_shows_the_same_and_nothing_refers_to_it() -> None:
+    images, source = ct_headers(), sided_map()
+    seg, label_map, sr = dicom_sr.write(reading(), source, images, label_map=True)
+    assert label_map.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
+    assert label_map.SegmentationType == "LABELMAP"
+    assert label_map.SeriesInstanceUID != seg.SeriesInstanceUID
+    described = [item for item in label_map.SegmentSequence if int(item.SegmentNumber) > 0]
+    for item, other in zip(described, seg.SegmentSequence, strict=True):
+        assert (item.TrackingUID, item.TrackingID, item.SegmentNumber) == (
+            other.TrackingUID,
+            other.TrackingID,
+            other.SegmentNumber,
+        )
+    uids = [image.SOPInstanceUID for image in images]
+    one, two = (
+        hd.seg.Segmentation.from_dataset(d).get_pixels_by_source_instance(
+            uids, combine_segments=True, assert_missing_frames_are_empty=True
+        )
+        for d in (seg, label_map)
+    )
+    assert np.array_equal(one, two)
+    assert label_map.SOPInstanceUID not in str(sr)
+    assert seg.SOPInstanceUID in str(sr)
+
+
+@pytest.mark.parametrize("headers", [ct_headers, oblique_headers], ids=["axial", "oblique"])
+def test_objects_with_sides_and_a_label_map_are_valid(headers) -> None:  # type: ignore[no-untyped-def]
+    images = headers()
+    written = dicom_sr.write(reading(), sided_map(), images, label_map=True)
+    assert [d.SeriesNumber for d in written] == [9001, 9006, 9002]
+    for dataset in written:
+        verdict = validate(dataset)
+        assert verdict.ok, verdict.errors
+        assert not verdict.warnings
+    assert validate_set([*images, *written]).errors == ()
+
+
+def test_the_report_has_a_group_a_side_and_findings_refer_to_the_only_segment_or_to_none() -> None:
+    source, of = sided_map(), reading()
+    seg, sr = dicom_sr.write(of, source, ct_headers())
+    groups = [i for i in descendants(sr) if codes.is_a(i, codes.MEASUREMENT_GROUP)]
+    referred: dict[str, list[int]] = {}
+    for group in groups:
+        kind = next(i for i in group.ContentSequence if codes.is_a(i, codes.FINDING))
+        numbers = [
+            int(i.ReferencedSOPSequence[0].ReferencedSegmentNumber)
+            for i in group.ContentSequence
+            if "ReferencedSOPSequence" in i
+        ]
+        referred.setdefault(kind.ConceptCodeSequence[0].CodeMeaning, []).extend(numbers)
+    assert referred["Lung"] == [1, 2]
+    assert referred["Kidney"] == [5, 6]
+    assert referred["Cardiomegaly"] == [3]
+    assert referred["Nodule of lung"] == []
+    parsed = dicom_sr.read(sr)
+    lung = parsed.reading.anatomies[0]
+    sides = source.sides["lung"].measures
+    assert lung.volume_ml == pytest.approx(sum(side.volume_ml for side in sides.values()), abs=0.001)
+    assert lung.mean_hu == pytest.approx(
+        sum(side.mean_hu * side.voxels for side in sides.values()) / source.measures["lung"].voxels, abs=0.1
+    )
+    tracked = {str(item.TrackingUID) for item in seg.SegmentSequence}
+    assert tracked <= set(parsed.tracking_uids.values())
+    assert {"lung.left", "lung.right", "kidney.left", "kidney.right", "liver"} <= parsed.tracking_uids.keys()
+
+
+def descendants(parent: Dataset) -> Iterator[Dataset]:
+    for child in parent.get("ContentSequence") or []:
+        yield child
+        yield from descendants(child)
+
+
+def test_read_back_onto_the_ct_it_is_the_same_map() -> None:
+    source, ct = sided_map(FEET_FIRST), volume(FEET_FIRST)
+    images = feet_first_headers()
+    ct = replace(ct, sources=tuple(SourceSlice(i.SOPInstanceUID, Path()) for i in images))
+    seg, _ = dicom_sr.write(reading(), source, images)
+    back = map_from_segmentation(seg, ct, source.algorithm)
+    assert back.names == SHOWN
+    for name in SHOWN:
+        assert np.array_equal(back.labels == back.label(name), source.labels == source.label(name))
+    assert set(back.sides) == set(source.sides)
+    for name, sides in back.sides.items():
+        whole = np.zeros(SHAPE, bool)
+        whole[sides.box] = sides.left
+        assert np.array_equal(whole[source.sides[name].box], source.sides[name].left)
+        for side, measured in sides.measures.items():
+            assert measured.voxels == source.sides[name].measures[side].voxels
+
+
+def test_colours_of_anatomies_can_be_told_apart() -> None:
+    """CIELab distance; a just noticeable difference is about 2.3."""
+    colours = {a.name: np.array(CIELabColor.from_rgb(*a.color).lab) for a in load_vocabulary().anatomies}
+    apart = {
+        (one, other): float(np.linalg.norm(colours[one] - colours[other]))
+        for one, other in itertools.combinations(colours, 2)
     }
-    assert modified == {"Lung": True, "Heart": False, "Liver": False, "Kidney": False}
-
-
-def test_a_lone_lung_is_not_right_and_left() -> None:
-    source = anatomy_map()
-    assert on_both_sides(source, "lung")
-    one = source.labels.copy()
-    one[:, :, :32][one[:, :, :32] == 1] = 0
-    assert not on_both_sides(replace(source, labels=one), "lung")
+    assert min(apart.values()) > 12, min(apart, key=lambda pair: apart[pair])
 
 
 @pytest.mark.parametrize("reason", [Reason.ANATOMY_TOO_SMALL, Reason.ANATOMY_TOO_LARGE, Reason.ANATOMY_IMPLAUSIBLE_HU])

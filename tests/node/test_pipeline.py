@@ -204,8 +204,8 @@ def test_an_object_that_is_not_valid_is_never_given_out(
 ) -> None:
     right = writer.write
 
-    def spoiled(*arguments: Any) -> list[Dataset]:
-        objects = right(*arguments)
+    def spoiled(*arguments: Any, **options: Any) -> list[Dataset]:
+        objects = right(*arguments, **options)
         objects[1].CompletionFlag = "PLANTED"
         return objects
 

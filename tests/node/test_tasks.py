@@ -5,20 +5,23 @@ import signal
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 from fake_pipeline import FakePipeline
 from pydicom import dcmread
-from rows import DIGEST, add_job, archive, deliveries, job, open_records, settings_for
+from rows import DIGEST, add_job, archive, deliveries, job, open_records, settings_for, small_object
 from running import Processes, running_broker, wait_for
 from sqlalchemy import func, select, update
 
 from config import Reason, Settings
 from config.settings import WorkSettings
 from node import embeddings, leases
+from node.analysis import Analysis
 from node.delivery import Courier
 from node.jobs import Analyst
 from node.logs import configure_logs
@@ -65,6 +68,35 @@ def test_an_attempt_leaves_files_results_and_due_deliveries(records: Records, se
     assert not list(settings.results_dir.rglob("*.part"))
     with records.reading() as session:
         assert embeddings.load(session, DIGEST, "lung").features.tolist() == [[1, 0, 0, 0.25]]
+
+
+def test_a_label_map_goes_only_where_one_is_wanted(tmp_path: Path) -> None:
+    plain = settings_for(tmp_path / "data", ("pacs", 104), ("viewer", 105), work=WORK)
+    wants = plain.destinations["viewer"].model_copy(update={"label_map": True})
+    settings = plain.model_copy(update={"destinations": {**plain.destinations, "viewer": wants}})
+    assert (plain.label_map_wanted, settings.label_map_wanted) == (False, True)
+    label_map = small_object("SEG", "2.25.72")
+    label_map.SOPClassUID = label_map.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+    label_map.SegmentationType = "LABELMAP"
+    records = open_records(settings)
+    job_id = add_job(records)
+    analyst, pipeline = _analyst(records, settings)
+    run = pipeline.run
+
+    def with_label_map(*arguments: Any) -> Analysis:
+        analysis: Analysis = run(*arguments)
+        seg, sr = analysis.objects
+        return replace(analysis, objects=(seg, label_map, sr))
+
+    pipeline.run = with_label_map  # type: ignore[method-assign]
+    analyst.analyze(job_id)
+    with records.reading() as session:
+        rows = session.execute(select(Delivery.destination, Result.kind, Result.path).join(Result)).all()
+    assert {(name, kind) for name, kind, _ in rows} == {
+        *((name, kind) for name in ("pacs", "viewer") for kind in ("SEG", "SR")),
+        ("viewer", "LABELMAP"),
+    }
+    assert {Path(path).name for _, _, path in rows} == {"1-seg.dcm", "2-label-map.dcm", "3-sr.dcm"}
 
 
 def test_a_job_without_destinations_is_sent_at_once(tmp_path: Path) -> None:
