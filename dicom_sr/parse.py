@@ -30,7 +30,7 @@ class ParsedReport:
     """As written, at the SR's precision: certainty to 0.1 %, volume to 1 mm3, attenuation to 0.1 HU.
     `analysed_at` is the Content Date and Time."""
     tracking_uids: Mapping[str, str]
-    """Tracking UID of every anatomy (`liver`) and finding (`liver.cyst`) that has a group."""
+    """Tracking UID of every anatomy (`liver`), side of one (`kidney.left`) and finding (`liver.cyst`) with a group."""
     statements: tuple[str, ...]
     """The comments about the whole series, in order: marks, summary, algorithms."""
     study_instance_uid: str
@@ -79,14 +79,15 @@ def _read(dataset: Dataset, vocabulary: Vocabulary) -> ParsedReport:
             continue
         uid = str(_need(group, codes.TRACKING_UID).UID)
         site = _first(group, codes.FINDING_SITE)
-        if site is None:
+        if _value(_need(group, codes.FINDING_CATEGORY)) == codes.ANATOMICAL_STRUCTURE:
             anatomy = tree.anatomy(_value(concept))
-            tracking[anatomy] = uid
+            side = None if site is None else _first(site, codes.LATERALITY)
+            tracking[anatomy if side is None else f"{anatomy}.{_side(side)}"] = uid
             if _first(group, codes.VOLUME) is not None:
-                volume, attenuation = _number(group, codes.VOLUME), _number(group, codes.ATTENUATION)
-                anatomies[anatomy] = AnatomyReading(anatomy, volume / 1000.0, attenuation, ())
+                volume, attenuation = _number(group, codes.VOLUME) / 1000.0, _number(group, codes.ATTENUATION)
+                anatomies[anatomy] = _with_part(anatomies.get(anatomy), anatomy, volume, attenuation)
         else:
-            finding = tree.finding(group, _value(concept), _value(site))
+            finding = tree.finding(group, _value(concept), _value(_need(group, codes.FINDING_SITE)))
             tracking[finding.key] = uid
             findings.setdefault(finding.anatomy, []).append(finding)
     equipment = {
@@ -115,6 +116,19 @@ def _read(dataset: Dataset, vocabulary: Vocabulary) -> ParsedReport:
     )
 
 
+def _side(item: Dataset) -> str:
+    return next(side for side, code in codes.SIDES.items() if code == _value(item))
+
+
+def _with_part(known: AnatomyReading | None, anatomy: str, volume_ml: float, mean_hu: float) -> AnatomyReading:
+    """An anatomy with one more of its sides."""
+    if known is None:
+        return AnatomyReading(anatomy, volume_ml, mean_hu, ())
+    whole = known.volume_ml + volume_ml
+    mean = (known.mean_hu * known.volume_ml + mean_hu * volume_ml) / whole if whole else mean_hu
+    return AnatomyReading(anatomy, whole, mean, ())
+
+
 class _Tree:
     """Content items back into names of the vocabulary."""
 
@@ -139,11 +153,16 @@ class _Tree:
         )
 
     def not_assessed(self, item: Dataset) -> NotAssessed:
-        texts = [str(comment.TextValue) for comment in _all(item, codes.COMMENT)]
+        anatomy = self.anatomy(codes.code_of(item.ConceptNameCodeSequence[0]))
+        detail = _first(item, codes.COMMENT)
         return NotAssessed(
-            anatomy=self.anatomy(codes.code_of(item.ConceptNameCodeSequence[0])),
-            reason=Reason(texts[0].split(":", 1)[0]),
-            detail=texts[1] if len(texts) > 1 else "",
+            anatomy=anatomy,
+            reason=Reason(_value(_need(item, codes.WHY_NOT_ASSESSED)).value),
+            detail="" if detail is None else str(detail.TextValue),
+            findings=tuple(
+                self._findings[anatomy, codes.code_of(finding.ConceptNameCodeSequence[0])]
+                for finding in _not_evaluated(item)
+            ),
         )
 
 

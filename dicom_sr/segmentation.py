@@ -1,8 +1,9 @@
 """The anatomy map as a BINARY Segmentation (PS3.3 A.51): one coded, tracked segment an anatomy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -28,11 +29,30 @@ _SIDE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
+class SegmentRow:
+    """One segment: what it shows and what it measures."""
+
+    number: int
+    """Segment Number (0062,0004), from 1."""
+    anatomy: str
+    laterality: Literal["left", "right"] | None
+    tracking_uid: str
+    tracking_id: str
+    """Also the Segment Label."""
+    volume_mm3: float
+    mean_hu: float
+
+
+@dataclass(frozen=True)
 class Segments:
-    """A SEG and the number of each anatomy's segment in it."""
+    """A SEG and what its segments are, in the order of their numbers."""
 
     dataset: Dataset
-    numbers: Mapping[str, int]
+    rows: tuple[SegmentRow, ...]
+
+    def of(self, anatomy: str) -> tuple[SegmentRow, ...]:
+        """The segments of an anatomy: none, one, or one a side."""
+        return tuple(row for row in self.rows if row.anatomy == anatomy)
 
 
 def segmented_anatomies(reading: Reading, anatomy_map: AnatomyMap) -> list[str]:
@@ -72,6 +92,13 @@ def build(
         lookup[anatomy_map.label(name)] = number
     pixels = lookup[anatomy_map.grid.source_axes.to_source(anatomy_map.labels)]
     test_only = reading.test_only
+
+    def _row(name: str, number: int) -> SegmentRow:
+        measure = anatomy_map.measures[name]
+        title = vocabulary.anatomy(name).title
+        volume_mm3 = measure.volume_ml * 1000.0
+        return SegmentRow(number, name, None, names.tracking(name), title, volume_mm3, measure.mean_hu)
+
     dataset = Segmentation(
         source_images=headers,
         pixel_array=pixels,
@@ -103,7 +130,7 @@ def build(
     organization = names.dimensions(Kind.SEG)
     for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
         item.DimensionOrganizationUID = organization
-    return Segments(dataset, numbers)
+    return Segments(dataset, tuple(_row(name, number) for name, number in numbers.items()))
 
 
 def on_both_sides(anatomy_map: AnatomyMap, name: str) -> bool:
