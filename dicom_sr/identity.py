@@ -80,8 +80,8 @@ class WriteContext:
     node_version: str = field(default_factory=lambda: version("fvlm-node"))
     institution: str = ""
     """Institution name of the results; empty copies the source's."""
-    predecessors: tuple[Predecessor, ...] = ()
-    """Delivered reports that the new one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2)."""
+    predecessor: Predecessor | None = None
+    """The delivered report that the new one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2)."""
 
     def __post_init__(self) -> None:
         if not UID(self.device_uid).is_valid:
@@ -109,7 +109,7 @@ class Names:
 
     Series and instances depend on the series, the source instances, when the last of them came, and both sets of
     weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. All
-    but the SEG depend on the predecessors too: what names another predecessor is another document.
+    but the SEG depend on the predecessor too: what names another one is another document.
     """
 
     series_uid: str
@@ -118,8 +118,8 @@ class Names:
     """The moment that dates the objects, UTC."""
     model_digest: str
     segmenter_digest: str
-    predecessors: tuple[str, ...] = ()
-    """SOP Instance UIDs."""
+    predecessor: str = ""
+    """SOP Instance UID of the report that is replaced; empty if there is none."""
 
     @classmethod
     def of(
@@ -128,7 +128,7 @@ class Names:
         sop_instance_uids: Iterable[str],
         series_uid: str,
         moment: datetime,
-        predecessors: Iterable[Predecessor] = (),
+        predecessor: Predecessor | None = None,
     ) -> "Names":
         joined = "\n".join(sorted(sop_instance_uids))
         return cls(
@@ -137,7 +137,7 @@ class Names:
             dated=moment.astimezone(UTC).isoformat(timespec="microseconds"),
             model_digest=reading.model.digest,
             segmenter_digest=reading.segmenter.digest,
-            predecessors=tuple(document.sop_instance_uid for document in predecessors),
+            predecessor="" if predecessor is None else predecessor.sop_instance_uid,
         )
 
     def _derive(self, what: str, kind: Kind) -> str:
@@ -151,7 +151,7 @@ class Names:
             self.segmenter_digest,
             kind.name,
             "1",
-            *(self.predecessors if kind is not Kind.SEG else ()),
+            *([self.predecessor] if self.predecessor and kind is not Kind.SEG else []),
         )
 
     def series(self, kind: Kind) -> str:

@@ -73,24 +73,21 @@ def build(
         content_time=moment.time(),
         coding_schemes=_coding_schemes(reading, context, vocabulary),
     )
-    if context.predecessors:
-        dataset.PredecessorDocumentsSequence = [_predecessors(context.predecessors, str(headers[0].StudyInstanceUID))]
+    if context.predecessor is not None:
+        dataset.PredecessorDocumentsSequence = [_reference(context.predecessor, str(headers[0].StudyInstanceUID))]
     identity.stamp(dataset, moment, context, headers[0])
     return dataset
 
 
-def _predecessors(documents: Sequence[Predecessor], study_uid: str) -> Dataset:
-    """The item of the Predecessor Documents Sequence (PS3.3 C.17.2): earlier reports of the study."""
-    study = Dataset()
-    study.ReferencedSeriesSequence = []
+def _reference(document: Predecessor, study_uid: str) -> Dataset:
+    """An earlier report of the study as item of the Predecessor Documents Sequence (PS3.3 C.17.2, table C.17-3)."""
+    study, series, instance = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = document.sop_class_uid
+    instance.ReferencedSOPInstanceUID = document.sop_instance_uid
+    series.ReferencedSOPSequence = [instance]
+    series.SeriesInstanceUID = document.series_instance_uid
+    study.ReferencedSeriesSequence = [series]
     study.StudyInstanceUID = study_uid
-    for document in documents:
-        series, instance = Dataset(), Dataset()
-        instance.ReferencedSOPClassUID = document.sop_class_uid
-        instance.ReferencedSOPInstanceUID = document.sop_instance_uid
-        series.ReferencedSOPSequence = [instance]
-        series.SeriesInstanceUID = document.series_instance_uid
-        study.ReferencedSeriesSequence.append(series)
     return study
 
 
@@ -121,7 +118,7 @@ def _statements(reading: Reading, context: WriteContext, vocabulary: Vocabulary)
     if reading.test_only:
         items.append(_comment(identity.TEST_MARKER))
     items.append(_comment(identity.NOT_VERIFIED))
-    if context.predecessors:
+    if context.predecessor is not None:
         items.append(_comment(identity.REPLACES))
     summary = processing_summary(reading)
     if summary is not None:

@@ -32,7 +32,7 @@ def write(
         sop_instance_uids=[str(header.SOPInstanceUID) for header in headers],
         series_uid=str(headers[0].SeriesInstanceUID),
         moment=moment,
-        predecessors=context.predecessors,
+        predecessor=context.predecessor,
     )
     vocabulary = load_vocabulary()
     try:

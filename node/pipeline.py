@@ -24,7 +24,7 @@ from ct.series import group, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
 from dicom_sr.errors import WriteError
-from dicom_sr.identity import WriteContext
+from dicom_sr.identity import Predecessor, WriteContext
 from dicom_sr.validate import ToolMissingError, validate
 from dicom_sr.writer import write
 from fvlm.checkpoint import load_release
@@ -122,10 +122,17 @@ class Pipeline:
                 raise PipelineError(Reason.BAD_UID, f"{len(slices)} instances of {len(series)} series, not of one")
             return vet(series[0], limits.min_slices, limits.max_slices)
 
-    def run(self, series: Vetted, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Analysis:
+    def run(
+        self,
+        series: Vetted,
+        images_at: datetime,
+        on_stage: Callable[[str], None] | None = None,
+        predecessor: Predecessor | None = None,
+    ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
-        `images_at` (with time zone) is when the last of its images came; it dates the objects.
+        `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
+        delivered report on the same series that the new one takes the place of.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
@@ -138,7 +145,7 @@ class Pipeline:
         with run.stage("read"):
             reading = self.reader.read(volume, anatomy_map)
         with run.stage("encode"):
-            context = WriteContext(images_at=images_at, institution=self._settings.institution)
+            context = WriteContext(images_at=images_at, institution=self._settings.institution, predecessor=predecessor)
             objects = tuple(write(reading, anatomy_map, headers, context))
         with run.stage("validate"):
             for dataset in objects:
