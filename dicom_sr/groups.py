@@ -45,9 +45,9 @@ class GroupWriter:
         It has the tracking pair of its segment.
         """
         name, segmenter = anatomy.anatomy, self.reading.segmenter
-        whole = row is None or row.laterality is None
-        cubic_mm = anatomy.volume_ml * 1000.0 if whole else row.volume_mm3
-        hu = anatomy.mean_hu if whole else row.mean_hu
+        cubic_mm, hu = anatomy.volume_ml * 1000.0, anatomy.mean_hu
+        if row is not None and row.laterality is not None:
+            cubic_mm, hu = row.volume_mm3, row.mean_hu
         return templates.measurement_group(
             tracking=self._tracking(name, row),
             algorithm=algorithm_identification(segmenter, identity.algorithm_parameters(segmenter)),

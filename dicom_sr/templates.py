@@ -99,8 +99,10 @@ def certainty(what: str, probability: float, algorithm: AlgorithmIdentity) -> Me
 def referenced_segments(instance_uid: str, numbers: Sequence[int], series_uid: str) -> ReferencedSegment:
     """TID 1411 rows 7 and 12: one reference to a BINARY Segmentation, and the series that was segmented.
 
-    Several numbers make one region of several segments, in one reference (Referenced Segment Number has a value
-    multiplicity of 1-n, PS3.3 C.18.4). Raises WriteError without numbers, for one below 1, or for a repeated one.
+    Several numbers make one region of several segments, in one reference: Referenced Segment Number has a value
+    multiplicity of 1-n (PS3.3 C.18.4), though TID 1411 has a single segment in mind. The other form, TID 1501 without
+    a region, is an error to PixelMed's validator beside groups of TID 1411, and two groups would each claim a side.
+    Raises WriteError without numbers, for one below 1, or for a repeated one.
     """
     if not numbers or min(numbers) < 1 or len(set(numbers)) != len(numbers):
         raise WriteError(Reason.INTERNAL, f"{list(numbers)} are no segment numbers")

@@ -113,7 +113,7 @@ def test_two_segments_in_one_reference_are_read_by_validator_and_library(sr: Dat
     content = Comprehensive3DSR.from_dataset(dcmread(stream)).content
     nodule = codes.coded(load_vocabulary().finding("lung.nodule").code)
     (group,) = content.get_volumetric_roi_measurement_groups(finding_type=nodule)
-    assert list(group.referenced_segment[0].referenced_segment_numbers) == [1, 2]
+    assert list(group.referenced_segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber) == [1, 2]
 
 
 @pytest.mark.parametrize("numbers", [(), (0,), (1, 1)])
