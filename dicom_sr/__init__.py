@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dicom_sr.errors import ReadError, WriteError
-    from dicom_sr.identity import NOT_VERIFIED, TEST_MARKER, WriteContext
+    from dicom_sr.identity import NOT_VERIFIED, TEST_MARKER, Predecessor, WriteContext
     from dicom_sr.parse import ParsedReport, as_text, open_report, read
     from dicom_sr.summary_image import summary_page, write_summary_page
     from dicom_sr.validate import ToolMissingError, Validation, validate_set
@@ -18,6 +18,7 @@ __all__ = [
     "NOT_VERIFIED",
     "TEST_MARKER",
     "ParsedReport",
+    "Predecessor",
     "ReadError",
     "ToolMissingError",
     "Validation",
@@ -34,7 +35,7 @@ __all__ = [
 
 _HOMES = {
     "errors": ("ReadError", "WriteError"),
-    "identity": ("NOT_VERIFIED", "TEST_MARKER", "WriteContext"),
+    "identity": ("NOT_VERIFIED", "TEST_MARKER", "Predecessor", "WriteContext"),
     "parse": ("ParsedReport", "as_text", "open_report", "read"),
     "summary_image": ("summary_page", "write_summary_page"),
     "validate": ("ToolMissingError", "Validation", "validate_set"),

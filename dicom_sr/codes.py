@@ -4,6 +4,7 @@ from pydicom import Dataset
 from pydicom.sr.coding import Code
 
 import config
+from config import Reason
 from fvlm.reading import Verdict
 
 LOCAL_SCHEME = "99FVLMNODE"
@@ -45,6 +46,8 @@ HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PRESENT = Code("52101004", "SCT", "Present")  # CID 240
 ABSENT = Code("272519000", "SCT", "Absent")
 UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+WHY_NOT_ASSESSED = Code("NOT_ASSESSED", LOCAL_SCHEME, "Reason for not being assessed")
+"""Its values are the stable reason codes (`config.Reason`) in the local scheme; no public scheme has them."""
 NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")  # CID 3703
 PROCESSING_SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 ALL_WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")  # CID 6047
@@ -71,6 +74,11 @@ VERDICTS: dict[Verdict, Code] = {
 def coded(code: config.Code) -> Code:
     """A code of the vocabulary as pydicom's."""
     return Code(code.value, code.scheme, code.meaning)
+
+
+def reason(why: Reason) -> Code:
+    """A stable reason code in the local scheme."""
+    return Code(why.value, LOCAL_SCHEME, why.meaning)
 
 
 def code_of(item: Dataset) -> Code:

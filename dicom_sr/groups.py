@@ -1,33 +1,17 @@
-"""The measurement groups of the report: one an organ, one a finding (TID 1411; TID 1501 without a segment)."""
+"""The measurement groups of the report: one an organ or side of it, one a finding."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from highdicom.sr import (
-    AlgorithmIdentification,
-    FindingSite,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    ReferencedSegment,
-    SourceSeriesForSegmentation,
-    TrackingIdentifier,
-    VolumetricROIMeasurementsAndQualitativeEvaluations,
-)
-from pydicom.sr.coding import Code
-from pydicom.uid import SegmentationStorage
+from highdicom.sr import FindingSite, QualitativeEvaluation, ReferencedSegment, TrackingIdentifier
 
-from config import Reason, Vocabulary
-from ct.anatomy import AlgorithmIdentity
-from dicom_sr import codes, identity
-from dicom_sr.errors import WriteError
+from config import Vocabulary
+from dicom_sr import codes, identity, templates
 from dicom_sr.identity import Kind, Names
 from dicom_sr.segmentation import SegmentRow, Segments
+from dicom_sr.templates import Group, algorithm_identification, percent
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 
-Group: TypeAlias = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
+__all__ = ["Group", "GroupWriter", "percent"]
 
 
 @dataclass(frozen=True)
@@ -55,167 +39,100 @@ class GroupWriter:
             groups.extend(self.unread_organ(row) for row in self.segments.rows if row.anatomy in refused)
         return groups or [self.nothing()]
 
-    def _rows(self, anatomy: str) -> tuple[SegmentRow, ...]:
-        return () if self.segments is None else self.segments.of(anatomy)
-
     def organ(self, anatomy: AnatomyReading, row: SegmentRow | None) -> Group:
-        """Volume (mm3) and mean attenuation (HU) of an assessed anatomy, or of its one side that `row` is."""
-        kind = self.vocabulary.anatomy(anatomy.anatomy)
-        algorithm = algorithm_identification(self.reading.segmenter, with_parameters=False)
-        sided = row is not None and row.laterality is not None
-        volume_mm3 = row.volume_mm3 if row is not None and sided else anatomy.volume_ml * 1000.0
-        mean_hu = row.mean_hu if row is not None and sided else anatomy.mean_hu
-        measurements = [
-            Measurement(
-                name=codes.VOLUME,
-                value=round(_finite(volume_mm3, anatomy.anatomy, "volume")),
-                unit=codes.CUBIC_MM,
-                algorithm_id=algorithm,
-            ),
-            Measurement(
-                name=codes.ATTENUATION,
-                value=round(_finite(mean_hu, anatomy.anatomy, "mean attenuation"), 1),
-                unit=codes.HOUNSFIELD,
-                derivation=codes.MEAN,
-                algorithm_id=algorithm,
-            ),
-        ]
-        return self._group(
-            row=row,
-            tracking=TrackingIdentifier(row.tracking_uid, row.tracking_id)
-            if row is not None
-            else TrackingIdentifier(self.names.tracking(anatomy.anatomy), kind.title),
-            finding=codes.coded(kind.code),
-            category=codes.ANATOMICAL_STRUCTURE,
-            site=self._sided_site(row),
-            algorithm=algorithm_identification(self.reading.segmenter),
-            measurements=measurements,
-        )
+        """Site, volume (mm3) and mean attenuation (HU) of an assessed anatomy, or of its one side that `row` is.
 
-    def _sided_site(self, row: SegmentRow | None) -> FindingSite | None:
-        """The site of an organ's group, where it says more than the finding: the side."""
-        if row is None or row.laterality is None:
-            return None
-        code = self.vocabulary.anatomy(row.anatomy).code
-        return FindingSite(anatomic_location=codes.coded(code), laterality=codes.SIDES[row.laterality])
+        It has the tracking pair of its segment.
+        """
+        name, segmenter = anatomy.anatomy, self.reading.segmenter
+        cubic_mm, hu = anatomy.volume_ml * 1000.0, anatomy.mean_hu
+        if row is not None and row.laterality is not None:
+            cubic_mm, hu = row.volume_mm3, row.mean_hu
+        return templates.measurement_group(
+            tracking=self._tracking(name, row),
+            algorithm=algorithm_identification(segmenter, identity.algorithm_parameters(segmenter)),
+            region=self._region((row,) if row else ()),
+            finding=codes.coded(self.vocabulary.anatomy(name).code),
+            category=codes.ANATOMICAL_STRUCTURE,
+            site=self._site(name, row),
+            measurements=[
+                templates.volume(name, cubic_mm, segmenter),
+                templates.mean_attenuation(name, hu, segmenter),
+            ],
+        )
 
     def unread_organ(self, row: SegmentRow) -> Group:
         """A segment of an anatomy that was not assessed: no numbers."""
-        kind = self.vocabulary.anatomy(row.anatomy)
-        return self._group(
-            row=row,
-            tracking=TrackingIdentifier(row.tracking_uid, row.tracking_id),
-            finding=codes.coded(kind.code),
+        segmenter = self.reading.segmenter
+        code = codes.coded(self.vocabulary.anatomy(row.anatomy).code)
+        return templates.measurement_group(
+            tracking=self._tracking(row.anatomy, row),
+            algorithm=algorithm_identification(segmenter, identity.algorithm_parameters(segmenter)),
+            region=self._region((row,)),
+            finding=code,
             category=codes.ANATOMICAL_STRUCTURE,
-            site=self._sided_site(row),
-            algorithm=algorithm_identification(self.reading.segmenter),
-            evaluations=[QualitativeEvaluation(codes.coded(kind.code), codes.NOT_EVALUATED)],
+            site=self._site(row.anatomy, row),
+            evaluations=[QualitativeEvaluation(code, codes.NOT_EVALUATED)],
         )
 
     def finding(self, finding: Finding) -> Group:
         """The certainty of a finding in percent, and its verdict where there is an operating point.
 
-        It refers to the anatomy's segment where there is one; of two, neither is the region that was analysed.
-        The region is the whole anatomy that was analysed, not the lesion; the tracking identifier says so.
+        The region is the whole anatomy that was analysed, not the lesion; the tracking identifier says so. The model
+        reads a paired anatomy as one: its region is both sides' segments, and its site has no laterality.
         """
         kind = self.vocabulary.finding(finding.key)
-        site = self.vocabulary.anatomy(finding.anatomy)
-        if not 0.0 <= finding.probability <= 1.0:
-            raise WriteError(Reason.INTERNAL, f"{finding.key}: probability {finding.probability} is not in 0..1")
-        certainty = Measurement(
-            name=codes.CERTAINTY_OF_FINDING,
-            value=percent(finding.probability),
-            unit=codes.PERCENT,
-            algorithm_id=algorithm_identification(self.reading.model, with_parameters=False),
-        )
+        model = self.reading.model
         verdict = codes.VERDICTS.get(finding.verdict)
-        rows = self._rows(finding.anatomy)
-        return self._group(
-            row=rows[0] if len(rows) == 1 else None,
-            tracking=TrackingIdentifier(
-                self.names.tracking(finding.key), f"{site.title} (analysed region): {kind.title}"
-            ),
+        title = self.vocabulary.anatomy(finding.anatomy).title
+        return templates.measurement_group(
+            tracking=TrackingIdentifier(self.names.tracking(finding.key), f"{title} (analysed region): {kind.title}"),
+            algorithm=algorithm_identification(model, {**identity.algorithm_parameters(model), **_points(finding)}),
+            region=self._region(self._rows(finding.anatomy)),
             finding=codes.coded(kind.code),
             category=codes.CLINICAL_FINDING,
-            site=FindingSite(anatomic_location=codes.coded(site.code)),
-            algorithm=algorithm_identification(self.reading.model, finding=finding),
-            measurements=[certainty],
+            site=self._site(finding.anatomy, None),
+            measurements=[templates.certainty(finding.key, finding.probability, model)],
             evaluations=[QualitativeEvaluation(codes.coded(kind.code), verdict)] if verdict else [],
         )
 
     def nothing(self) -> Group:
-        """The one group of a report without any assessed or segmented anatomy (TID 1501)."""
-        return MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=TrackingIdentifier(self.names.tracking("summary"), "AI reading: nothing assessed"),
-            algorithm_id=algorithm_identification(self.reading.model),
-            qualitative_evaluations=[QualitativeEvaluation(codes.PROCESSING_SUMMARY, codes.NONE_SUCCEEDED)],
+        """The one group of a report without any assessed or segmented anatomy."""
+        model = self.reading.model
+        return templates.measurement_group(
+            tracking=TrackingIdentifier(self.names.tracking("summary"), "AI reading: nothing assessed"),
+            algorithm=algorithm_identification(model, identity.algorithm_parameters(model)),
+            evaluations=[QualitativeEvaluation(codes.PROCESSING_SUMMARY, codes.NONE_SUCCEEDED)],
         )
 
-    def _group(
-        self,
-        row: SegmentRow | None,
-        tracking: TrackingIdentifier,
-        finding: Code,
-        category: Code,
-        algorithm: AlgorithmIdentification,
-        site: FindingSite | None = None,
-        measurements: Sequence[Measurement] = (),
-        evaluations: Sequence[QualitativeEvaluation] = (),
-    ) -> Group:
-        sites = [site] if site else None
+    def _rows(self, anatomy: str) -> tuple[SegmentRow, ...]:
+        return () if self.segments is None else self.segments.of(anatomy)
+
+    def _region(self, rows: tuple[SegmentRow, ...]) -> ReferencedSegment | None:
+        if not rows:
+            return None
+        numbers = [row.number for row in rows]
+        return templates.referenced_segments(self.names.instance(Kind.SEG), numbers, self.names.series_uid)
+
+    def _tracking(self, anatomy: str, row: SegmentRow | None) -> TrackingIdentifier:
         if row is None:
-            return MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=tracking,
-                finding_type=finding,
-                finding_category=category,
-                algorithm_id=algorithm,
-                finding_sites=sites,
-                measurements=list(measurements) or None,
-                qualitative_evaluations=list(evaluations) or None,
-            )
-        return VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=tracking,
-            referenced_segment=ReferencedSegment(
-                sop_class_uid=SegmentationStorage,
-                sop_instance_uid=self.names.instance(Kind.SEG),
-                segment_number=row.number,
-                source_series=SourceSeriesForSegmentation(self.names.series_uid),
-            ),
-            finding_type=finding,
-            finding_category=category,
-            algorithm_id=algorithm,
-            finding_sites=sites,
-            measurements=list(measurements) or None,
-            qualitative_evaluations=list(evaluations) or None,
+            return TrackingIdentifier(self.names.tracking(anatomy), self.vocabulary.anatomy(anatomy).title)
+        return TrackingIdentifier(row.tracking_uid, row.tracking_id)
+
+    def _site(self, anatomy: str, row: SegmentRow | None) -> FindingSite:
+        """The anatomy, and the side of one that is a segment of its own."""
+        side = row.laterality if row else None
+        return FindingSite(
+            anatomic_location=codes.coded(self.vocabulary.anatomy(anatomy).code),
+            laterality=codes.SIDES[side] if side else None,
         )
 
 
-def percent(probability: float) -> float:
-    """A probability 0..1 in percent, with one decimal."""
-    return round(probability * 100.0, 1)
-
-
-def algorithm_identification(
-    algorithm: AlgorithmIdentity, finding: Finding | None = None, with_parameters: bool = True
-) -> AlgorithmIdentification:
-    """TID 4019; the parameters (`key=value`) name weights, operating points and calibration, and mark a test model."""
-    parameters = identity.algorithm_parameters(algorithm) if with_parameters else {}
-    if finding is not None:
-        parameters["calibrated"] = "yes" if finding.calibrated else "no"
-        if finding.threshold is not None and finding.verdict is not Verdict.NO_OPERATING_POINT:
-            parameters["threshold"] = repr(finding.threshold)
-            if finding.absent_below is not None:
-                parameters["absent_below"] = repr(finding.absent_below)
-    return AlgorithmIdentification(
-        name=algorithm.name,
-        version=algorithm.version,
-        parameters=[f"{key}={value}" for key, value in parameters.items()] or None,
-        family=codes.ARTIFICIAL_INTELLIGENCE,
-        manufacturer=algorithm.manufacturer,
-    )
-
-
-def _finite(value: float, anatomy: str, what: str) -> float:
-    if not math.isfinite(value):
-        raise WriteError(Reason.INTERNAL, f"{anatomy}: the {what} is not a number")
-    return value
+def _points(finding: Finding) -> dict[str, str]:
+    """Calibration and operating points of a finding as algorithm parameters."""
+    parameters = {"calibrated": "yes" if finding.calibrated else "no"}
+    if finding.threshold is not None and finding.verdict is not Verdict.NO_OPERATING_POINT:
+        parameters["threshold"] = repr(finding.threshold)
+        if finding.absent_below is not None:
+            parameters["absent_below"] = repr(finding.absent_below)
+    return parameters

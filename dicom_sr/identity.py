@@ -24,6 +24,7 @@ MANUFACTURER = "fVLM Node project"
 PRODUCT = "fVLM Node"
 TEST_MARKER = "TEST MODEL - NOT FOR CLINICAL USE"
 NOT_VERIFIED = "AI result, not verified by a radiologist."
+REPLACES = "This report takes the place of an earlier AI report of the same series."
 
 _NAMESPACE = UUID("5f0b3c1e-6a5d-5f0e-9d6b-3a1f3f0c7a51")
 _LAYOUT = "4"
@@ -54,6 +55,20 @@ def long_string(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class Predecessor:
+    """An earlier SR of the same series that was delivered: of another generation, or by another release."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+
+    def __post_init__(self) -> None:
+        for uid in (self.series_instance_uid, self.sop_instance_uid, self.sop_class_uid):
+            if not UID(uid).is_valid:
+                raise ValueError(f"not a valid UID: {uid!r}")
+
+
+@dataclass(frozen=True)
 class WriteContext:
     """What the node knows about a run besides the reading."""
 
@@ -65,6 +80,8 @@ class WriteContext:
     node_version: str = field(default_factory=lambda: version("fvlm-node"))
     institution: str = ""
     """Institution name of the results; empty copies the source's."""
+    predecessor: Predecessor | None = None
+    """The delivered report that the new one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2)."""
 
     def __post_init__(self) -> None:
         if not UID(self.device_uid).is_valid:
@@ -92,9 +109,8 @@ class Names:
     """The UIDs of everything written for one reading of one series.
 
     Series and instances depend on the series, the source instances, when the last of them came, and both sets of
-    weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. Tracking UIDs
-    depend on the series and the thing tracked only, so that the same finding keeps its identity over reprocessing
-    (IHE AI Results: tracking identifiers).
+    weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. All
+    but the SEG depend on the predecessor too: what names another one is another document.
     """
 
     series_uid: str
@@ -103,9 +119,18 @@ class Names:
     """The moment that dates the objects, UTC."""
     model_digest: str
     segmenter_digest: str
+    predecessor: str = ""
+    """SOP Instance UID of the report that is replaced; empty if there is none."""
 
     @classmethod
-    def of(cls, reading: Reading, sop_instance_uids: Iterable[str], series_uid: str, moment: datetime) -> "Names":
+    def of(
+        cls,
+        reading: Reading,
+        sop_instance_uids: Iterable[str],
+        series_uid: str,
+        moment: datetime,
+        predecessor: Predecessor | None = None,
+    ) -> "Names":
         joined = "\n".join(sorted(sop_instance_uids))
         return cls(
             series_uid=series_uid,
@@ -113,6 +138,7 @@ class Names:
             dated=moment.astimezone(UTC).isoformat(timespec="microseconds"),
             model_digest=reading.model.digest,
             segmenter_digest=reading.segmenter.digest,
+            predecessor="" if predecessor is None else predecessor.sop_instance_uid,
         )
 
     def _derive(self, what: str, kind: Kind) -> str:
@@ -126,6 +152,7 @@ class Names:
             self.segmenter_digest,
             kind.name,
             "1",
+            *([self.predecessor] if self.predecessor and kind is not Kind.SEG else []),
         )
 
     def series(self, kind: Kind) -> str:
@@ -141,7 +168,13 @@ class Names:
         return self._derive("dimensions", kind)
 
     def tracking(self, thing: str) -> str:
-        """Tracking UID of an anatomy (`liver`), one side of it (`kidney.left`) or a finding (`liver.cyst`)."""
+        """Tracking UID of an anatomy (`liver`), one side of it (`kidney.left`) or a finding (`liver.cyst`).
+
+        It depends on the series and the thing only: whoever follows a finding in the PACS meets it under one UID in
+        every report on the series, of whatever generation, release or segmenter, and a reader's verdict on it stays
+        with it. The next examination is another series: there the model does not know that it sees the same lesion.
+        (IHE AI Results: tracking identifiers.)
+        """
         return derive_uid("tracking", self.series_uid, thing)
 
 

@@ -141,11 +141,16 @@ class _Tree:
         )
 
     def not_assessed(self, item: Dataset) -> NotAssessed:
-        texts = [str(comment.TextValue) for comment in _all(item, codes.COMMENT)]
+        anatomy = self.anatomy(codes.code_of(item.ConceptNameCodeSequence[0]))
+        detail = _first(item, codes.COMMENT)
         return NotAssessed(
-            anatomy=self.anatomy(codes.code_of(item.ConceptNameCodeSequence[0])),
-            reason=Reason(texts[0].split(":", 1)[0]),
-            detail=texts[1] if len(texts) > 1 else "",
+            anatomy=anatomy,
+            reason=Reason(_value(_need(item, codes.WHY_NOT_ASSESSED)).value),
+            detail="" if detail is None else str(detail.TextValue),
+            findings=tuple(
+                self._findings[anatomy, codes.code_of(finding.ConceptNameCodeSequence[0])]
+                for finding in _not_evaluated(item)
+            ),
         )
 
 

@@ -10,10 +10,7 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ContentSequence,
-    DeviceObserverIdentifyingAttributes,
     MeasurementReport,
-    ObservationContext,
-    ObserverContext,
     RelationshipTypeValues,
     TextContentItem,
 )
@@ -22,9 +19,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian
 
 from config import Vocabulary
-from dicom_sr import codes, identity
+from dicom_sr import codes, identity, templates
 from dicom_sr.groups import GroupWriter, percent
-from dicom_sr.identity import Kind, Names, WriteContext
+from dicom_sr.identity import Kind, Names, Predecessor, WriteContext
 from dicom_sr.segmentation import Segments
 from dicom_sr.sources import requested_procedures
 from fvlm.reading import Finding, NotAssessed, Reading, Verdict
@@ -39,26 +36,19 @@ def build(
     moment: datetime,
     vocabulary: Vocabulary,
 ) -> Dataset:
-    """The SR: never verified, preliminary, complete. `headers` are working copies of all source instances."""
-    observer = ObserverContext(
-        codes.DEVICE,
-        DeviceObserverIdentifyingAttributes(
-            uid=context.device_uid,
-            name=identity.PRODUCT,
-            manufacturer_name=identity.MANUFACTURER,
-            model_name=identity.PRODUCT,
-            serial_number=context.device_uid,
-        ),
-    )
+    """The SR: never verified, preliminary, complete. `headers` are working copies of all source instances.
+
+    One entry stands for the series in its image library (TID 1600): a middle slice.
+    """
     report = MeasurementReport(
-        observation_context=ObservationContext(observer_device_context=observer),
+        observation_context=templates.device_observer(context.device_uid),
         procedure_reported=codes.CT_UNSPECIFIED_REGION,
         imaging_measurements=GroupWriter(reading, segments, names, vocabulary).all(),
         title=codes.IMAGING_MEASUREMENT_REPORT,
         referenced_images=[headers[len(headers) // 2]],
     )
     root = report[0]
-    _put_before_image_library(root, _statements(reading, vocabulary))
+    _put_before_image_library(root, _statements(reading, context, vocabulary))
     _separate(root)
     evidence = [*headers, segments.dataset] if segments is not None else list(headers)
     dataset: Dataset = Comprehensive3DSR(
@@ -83,8 +73,22 @@ def build(
         content_time=moment.time(),
         coding_schemes=_coding_schemes(reading, context, vocabulary),
     )
+    if context.predecessor is not None:
+        dataset.PredecessorDocumentsSequence = [_reference(context.predecessor, str(headers[0].StudyInstanceUID))]
     identity.stamp(dataset, moment, context, headers[0])
     return dataset
+
+
+def _reference(document: Predecessor, study_uid: str) -> Dataset:
+    """An earlier report of the study as item of the Predecessor Documents Sequence (PS3.3 C.17.2, table C.17-3)."""
+    study, series, instance = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = document.sop_class_uid
+    instance.ReferencedSOPInstanceUID = document.sop_instance_uid
+    series.ReferencedSOPSequence = [instance]
+    series.SeriesInstanceUID = document.series_instance_uid
+    study.ReferencedSeriesSequence = [series]
+    study.StudyInstanceUID = study_uid
+    return study
 
 
 def _coding_schemes(
@@ -92,7 +96,8 @@ def _coding_schemes(
 ) -> list[CodingSchemeIdentificationItem] | None:
     """The declaration of the local codes (0008,0110), where one is used."""
     findings = [finding for anatomy in reading.anatomies for finding in anatomy.findings]
-    if all(vocabulary.finding(finding.key).code.scheme != codes.LOCAL_SCHEME for finding in findings):
+    public = all(vocabulary.finding(finding.key).code.scheme != codes.LOCAL_SCHEME for finding in findings)
+    if public and not reading.not_assessed:
         return None
     return [
         CodingSchemeIdentificationItem(
@@ -104,7 +109,7 @@ def _coding_schemes(
     ]
 
 
-def _statements(reading: Reading, vocabulary: Vocabulary) -> ContainerContentItem:
+def _statements(reading: Reading, context: WriteContext, vocabulary: Vocabulary) -> ContainerContentItem:
     """What is said about the whole series, in the report's Qualitative Evaluations container (TID 1500, row 12)."""
     container = ContainerContentItem(
         name=codes.QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS
@@ -113,6 +118,8 @@ def _statements(reading: Reading, vocabulary: Vocabulary) -> ContainerContentIte
     if reading.test_only:
         items.append(_comment(identity.TEST_MARKER))
     items.append(_comment(identity.NOT_VERIFIED))
+    if context.predecessor is not None:
+        items.append(_comment(identity.REPLACES))
     summary = processing_summary(reading)
     if summary is not None:
         items.append(_code(codes.PROCESSING_SUMMARY, summary))
@@ -200,21 +207,31 @@ def _listing(findings: Sequence[Finding], vocabulary: Vocabulary) -> str:
 
 
 def _not_assessed(entry: NotAssessed, vocabulary: Vocabulary) -> ContentItem:
-    """(anatomy) = (373121007, SCT, "Not Evaluated"), with the reason code and its meaning, and the detail."""
+    """(anatomy) = (373121007, SCT, "Not Evaluated"), with the coded reason, the detail, and the same of each finding.
+
+    Row 13 of TID 1500, which is extensible: the properties are ours.
+    """
     item = _code(codes.coded(vocabulary.anatomy(entry.anatomy).code), codes.NOT_EVALUATED)
-    texts = [f"{entry.reason}: {entry.reason.meaning}"]
+    properties: list[ContentItem] = [_code(codes.WHY_NOT_ASSESSED, codes.reason(entry.reason), _PROPERTY)]
     if entry.detail:
-        texts.append(entry.detail)
-    item.ContentSequence = ContentSequence([_comment(t, RelationshipTypeValues.HAS_PROPERTIES) for t in texts])
+        properties.append(_comment(entry.detail, _PROPERTY))
+    for key in entry.findings:
+        properties.append(_code(codes.coded(vocabulary.finding(key).code), codes.NOT_EVALUATED, _PROPERTY))
+    item.ContentSequence = ContentSequence(properties)
     return item
+
+
+_PROPERTY = RelationshipTypeValues.HAS_PROPERTIES
 
 
 def _comment(text: str, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS) -> TextContentItem:
     return TextContentItem(name=codes.COMMENT, value=text, relationship_type=relationship)
 
 
-def _code(name: Code, value: Code) -> CodeContentItem:
-    return CodeContentItem(name=name, value=value, relationship_type=RelationshipTypeValues.CONTAINS)
+def _code(
+    name: Code, value: Code, relationship: RelationshipTypeValues = RelationshipTypeValues.CONTAINS
+) -> CodeContentItem:
+    return CodeContentItem(name=name, value=value, relationship_type=relationship)
 
 
 def _put_before_image_library(root: ContentItem, container: ContainerContentItem) -> None:

@@ -12,6 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_sr.allowed_warnings import ALLOWED_WARNINGS
 from dicom_sr.sources import utf8_copy
 
 _TIMEOUT_S = 300
@@ -19,40 +20,6 @@ _TIMEOUT_S = 300
 
 class ToolMissingError(RuntimeError):
     """A validator is not installed; the text says how to get it."""
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """A warning that is expected, and why."""
-
-    pattern: str
-    why: str
-
-
-ALLOWED_WARNINGS = (
-    Allowed(
-        r"Unrecognized defined term <99FVLMNODE> .*Coding Scheme Designator",
-        "the project's own scheme, declared in the Coding Scheme Identification Sequence: findings without public code",
-    ),
-    Allowed(
-        r"Attribute is not present in standard DICOM IOD - \(0x0018,0x1002\) UI Device UID",
-        "Device UID in the Contributing Equipment Sequence (PS3.3 table C.12-1), asked for by IHE AI Results; "
-        "the tool's model of that sequence is older",
-    ),
-    Allowed(
-        r"Dicom dataset contains attributes not present in standard DICOM IOD - this is a Standard Extended",
-        "follows from the Device UID above",
-    ),
-    Allowed(
-        r"Missing attribute or value that would be needed to build DICOMDIR",
-        "what the source images do not have (such as a patient ID) cannot be made up; only media need it",
-    ),
-    Allowed(
-        r"Different information entities for attribute - Element=<AccessionNumber> IE <Series> versus <Study>",
-        "dcentvfy's own model, for every set of files",
-    ),
-)
-"""The one list of warnings that are not reported."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +42,7 @@ def validate(what: Dataset | Path) -> Validation:
     """
     tool = _tool("dciodvfy")
     with tempfile.TemporaryDirectory() as folder:
-        return _judge(_run([tool, str(_on_disk(what, Path(folder), 0))]))
+        return judge("dciodvfy", _run([tool, str(_on_disk(what, Path(folder), 0))]))
 
 
 def validate_set(objects: Iterable[Dataset | Path]) -> Validation:
@@ -89,7 +56,7 @@ def validate_set(objects: Iterable[Dataset | Path]) -> Validation:
         files = [str(_header(what, Path(folder), index)) for index, what in enumerate(objects)]
         listing = Path(folder) / "files.txt"
         listing.write_text("\n".join(files) + "\n", encoding="utf-8")
-        return _judge(_run([tool, "-f", str(listing)]))
+        return judge("dcentvfy", _run([tool, "-f", str(listing)]))
 
 
 def _tool(name: str) -> str:
@@ -123,11 +90,13 @@ def _run(command: Sequence[str]) -> str:
     return (done.stderr + done.stdout).decode("utf-8", errors="replace")
 
 
-def _judge(printed: str) -> Validation:
+def judge(tool: str, printed: str) -> Validation:
+    """What a validator printed: lines with Error, and lines with Warning that are not on the list for `tool`."""
     lines = [_without_values(line.strip()) for line in printed.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\bError\b", line)]
     warnings = [line for line in lines if re.search(r"\bWarning\b", line) and line not in errors]
-    unexpected = [w for w in warnings if not any(re.search(allowed.pattern, w) for allowed in ALLOWED_WARNINGS)]
+    allowed = [entry.pattern for entry in ALLOWED_WARNINGS if entry.tool == tool]
+    unexpected = [line for line in warnings if not any(re.search(pattern, line) for pattern in allowed)]
     if not lines:
         errors = ["Error - the validator printed nothing, not even the kind of the object"]
     return Validation(tuple(errors), tuple(unexpected))

@@ -39,6 +39,7 @@ def write(
         sop_instance_uids=[str(header.SOPInstanceUID) for header in headers],
         series_uid=str(headers[0].SeriesInstanceUID),
         moment=moment,
+        predecessor=context.predecessor,
     )
     vocabulary = load_vocabulary()
     try:

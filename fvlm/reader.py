@@ -65,7 +65,7 @@ class Reader:
         names = self.release.config.model.anatomies
         prepared = prepare(volume, anatomy_map, self.release.config, [name for name in names if name not in refused])
         for name, reason in prepared.lost.items():
-            refused[name] = NotAssessed(name, reason, _DETAIL[reason])
+            refused[name] = self._not_assessed(name, reason, _DETAIL[reason])
         prepared_at = time.perf_counter()
         readings: dict[str, AnatomyReading] = {}
         with torch.inference_mode():
@@ -93,15 +93,18 @@ class Reader:
         refused = {}
         for name in self.release.config.model.anatomies:
             if name not in anatomy_map.names:
-                refused[name] = NotAssessed(name, Reason.ANATOMY_NOT_SEGMENTED)
+                refused[name] = self._not_assessed(name, Reason.ANATOMY_NOT_SEGMENTED)
             elif (measure := anatomy_map.measures.get(name)) is None:
                 raise ValueError(f"the anatomy map has no measure of {name}; measure it first")
             elif measure.doubt is not None:
                 detail = f"{measure.volume_ml:.0f} ml, mean {measure.mean_hu:.0f} HU" if measure.voxels else ""
-                refused[name] = NotAssessed(name, measure.doubt, detail)
+                refused[name] = self._not_assessed(name, measure.doubt, detail)
             elif not measure.voxels:
-                refused[name] = NotAssessed(name, Reason.ANATOMY_ABSENT)
+                refused[name] = self._not_assessed(name, Reason.ANATOMY_ABSENT)
         return refused
+
+    def _not_assessed(self, name: str, reason: Reason, detail: str = "") -> NotAssessed:
+        return NotAssessed(name, reason, detail, tuple(finding.finding for finding in self._asked(name)))
 
     def _asked(self, name: str) -> list[FindingConfig]:
         """The findings of one anatomy in the order of the release."""

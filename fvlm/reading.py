@@ -65,6 +65,8 @@ class NotAssessed:
     anatomy: str
     reason: Reason
     detail: str = ""
+    findings: tuple[str, ...] = ()
+    """Keys of the findings that the release would have asked of it."""
 
 
 @dataclass(frozen=True)

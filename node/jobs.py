@@ -22,6 +22,7 @@ from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
+from node.predecessors import delivered_before
 from node.records import Delivery, Job, Records, Result, State
 from node.result_files import LABEL_MAP, kind_of, write_objects
 from node.watchdog import time_limit
@@ -108,8 +109,9 @@ class Analyst:
                     return []
                 slices = series_slices(session, job.series, self._settings.spool_dir)
                 came = images_at(session, job.series)
+                former = delivered_before(session, job)
             log.info("job_started", slices=len(slices), priority=job.priority)
-            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check())
+            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check(), former)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
@@ -179,6 +181,7 @@ class Analyst:
                 result = Result(job_id=job_id, kind=kind_of(dataset), sop_instance_uid=uid, path="")
                 session.add(result)
             result.sop_class_uid = str(dataset.SOPClassUID)
+            result.series_instance_uid = str(dataset.SeriesInstanceUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
             due += _open_deliveries(result, self._receivers(result))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from traceback import extract_tb
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import structlog
 import torch
@@ -32,6 +32,9 @@ from fvlm.reader import Reader
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
 from node.release import release_folder
+
+if TYPE_CHECKING:
+    from dicom_sr.identity import Predecessor  # highdicom
 
 _log = structlog.get_logger(__name__)
 
@@ -145,10 +148,17 @@ class Pipeline:
                 raise PipelineError(Reason.BAD_UID, f"{len(slices)} instances of {len(series)} series, not of one")
             return vet(series[0], limits.min_slices, limits.max_slices)
 
-    def run(self, series: Vetted, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Analysis:
+    def run(
+        self,
+        series: Vetted,
+        images_at: datetime,
+        on_stage: Callable[[str], None] | None = None,
+        predecessor: "Predecessor | None" = None,
+    ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
-        `images_at` (with time zone) is when the last of its images came; it dates the objects.
+        `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
+        delivered report on the same series that the new one takes the place of.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
@@ -164,7 +174,7 @@ class Pipeline:
             from dicom_sr.identity import WriteContext
             from dicom_sr.writer import write
 
-            context = WriteContext(images_at=images_at, institution=self._settings.institution)
+            context = WriteContext(images_at=images_at, institution=self._settings.institution, predecessor=predecessor)
             label_map = self._settings.label_map_wanted
             objects = tuple(write(reading, anatomy_map, headers, context, label_map=label_map))
         with run.stage("validate"):

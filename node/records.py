@@ -374,6 +374,8 @@ class Result(Base):
     """SR, SEG or LABELMAP."""
     sop_instance_uid: Mapped[str] = mapped_column(String(64))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), default="")
+    """Of the result's own series; empty for results from before it was kept."""
     path: Mapped[str] = mapped_column(String(200))
     """Relative to the results folder."""
     removed_at: Mapped[datetime | None] = mapped_column(default=None)

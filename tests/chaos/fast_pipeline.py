@@ -23,7 +23,7 @@ from ct.part10 import Unfit, Window
 from ct.series import group, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
-from dicom_sr.identity import WriteContext
+from dicom_sr.identity import Predecessor, WriteContext
 from dicom_sr.writer import write
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 from node.analysis import Analysis, PipelineError
@@ -52,7 +52,11 @@ class FastPipeline:
             raise PipelineError(unfit.reason, unfit.detail) from unfit
 
     def run(
-        self, series: Vetted, images_at: datetime, on_stage: Callable[[str], None] = lambda _: None, *_: Any, **__: Any
+        self,
+        series: Vetted,
+        images_at: datetime,
+        on_stage: Callable[[str], None] = lambda _: None,
+        predecessor: Predecessor | None = None,
     ) -> Analysis:
         (self.control / f"run-{time.time_ns()}").touch()
         self._obey(on_stage)
@@ -70,7 +74,7 @@ class FastPipeline:
         lung = AnatomyReading("lung", found.volume_ml, found.mean_hu, (finding,), np.array([1, 0], np.float16))
         reading = Reading(self._who, self._who, (lung,), (), images_at)
         on_stage("encode")
-        objects = tuple(write(reading, anatomy_map, headers, WriteContext(images_at=images_at)))
+        objects = tuple(write(reading, anatomy_map, headers, WriteContext(images_at, predecessor=predecessor)))
         return Analysis(volume, anatomy_map, reading, objects, {"read": time.monotonic() - started})
 
     def _obey(self, on_stage: Callable[[str], None]) -> None:

@@ -3,10 +3,11 @@
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from config import Reason
@@ -79,6 +80,17 @@ def feet_first_headers() -> list[Dataset]:
         top = -100.0 + (SHAPE[0] - 1) * SPACING[0]
         header.ImagePositionPatient = [left_most, -25.0, round(top - index * SPACING[0], 3)]
     return headers
+
+
+def through_file(headers: list[Dataset]) -> list[Dataset]:
+    """The headers as they come from files: undecoded bytes in their own character set."""
+    read = []
+    for header in headers:
+        stream = BytesIO()
+        header.save_as(stream, enforce_file_format=True)
+        stream.seek(0)
+        read.append(dcmread(stream, stop_before_pixels=True))
+    return read
 
 
 FEET_FIRST = SourceAxes(flipped=(True, False, True))

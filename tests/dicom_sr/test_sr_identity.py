@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID
+from sr_patients import arabic, japanese
 from sr_synthetic import MOMENT, anatomy_map, ct_headers, reading
-from test_sr_validators import arabic, japanese
 
 import dicom_sr
 from config import load_vocabulary

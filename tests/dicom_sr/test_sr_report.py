@@ -271,7 +271,8 @@ def test_text_has_names_values_and_no_patient() -> None:
         "      Attenuation Coefficient: -801.3 Hounsfield unit",
         "      Nodule of lung: Present",
         "    Kidney: Not Evaluated",
-        "      Comment: ANATOMY_CUT_OFF: The anatomy is cut by the border of the scan.",
+        "      Reason for not being assessed: The anatomy is cut by the border of the scan.",
+        "      Comment: 4 % of the surface lies on the border",
         f"      Source Series for Segmentation: {SERIES}",
     ):
         assert line in text.splitlines()

@@ -1,111 +1,105 @@
-"""What the validators say about our objects, over the kinds of readings, patients and geometries there are."""
+"""What the validators say about every object of every profile, over the kinds of patients there are."""
 
-from collections.abc import Callable
-from io import BytesIO
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.dataelem import RawDataElement
-from pydicom.tag import Tag
-from sr_synthetic import (
-    MOMENT,
-    anatomy_map,
-    as_test_model,
-    ct_headers,
-    empty_map,
-    nothing_assessed,
-    nothing_present,
-    oblique_headers,
-    reading,
-)
+from pydicom import Dataset
+from sr_patients import PATIENTS, former_report, sets_of, short
+from sr_synthetic import anatomy_map, ct_headers, reading
+from validator_tools import dsrdump, sr_check
 
 import dicom_sr
-from ct.anatomy import AnatomyMap
-from dicom_sr.validate import validate, validate_set
-from fvlm.reading import Reading
+from dicom_sr.allowed_warnings import ALLOWED_WARNINGS
+from dicom_sr.validate import Validation, judge, validate, validate_set
 
 
-def through_file(headers: list[Dataset]) -> list[Dataset]:
-    """The headers as they come from files: undecoded bytes in their own character set."""
-    read = []
-    for header in headers:
-        stream = BytesIO()
-        header.save_as(stream, enforce_file_format=True)
-        stream.seek(0)
-        read.append(dcmread(stream))
-    return read
+@dataclass(frozen=True)
+class Written:
+    """What was written for one patient."""
+
+    headers: list[Dataset]
+    sets: dict[str, list[Dataset]]
+    files: list[Path]
+    """Every object of every profile."""
+    documents: list[tuple[Dataset, Path]]
+    """The SR documents among them."""
 
 
-def japanese() -> list[Dataset]:
-    name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
-    return through_file(ct_headers(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=name))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Written]:
+    made = {}
+    for name, patient in PATIENTS.items():
+        folder = tmp_path_factory.mktemp("patient")
+        headers, sets = sets_of(patient)
+        files, documents = [], []
+        for profile, objects in sets.items():
+            for number, dataset in enumerate(objects):
+                file = folder / f"{profile}-{number}.dcm"
+                dataset.save_as(file, enforce_file_format=True)
+                files.append(file)
+                if dataset.Modality == "SR":
+                    documents.append((dataset, file))
+        made[name] = Written(headers, sets, files, documents)
+    return made
 
 
-def arabic() -> list[Dataset]:
-    return through_file(ct_headers(SpecificCharacterSet="ISO_IR 127", PatientName="قباني^لنزار"))
+def tree(document: Dataset) -> str:
+    """SOP class and content tree, of all UIDs only that they are there: what a validator of templates looks at."""
+    content = Dataset()
+    content.SOPClassUID, content.ContentSequence = document.SOPClassUID, document.ContentSequence
+    return re.sub(r'"[0-9]+(\.[0-9]+)+"', "UID", content.to_json())
 
 
-def with_order() -> list[Dataset]:
-    order = Dataset()
-    order.RequestedProcedureID, order.RequestedProcedureDescription = "RP1", "CT chest"
-    order.PlacerOrderNumberImagingServiceRequest = "PL-1"
-    return ct_headers(RequestAttributesSequence=[order])
+def clean(verdict: Validation) -> None:
+    assert verdict.ok, verdict.errors
+    assert not verdict.warnings
 
 
-def with_garbage() -> list[Dataset]:
-    headers = ct_headers(
-        StudyDate="2026.03.01",
-        PatientBirthDate="19500231",
-        PatientSex="U",
-        PatientAge="45",
-        BodyPartExamined="Thorax+Abd",
-    )
-    for header in headers:
-        weight = Tag("PatientWeight")
-        header[weight] = RawDataElement(weight, "DS", 4, b"70,5", 0, False, True)
-    return headers
+@pytest.mark.parametrize("name", PATIENTS)
+def test_objects_pass_dciodvfy_and_belong_to_the_series(name: str, written: dict[str, Written]) -> None:
+    patient = written[name]
+    for file in patient.files:
+        clean(validate(file))
+    former = [former_report(patient.headers[0])] if "predecessor" in PATIENTS[name].context else []
+    for objects in patient.sets.values():
+        together = validate_set([*patient.headers, *former, *objects])
+        expected = "SliceThickness" if name == "no body part, no thickness" else None
+        assert not [error for error in together.errors if expected is None or expected not in error]
 
 
-CASES: dict[
-    str, tuple[Callable[[], Reading], Callable[[], AnatomyMap], Callable[[], list[Dataset]], dict[str, Any]]
-] = {
-    "findings": (reading, anatomy_map, ct_headers, {}),
-    "nothing present": (nothing_present, anatomy_map, ct_headers, {}),
-    "nothing assessed": (nothing_assessed, empty_map, ct_headers, {}),
-    "segmented, nothing assessed": (lambda: reading(anatomies=()), anatomy_map, ct_headers, {}),
-    "assessed, nothing segmented": (reading, empty_map, ct_headers, {}),
-    "test model": (lambda: as_test_model(reading()), anatomy_map, ct_headers, {}),
-    "Japanese": (reading, anatomy_map, japanese, {}),
-    "Arabic": (reading, anatomy_map, arabic, {}),
-    "empty PatientID": (reading, anatomy_map, lambda: ct_headers(PatientID="", PatientName=""), {}),
-    "no StudyDate": (reading, anatomy_map, lambda: ct_headers(StudyDate=None, StudyTime=None, StudyID=None), {}),
-    "no body part, no thickness": (
-        reading,
-        anatomy_map,
-        lambda: ct_headers(BodyPartExamined=None, SliceThickness=None, Manufacturer=None, InstitutionName=None),
-        {},
-    ),
-    "garbage": (reading, anatomy_map, with_garbage, {}),
-    "order": (reading, anatomy_map, with_order, {}),
-    "oblique": (reading, anatomy_map, oblique_headers, {}),
-    "context": (reading, anatomy_map, ct_headers, {"images_at": MOMENT, "institution": "Another Hospital"}),
-}
+@pytest.mark.peers
+def test_dsrdump_prints_every_document(written: dict[str, Written]) -> None:
+    documents = [file for patient in written.values() for _, file in patient.documents]
+    assert len(documents) >= len(PATIENTS)
+    for file in documents:
+        clean(dsrdump(file))
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_objects_pass_dciodvfy_and_belong_to_the_series(case: str) -> None:
-    make_reading, make_map, make_headers, context = CASES[case]
-    headers = make_headers()
-    objects = dicom_sr.write(make_reading(), make_map(), headers, dicom_sr.WriteContext(**context))
-    for written in objects:
-        verdict = validate(written)
-        assert verdict.ok, verdict.errors
-        assert not verdict.warnings
-    together = validate_set([*headers, *objects])
-    expected = "SliceThickness" if case == "no body part, no thickness" else None
-    assert not [error for error in together.errors if expected is None or expected not in error]
+@pytest.mark.peers
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_document_passes_the_sr_validator_of_pixelmed(written: dict[str, Written], tmp_path: Path) -> None:
+    """Documents whose content trees are equal are checked once."""
+    planted = dicom_sr.write(short(), anatomy_map(), ct_headers())[-1]
+    group = planted.ContentSequence[-1].ContentSequence[0]
+    group.ContentSequence = [i for i in group.ContentSequence if i.ValueType not in ("IMAGE", "NUM")]
+    planted.save_as(tmp_path / "planted.dcm", enforce_file_format=True)
+    trees = {tree(dataset): file for patient in written.values() for dataset, file in patient.documents}
+    verdicts = sr_check([*trees.values(), tmp_path / "planted.dcm"])
+    assert any("Referenced Segment" in error for error in verdicts.pop(tmp_path / "planted.dcm").errors)
+    assert len(verdicts) == len(trees) >= 8
+    for verdict in verdicts.values():
+        clean(verdict)
+
+
+def test_a_warning_is_allowed_to_one_tool_with_a_reason() -> None:
+    assert all(entry.why and entry.pattern for entry in ALLOWED_WARNINGS)
+    said = "Warning - Missing attribute or value that would be needed to build DICOMDIR - Patient ID"
+    assert judge("dciodvfy", said).warnings == ()
+    assert judge("dcentvfy", said).warnings == (said,)
+    assert judge("dsrdump", "").errors
 
 
 def test_validator_finds_what_is_wrong(tmp_path: Path) -> None:
@@ -116,6 +110,14 @@ def test_validator_finds_what_is_wrong(tmp_path: Path) -> None:
     del sr.CompletionFlag
     sr.save_as(path)
     assert not validate(path).ok
+
+
+@pytest.mark.peers
+def test_dsrdump_finds_what_is_wrong(tmp_path: Path) -> None:
+    _, sr = dicom_sr.write(reading(), anatomy_map(), ct_headers())
+    del sr.ContentSequence[0].ConceptNameCodeSequence
+    sr.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    assert not dsrdump(tmp_path / "sr.dcm").ok
 
 
 def test_dangling_reference_is_found() -> None:

@@ -47,7 +47,7 @@ class FakePipeline:
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 
-    def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Any:
+    def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, *_former: Any) -> Any:
         (self.control / f"run-{time.monotonic_ns()}{'-frugal' * self.frugal}").touch()
         while (self.control / "hold").exists():
             time.sleep(0.02)

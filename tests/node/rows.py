@@ -68,7 +68,7 @@ def small_object(modality: str, uid: str) -> Dataset:
     """An instance that is just large enough to be stored somewhere."""
     dataset = Dataset()
     dataset.SOPClassUID = {"SEG": SegmentationStorage, "SR": COMPREHENSIVE_3D_SR, "CT": CTImageStorage}[modality]
-    dataset.SOPInstanceUID = uid
+    dataset.SOPInstanceUID, dataset.SeriesInstanceUID = uid, f"{uid}0"
     dataset.Modality = modality
     dataset.PatientName = "Planted^Patient"
     dataset.file_meta = FileMetaDataset()
@@ -89,6 +89,7 @@ def add_results(records: Records, settings: Settings, job_id: int) -> list[int]:
                 kind=dataset.Modality,
                 sop_instance_uid=dataset.SOPInstanceUID,
                 sop_class_uid=dataset.SOPClassUID,
+                series_instance_uid=dataset.SeriesInstanceUID,
                 path=file.relative_to(settings.results_dir).as_posix(),
             )
             result.deliveries = [Delivery(destination=name) for name in settings.routing.destinations]

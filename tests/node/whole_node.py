@@ -155,7 +155,9 @@ class ContentPipeline:
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 
-    def run(self, slices: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None) -> Analysis:
+    def run(
+        self, slices: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, former: Any = None
+    ) -> Analysis:
         if on_stage is not None:
             on_stage("read")
         images = image_set((one.sop_instance_uid, _data_set_digest(one)) for one in slices)
@@ -163,7 +165,7 @@ class ContentPipeline:
         lung = AnatomyReading("lung", 4000.0, -800.0, (), np.array([1, 0, 0, 0.25], np.float16))
         reading = Reading(who, who, (lung,), (), images_at)
         series = read_header(slices[0]).series_instance_uid
-        names = Names.of(reading, [one.sop_instance_uid for one in slices], series, images_at)
+        names = Names.of(reading, [one.sop_instance_uid for one in slices], series, images_at, former)
         objects = []
         for kind in (Kind.SEG, Kind.SR):
             made = small_object(kind.name, self.name_of(names, kind))
