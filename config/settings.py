@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
@@ -115,7 +116,25 @@ class Source(_Section):
     """Its QIDO-RS address, asked instead of C-FIND. Example: http://pacs.example.org:8042/dicom-web"""
 
 
-class Destination(_Section):
+class _Receiver(_Section):
+    """What a destination gets of the results."""
+
+    profile: ProfileName = "air+sc"
+    """Which objects it gets. `air`: Structured Report (TID 1500) and Segmentation. `air+sc`: these, a summary page
+    (Secondary Capture) and a report to be read as text (Enhanced SR). `legacy`: the summary page and a PDF, for
+    archives that show no SR."""
+    parametric_maps: bool = False
+    """True: for each present finding a Parametric Map of what the model looked at as well."""
+    key_objects: bool = False
+    """True: a Key Object Selection of the CT slices to look at as well, where something is present."""
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        """The kinds of objects that it gets."""
+        return outputs_of(self.profile, self.parametric_maps, self.key_objects)
+
+
+class Destination(_Receiver):
     """A DICOM node that receives results by C-STORE."""
 
     ae_title: AETitle
@@ -138,7 +157,7 @@ Secret = Annotated[str, Field(pattern=r"^((env|file):.+)?$")]
 """Where a secret is read from, each time it is needed: `env:NAME` or `file:/path`; never the secret itself."""
 
 
-class WebDestination(_Section):
+class WebDestination(_Receiver):
     """A DICOMweb service that receives results by STOW-RS."""
 
     stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
@@ -193,7 +212,7 @@ class RoutingSettings(_Section):
     max_slices: Annotated[int, Field(ge=1)] = 3000
     """More slices: rejected as TOO_MANY_SLICES."""
     destinations: tuple[str, ...] = ()
-    """Names from `destinations` that receive SR and SEG; none: results stay in the data folder."""
+    """Names from `destinations` that receive the results; none: results stay in the data folder."""
     priorities: dict[AETitle, PriorityName] = {}
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()
@@ -325,6 +344,11 @@ class Settings(BaseSettings):
     def source_of(self, ae_title: str) -> Source | None:
         """What is known of a sender; None if nothing is."""
         return next((source for source in self.sources.values() if source.ae_title == ae_title), None)
+
+    @property
+    def plan(self) -> Plan:
+        """What is written for a series: all that the destinations of the routing rule get."""
+        return Plan.of(self.destinations[name].outputs for name in self.routing.destinations)
 
     @property
     def spool_dir(self) -> Path:

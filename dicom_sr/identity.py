@@ -76,6 +76,11 @@ class Kind(Enum):
 
     SEG = (9001, "AI anatomy segmentation (not verified)", f"{TEST_MARKER}: AI anatomy SEG")
     SR = (9002, "AI fVLM findings (not verified)", f"{TEST_MARKER}: AI findings SR")
+    SC = (9003, "AI summary page (not verified)", f"{TEST_MARKER}: AI summary page")
+    KO = (9004, "AI slices to look at (not verified)", f"{TEST_MARKER}: AI key objects")
+    PDF = (9005, "AI report PDF (not verified)", f"{TEST_MARKER}: AI report PDF")
+    TEXT = (9006, "AI report, text (not verified)", f"{TEST_MARKER}: AI report, text")
+    PM = (9010, "AI heat map (not verified)", f"{TEST_MARKER}: AI heat map")
 
     @property
     def series_number(self) -> int:
@@ -114,7 +119,7 @@ class Names:
             segmenter_digest=reading.segmenter.digest,
         )
 
-    def _derive(self, what: str, kind: Kind) -> str:
+    def _derive(self, what: str, kind: Kind, which: str) -> str:
         return derive_uid(
             what,
             _LAYOUT,
@@ -124,20 +129,20 @@ class Names:
             self.model_digest,
             self.segmenter_digest,
             kind.name,
-            "1",
+            which,
         )
 
-    def series(self, kind: Kind) -> str:
-        """Series Instance UID."""
-        return self._derive("series", kind)
+    def series(self, kind: Kind, which: str = "1") -> str:
+        """Series Instance UID. `which`: what tells several objects of one kind apart (the finding of a heat map)."""
+        return self._derive("series", kind, which)
 
-    def instance(self, kind: Kind) -> str:
+    def instance(self, kind: Kind, which: str = "1") -> str:
         """SOP Instance UID of the one instance in that series."""
-        return self._derive("instance", kind)
+        return self._derive("instance", kind, which)
 
-    def dimensions(self, kind: Kind) -> str:
+    def dimensions(self, kind: Kind, which: str = "1") -> str:
         """Dimension Organization UID."""
-        return self._derive("dimensions", kind)
+        return self._derive("dimensions", kind, which)
 
     def tracking(self, thing: str) -> str:
         """Tracking UID of an anatomy (`liver`) or a finding (`liver.cyst`) on this series."""

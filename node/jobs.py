@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from config import Reason, Settings
+from config import Output, Reason, Settings
+from dicom_sr.companions import output_of
 from node import embeddings, leases, outbox, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
@@ -173,15 +174,15 @@ class Analyst:
         former = {result.sop_instance_uid: result for result in job.results}
         due: list[Delivery] = []
         for dataset, file in zip(analysis.objects, files, strict=True):
-            uid = str(dataset.SOPInstanceUID)
+            uid, kind = str(dataset.SOPInstanceUID), output_of(dataset)
             result = former.pop(uid, None)
             if result is None:
-                result = Result(job_id=job_id, kind=str(dataset.Modality), sop_instance_uid=uid, path="")
+                result = Result(job_id=job_id, kind=kind, sop_instance_uid=uid, path="")
                 session.add(result)
             result.sop_class_uid = str(dataset.SOPClassUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
-            due += _open_deliveries(result, self._settings.routing.destinations)
+            due += _open_deliveries(result, self._receivers(kind))
         for result in former.values():
             for delivery in result.deliveries:
                 session.delete(delivery)
@@ -193,6 +194,11 @@ class Analyst:
         session.flush()
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
+
+    def _receivers(self, kind: Output) -> list[str]:
+        """Names of the destinations that get objects of a kind."""
+        settings = self._settings
+        return [name for name in settings.routing.destinations if kind in settings.destinations[name].outputs]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

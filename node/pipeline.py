@@ -23,6 +23,7 @@ from ct.segment import load_segmenter
 from ct.series import group, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
+from dicom_sr.companions import output_of
 from dicom_sr.errors import WriteError
 from dicom_sr.identity import WriteContext
 from dicom_sr.validate import ToolMissingError, validate
@@ -139,7 +140,7 @@ class Pipeline:
             reading = self.reader.read(volume, anatomy_map)
         with run.stage("encode"):
             context = WriteContext(images_at=images_at, institution=self._settings.institution)
-            objects = tuple(write(reading, anatomy_map, headers, context))
+            objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)
@@ -158,10 +159,10 @@ def _check(dataset: Dataset) -> None:
     """Raises PipelineError (INVALID_OBJECT) if dciodvfy finds an error. Values are not told: they may be personal."""
     found = validate(dataset)
     for warning in found.warnings:
-        _log.warning("object_warning", kind=dataset.Modality, detail=_attributes(warning))
+        _log.warning("object_warning", kind=output_of(dataset), detail=_attributes(warning))
     if not found.ok:
         where = "; ".join(sorted({_attributes(line) for line in found.errors}))
-        raise PipelineError(Reason.INVALID_OBJECT, f"{dataset.Modality}: {len(found.errors)} errors: {where}"[:1000])
+        raise PipelineError(Reason.INVALID_OBJECT, f"{output_of(dataset)}: {len(found.errors)} errors: {where}"[:1000])
 
 
 def _attributes(line: str) -> str:

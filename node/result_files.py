@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from dicom_sr.companions import output_of
 from node.spool import sync_folder
-
-_KINDS = {"SEG": "seg", "SR": "sr"}
 
 
 def write_objects(results_dir: Path, job_id: int, objects: Sequence[Dataset]) -> list[Path]:
@@ -21,7 +20,7 @@ def write_objects(results_dir: Path, job_id: int, objects: Sequence[Dataset]) ->
     sync_folder(results_dir)
     files = []
     for index, dataset in enumerate(objects, 1):
-        target = folder / f"{index}-{_KINDS.get(str(dataset.Modality), 'object')}.dcm"
+        target = folder / f"{index}-{output_of(dataset).lower()}.dcm"
         part = target.with_suffix(".part")
         with part.open("wb") as file:
             dataset.save_as(file, enforce_file_format=True)
