@@ -1,5 +1,6 @@
 """Typed settings and the vocabulary: anatomies, findings, prompts, codes, reason codes."""
 
+from config.outputs import Output, Plan, outputs_of
 from config.priority import Priority
 from config.reasons import Reason
 from config.settings import Settings
@@ -9,6 +10,8 @@ __all__ = [
     "Anatomy",
     "Code",
     "FindingType",
+    "Output",
+    "Plan",
     "Preset",
     "Priority",
     "Prompt",
@@ -16,4 +19,5 @@ __all__ = [
     "Settings",
     "Vocabulary",
     "load_vocabulary",
+    "outputs_of",
 ]

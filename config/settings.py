@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
@@ -192,7 +193,27 @@ class Source(_Section):
     """DICOM over TLS for what the node asks and tells it (`{}` for the public authorities); none: plain."""
 
 
-class Destination(_Section):
+class _Receiver(_Section):
+    """What a destination gets of the results."""
+
+    profile: ProfileName = "air+sc"
+    """Which objects it gets. `air`: Structured Report (TID 1500) and Segmentation. `air+sc`: these, a summary page
+    (Secondary Capture) and a report to be read as text (Enhanced SR). `legacy`: the summary page and a PDF, for
+    archives that show no SR."""
+    parametric_maps: bool = False
+    """True: for each present finding a Parametric Map of what the model looked at as well."""
+    label_map: bool = False
+    """True: the anatomies as one Label Map Segmentation as well, for viewers that prefer it. No report refers to it."""
+    key_objects: bool = False
+    """True: a Key Object Selection of the CT slices to look at as well, where something is present."""
+
+    @property
+    def outputs(self) -> frozenset[Output]:
+        """The kinds of objects that it gets."""
+        return outputs_of(self.profile, self.parametric_maps, self.key_objects, self.label_map)
+
+
+class Destination(_Receiver):
     """A DICOM node that receives results by C-STORE."""
 
     ae_title: AETitle
@@ -201,9 +222,6 @@ class Destination(_Section):
     """Its address."""
     port: Annotated[int, Field(ge=1, le=65535)]
     """Its TCP port."""
-    label_map: bool = False
-    """True: it gets the anatomies as one Label Map Segmentation as well, for viewers that prefer it. The report refers
-    to the BINARY Segmentation, which it gets in any case."""
     commitment: bool = True
     """True: it is asked by storage commitment whether it keeps what it has stored; only what it commits to may be
     deleted here. False: stored is enough."""
@@ -220,7 +238,7 @@ Secret = Annotated[str, Field(pattern=r"^((env|file):.+)?$")]
 """Where a secret is read from, each time it is needed: `env:NAME` or `file:/path`; never the secret itself."""
 
 
-class WebDestination(_Section):
+class WebDestination(_Receiver):
     """A DICOMweb service that receives results by STOW-RS."""
 
     stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
@@ -233,9 +251,6 @@ class WebDestination(_Section):
     """Where a bearer token is read from instead: `env:NAME` or `file:/path`."""
     ca_file: Path | None = None
     """Certificates (PEM) of the authority that signed the service's certificate; none: the public ones."""
-    label_map: bool = False
-    """True: it gets the anatomies as one Label Map Segmentation as well, for viewers that prefer it. The report refers
-    to the BINARY Segmentation, which it gets in any case."""
     commitment: bool = True
     """True: after it has stored an object it is asked for it by QIDO-RS; only what it then lists may be deleted here.
     False: stored is enough."""
@@ -278,7 +293,7 @@ class RoutingSettings(_Section):
     max_slices: Annotated[int, Field(ge=1)] = 3000
     """More slices: rejected as TOO_MANY_SLICES."""
     destinations: tuple[str, ...] = ()
-    """Names from `destinations` that receive SR and SEG; none: results stay in the data folder."""
+    """Names from `destinations` that receive the results; none: results stay in the data folder."""
     priorities: dict[AETitle, PriorityName] = {}
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()
@@ -412,10 +427,9 @@ class Settings(BaseSettings):
         return next((source for source in self.sources.values() if source.ae_title == ae_title), None)
 
     @property
-    def label_map_wanted(self) -> bool:
-        """Whether any destination of the routing rule gets a label map."""
-        chosen = self.routing.destinations
-        return any(destination.label_map for name, destination in self.destinations.items() if name in chosen)
+    def plan(self) -> Plan:
+        """What is written for a series: all that the destinations of the routing rule get."""
+        return Plan.of(self.destinations[name].outputs for name in self.routing.destinations)
 
     @property
     def spool_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""A Reading as DICOM objects (SEG, SR) and as a summary page; our SR read back; objects validated.
+"""A Reading as DICOM objects (SEG, SR and companions); our SR read back; objects validated.
 
 The names below are loaded on first use: whoever reads reports needs no encoder, and the other way round.
 """
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dicom_sr.errors import ReadError, WriteError
     from dicom_sr.identity import NOT_VERIFIED, TEST_MARKER, Predecessor, WriteContext
+    from dicom_sr.outputs import output_of
     from dicom_sr.parse import ParsedReport, as_text, open_report, read
-    from dicom_sr.summary_image import summary_page, write_summary_page
     from dicom_sr.validate import ToolMissingError, Validation, validate_set
     from dicom_sr.writer import write
 
@@ -26,18 +26,17 @@ __all__ = [
     "WriteError",
     "as_text",
     "open_report",
+    "output_of",
     "read",
-    "summary_page",
     "validate_set",
     "write",
-    "write_summary_page",
 ]
 
 _HOMES = {
+    "outputs": ("output_of",),
     "errors": ("ReadError", "WriteError"),
     "identity": ("NOT_VERIFIED", "TEST_MARKER", "Predecessor", "WriteContext"),
     "parse": ("ParsedReport", "as_text", "open_report", "read"),
-    "summary_image": ("summary_page", "write_summary_page"),
     "validate": ("ToolMissingError", "Validation", "validate_set"),
     "writer": ("write",),
 }

@@ -63,6 +63,20 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 DEVICE = Code("121007", "DCM", "Device")
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 
+# companions: text report (TID 2000, CID 7000 to 7003), key objects (CID 7010), heat map
+CT_REPORT = Code("25045-6", "LN", "CT Report")
+LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
+ENGLISH = Code("en", "RFC5646", "English")
+IMPRESSIONS = Code("19005-8", "LN", "Impressions")
+IMPRESSION = Code("121073", "DCM", "Impression")
+FINDINGS = Code("59776-5", "LN", "Findings")
+PROCEDURE_DESCRIPTIONS = Code("55111-9", "LN", "Current Procedure Descriptions")
+PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
+BEST_ILLUSTRATION = Code("121080", "DCM", "Best illustration of finding")
+OF_INTEREST = Code("113000", "DCM", "Of Interest")
+SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
+NO_UNITS = Code("1", "UCUM", "no units")
+
 VERDICTS: dict[Verdict, Code] = {
     Verdict.PRESENT: PRESENT,
     Verdict.ABSENT: ABSENT,
@@ -79,6 +93,13 @@ def coded(code: config.Code) -> Code:
 def reason(why: Reason) -> Code:
     """A stable reason code in the local scheme."""
     return Code(why.value, LOCAL_SCHEME, why.meaning)
+
+
+def item(code: Code) -> Dataset:
+    """A code as an item of a code sequence."""
+    made = Dataset()
+    made.CodeValue, made.CodingSchemeDesignator, made.CodeMeaning = code.value, code.scheme_designator, code.meaning
+    return made
 
 
 def code_of(item: Dataset) -> Code:

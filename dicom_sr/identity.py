@@ -93,7 +93,12 @@ class Kind(Enum):
 
     SEG = (9001, "AI anatomy segmentation (not verified)", f"{TEST_MARKER}: AI anatomy SEG")
     SR = (9002, "AI fVLM findings (not verified)", f"{TEST_MARKER}: AI findings SR")
-    LABEL_MAP = (9006, "AI anatomy label map (not verified)", f"{TEST_MARKER}: AI label map")
+    SC = (9003, "AI summary page (not verified)", f"{TEST_MARKER}: AI summary page")
+    KO = (9004, "AI slices to look at (not verified)", f"{TEST_MARKER}: AI key objects")
+    PDF = (9005, "AI report PDF (not verified)", f"{TEST_MARKER}: AI report PDF")
+    TEXT = (9006, "AI report, text (not verified)", f"{TEST_MARKER}: AI report, text")
+    PM = (9010, "AI heat map (not verified)", f"{TEST_MARKER}: AI heat map")
+    LABEL_MAP = (9007, "AI anatomy label map (not verified)", f"{TEST_MARKER}: AI label map")
 
     @property
     def series_number(self) -> int:
@@ -141,7 +146,7 @@ class Names:
             predecessor="" if predecessor is None else predecessor.sop_instance_uid,
         )
 
-    def _derive(self, what: str, kind: Kind) -> str:
+    def _derive(self, what: str, kind: Kind, which: str) -> str:
         return derive_uid(
             what,
             _LAYOUT,
@@ -151,21 +156,21 @@ class Names:
             self.model_digest,
             self.segmenter_digest,
             kind.name,
-            "1",
-            *([self.predecessor] if self.predecessor and kind is not Kind.SEG else []),
+            which,
+            *([self.predecessor] if self.predecessor and kind is Kind.SR else []),
         )
 
-    def series(self, kind: Kind) -> str:
-        """Series Instance UID."""
-        return self._derive("series", kind)
+    def series(self, kind: Kind, which: str = "1") -> str:
+        """Series Instance UID. `which`: what tells several objects of one kind apart (the finding of a heat map)."""
+        return self._derive("series", kind, which)
 
-    def instance(self, kind: Kind) -> str:
+    def instance(self, kind: Kind, which: str = "1") -> str:
         """SOP Instance UID of the one instance in that series."""
-        return self._derive("instance", kind)
+        return self._derive("instance", kind, which)
 
-    def dimensions(self, kind: Kind) -> str:
+    def dimensions(self, kind: Kind, which: str = "1") -> str:
         """Dimension Organization UID."""
-        return self._derive("dimensions", kind)
+        return self._derive("dimensions", kind, which)
 
     def tracking(self, thing: str) -> str:
         """Tracking UID of an anatomy (`liver`), one side of it (`kidney.left`) or a finding (`liver.cyst`).

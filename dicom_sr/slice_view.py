@@ -1,4 +1,4 @@
-"""Three orthogonal slices of a CT with anatomy contours, in radiological convention."""
+"""Orthogonal slices of a CT with anatomy contours and heat, in radiological convention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from ct.anatomy import AnatomyMap
-from ct.volume import Volume
+from ct.volume import FloatArray, Grid, Volume
+from fvlm.heat import Heat
 
 UInt8Array = npt.NDArray[np.uint8]
+Float32Array = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Color = tuple[int, int, int]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -32,23 +34,32 @@ LUNG = Window("lung", -600, 1500)
 BONE = Window("bone", 400, 1800)
 
 
+_ENDS = (("R", "L"), ("A", "P"), ("F", "H"))
+"""Letters at the two ends of the patient's x, y and z axis (PS3.3 C.7.6.1.1.1)."""
+_LEANS = 0.2
+"""A direction is named by a further letter if it leans that way by this much (12 degrees)."""
+
+
 class Plane(Enum):
-    """A plane: the volume axis it cuts [z, y, x], and the letters at its left, right, top and bottom border.
+    """A plane, by the volume axis it cuts [z, y, x].
 
     Patient right is on the image's left; sagittal slices are seen from the left side; head up.
     """
 
-    AXIAL = (0, "R", "L", "A", "P")
-    CORONAL = (1, "R", "L", "H", "F")
-    SAGITTAL = (2, "A", "P", "H", "F")
+    AXIAL = 0
+    CORONAL = 1
+    SAGITTAL = 2
 
     @property
     def axis(self) -> int:
-        return self.value[0]
+        return self.value
 
-    @property
-    def letters(self) -> tuple[str, str, str, str]:
-        return self.value[1:]
+    def letters(self, grid: Grid) -> tuple[str, str, str, str]:
+        """Where the left, right, top and bottom border lie in the patient: `R`, or `AH` on an oblique slice."""
+        down, across = (grid.affine[:3, axis] for axis in range(3) if axis != self.axis)
+        if self is not Plane.AXIAL:
+            down = -down
+        return _letters(-across), _letters(across), _letters(-down), _letters(down)
 
     def cut(self, array: npt.NDArray[Scalar], index: int) -> npt.NDArray[Scalar]:
         """View of the slice [row, column] of [z, y, x] as it is displayed."""
@@ -59,6 +70,22 @@ class Plane(Enum):
         """Height and width of a displayed voxel, mm."""
         rows, columns = (size for axis, size in enumerate(spacing) if axis != self.axis)
         return rows, columns
+
+
+def _letters(direction: FloatArray) -> str:
+    parts = direction / np.linalg.norm(direction)
+    leaning = [axis for axis in np.argsort(-np.abs(parts), kind="stable") if abs(parts[axis]) >= _LEANS]
+    return "".join(_ENDS[axis][int(parts[axis] > 0)] for axis in leaning)
+
+
+@dataclass(frozen=True)
+class Glow:
+    """The heat of one finding as it is laid over a slice."""
+
+    heat: Heat
+    anatomy: str
+    full: float
+    """The value that is shown strongest; what is below a fifth of it is not shown."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +132,7 @@ def render(
     colors: Mapping[str, Color],
     field: Field,
     emphasis: str = "",
+    glow: Glow | None = None,
 ) -> Image.Image:
     """The slice within `field`, scaled to fit `box` (width, height in pixels) at its true aspect.
 
@@ -119,6 +147,9 @@ def render(
     size = (max(1, round(hu.shape[1] * column_mm * scale)), max(1, round(hu.shape[0] * row_mm * scale)))
     image = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     canvas = np.asarray(image.convert("RGB")).copy()
+    if glow is not None:
+        strength = plane.cut(field.of(_strength(volume.grid, anatomy_map, plane, index, glow)), 0)
+        _lay_over(canvas, strength)
     labels = plane.cut(field.of(anatomy_map.labels), inside)
     for name in sorted(colors, key=lambda name: name == emphasis):
         mask = labels == anatomy_map.label(name)
@@ -127,11 +158,35 @@ def render(
     return Image.fromarray(canvas)
 
 
-def visible(anatomy_map: AnatomyMap, centre: tuple[int, int, int], names: list[str]) -> list[str]:
-    """Those of `names` that at least one of the three slices through `centre` shows."""
-    seen: set[int] = set()
-    for plane in Plane:
-        seen.update(int(label) for label in np.unique(plane.cut(anatomy_map.labels, centre[plane.axis])))
+def _strength(grid: Grid, anatomy_map: AnatomyMap, plane: Plane, index: int, glow: Glow) -> Float32Array:
+    """The heat on one slice, 0..1 of what is shown strongest: [z, y, x] with one voxel along the axis that is cut."""
+    axis = plane.axis
+    one = slice(index, index + 1)
+    mask = anatomy_map.labels[tuple(one if each == axis else slice(None) for each in range(3))]
+    to_slice = np.eye(4)
+    to_slice[axis, 3] = index
+    shape = tuple(1 if each == axis else size for each, size in enumerate(grid.shape))
+    here = Grid((shape[0], shape[1], shape[2]), grid.spacing, grid.affine @ to_slice)
+    values = glow.heat.on(here, np.ascontiguousarray(mask == anatomy_map.label(glow.anatomy)))
+    return np.clip(np.nan_to_num(values.astype(np.float32)) / max(glow.full, 1e-9), 0.0, 1.0)
+
+
+def _lay_over(canvas: UInt8Array, strength: Float32Array) -> None:
+    """Heat over a picture, in place: from clear over red to yellow."""
+    height, width = canvas.shape[:2]
+    scaled = Image.fromarray(strength).resize((width, height), Image.Resampling.BILINEAR)
+    shown = np.asarray(scaled)[..., None]
+    opacity = np.clip((shown - 0.2) / 0.8, 0.0, 1.0) * _OPAQUEST
+    color = np.concatenate([np.full_like(shown, 255.0), 235.0 * shown**2, np.zeros_like(shown)], axis=2)
+    canvas[...] = (canvas * (1.0 - opacity) + color * opacity).astype(np.uint8)
+
+
+_OPAQUEST = 0.6
+
+
+def visible(anatomy_map: AnatomyMap, plane: Plane, index: int, names: list[str]) -> list[str]:
+    """Those of `names` that the slice shows."""
+    seen = {int(label) for label in np.unique(plane.cut(anatomy_map.labels, index))}
     return [name for name in names if anatomy_map.label(name) in seen]
 
 

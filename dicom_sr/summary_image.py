@@ -1,59 +1,52 @@
-"""The reading of one patient on one page: slices with contours, what is present, what was not assessed."""
+"""The reading of one patient on one page: what is present with its slices, how sure, what was not assessed."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from config import Vocabulary, load_vocabulary
-from ct.anatomy import AnatomyMap
 from ct.volume import Volume
-from dicom_sr import identity, lettering, slice_view
+from dicom_sr import identity, patient_line
+from dicom_sr.companion import Case
 from dicom_sr.groups import percent
-from dicom_sr.segmentation import segmented_anatomies
-from dicom_sr.slice_view import BONE, LUNG, SOFT_TISSUE, Color, Plane, Window
+from dicom_sr.heat_stack import HeatStack
+from dicom_sr.page_canvas import AMBER, GROUND, INK, MUTED, RED, RULE, Canvas, Color
+from dicom_sr.page_pictures import Picture, Pictures
 from fvlm.reading import Finding, Reading, Verdict
 
-WIDTH, HEIGHT = 1400, 1000
+WIDTH, HEIGHT = 1024, 1024
 _MARGIN = 24
-_PANEL_TOP, _PANEL_HEIGHT = 152, 452
-_PANEL_WIDTHS = {Plane.AXIAL: 584, Plane.CORONAL: 408, Plane.SAGITTAL: 312}
-_LEGEND_TOP = 616
-_TABLE_TOP = 668
-_ROW = 27
-_ROWS = 10
-_RIGHT_COLUMN = 846
-
-_GROUND: Color = (16, 18, 22)
-_INK: Color = (235, 238, 242)
-_MUTED: Color = (150, 158, 168)
-_LETTER: Color = (255, 214, 84)
-_RULE: Color = (58, 64, 72)
-_AMBER: Color = (214, 150, 32)
-_RED: Color = (196, 44, 44)
+_INNER = WIDTH - 2 * _MARGIN
+_PICTURES_TOP = 196
+_ROW = 26
+_BOTTOM = HEIGHT - 16
 _VERDICT_COLORS: dict[Verdict, Color] = {
-    Verdict.PRESENT: (236, 112, 78),
-    Verdict.UNDETERMINED: (222, 186, 90),
-    Verdict.NO_OPERATING_POINT: (128, 160, 205),
+    Verdict.PRESENT: (240, 110, 76),
+    Verdict.UNDETERMINED: (224, 188, 92),
+    Verdict.NO_OPERATING_POINT: (132, 164, 208),
 }
+_MOST_LEFT_OUT = 8
+"""Anatomies named as not assessed, if there is something else to tell."""
 
 
-def summary_page(reading: Reading, anatomy_map: AnatomyMap, volume: Volume, patient_line: str) -> Image.Image:
-    """The page, RGB 1400 x 1000 pixels. `patient_line` is printed as it is, in any script.
+@dataclass(frozen=True)
+class Page:
+    """The summary page."""
 
-    The slices go through the anatomy of the most probable positive finding, else through the largest anatomy; the
-    window is the one for that anatomy.
+    image: Image.Image
+    """RGB, 1536 x 1536 pixels; made to be read at 1024 x 1024."""
+    shown: tuple[int, ...]
+    """Indices of the source slices that it shows."""
+
+
+def draw_page(case: Case, volume: Volume, stacks: Mapping[str, HeatStack], slices: Mapping[str, Sequence[int]]) -> Page:
+    """The page. `stacks` and `slices`: of each present finding its heat and the source slices to look at.
+
+    Raises ValueError if the volume is not that of the anatomy map.
     """
-    if anatomy_map.labels.shape != volume.hu.shape:
-        raise ValueError(f"anatomy map {anatomy_map.labels.shape} and volume {volume.hu.shape} differ in shape")
-    return _Page(reading, anatomy_map, volume, load_vocabulary()).draw(patient_line)
-
-
-def write_summary_page(
-    path: Path, reading: Reading, anatomy_map: AnatomyMap, volume: Volume, patient_line: str
-) -> None:
-    """Write the page as a PNG file."""
-    summary_page(reading, anatomy_map, volume, patient_line).save(path, format="PNG")
+    if case.anatomy_map.labels.shape != volume.hu.shape:
+        raise ValueError(f"anatomy map {case.anatomy_map.labels.shape} and volume {volume.hu.shape} differ in shape")
+    return _Sheet(case, Pictures(case, volume, stacks, slices)).draw()
 
 
 def ranked(reading: Reading) -> list[Finding]:
@@ -63,192 +56,174 @@ def ranked(reading: Reading) -> list[Finding]:
     return sorted(listed, key=lambda finding: (order.index(finding.verdict), -finding.probability))
 
 
-class _Page:
-    def __init__(self, reading: Reading, anatomy_map: AnatomyMap, volume: Volume, vocabulary: Vocabulary) -> None:
-        self._reading = reading
-        self._map = anatomy_map
-        self._volume = volume
-        self._vocabulary = vocabulary
-        self._image = Image.new("RGB", (WIDTH, HEIGHT), _GROUND)
-        self._pen = ImageDraw.Draw(self._image)
+class _Sheet:
+    def __init__(self, case: Case, pictures: Pictures) -> None:
+        self._case, self._reading, self._pictures = case, case.reading, pictures
+        self._canvas = Canvas(WIDTH, HEIGHT, GROUND)
+        self._every = [finding for anatomy in case.reading.anatomies for finding in anatomy.findings]
 
-    def draw(self, patient_line: str) -> Image.Image:
-        self._header(patient_line)
-        self._banner()
-        self._slices()
-        self._findings()
-        self._not_assessed()
-        return self._image
+    def draw(self) -> Page:
+        self._head()
+        self._conclusion()
+        top = self._draw_pictures()
+        left_out = self._lines_of_left_out()
+        self._findings(top, _BOTTOM - 34 - len(left_out) * 24 - 12)
+        self._not_assessed(left_out)
+        return Page(self._canvas.image, self._pictures.shown)
 
-    def _text(
-        self,
-        at: tuple[float, float],
-        text: str,
-        size: int = 16,
-        color: Color = _INK,
-        bold: bool = False,
-        width: float = WIDTH,
-        anchor: str = "la",
-    ) -> float:
-        """Draw a line, cut to `width`; returns its width in pixels."""
-        line = lettering.fitted(text, size, width, bold)
-        return lettering.draw(self._pen, at, line, size, color, bold, anchor)
-
-    def _header(self, patient_line: str) -> None:
-        reading = self._reading
-        self._text((_MARGIN, 18), patient_line, 24, bold=True, width=WIDTH - 2 * _MARGIN)
-        made = reading.analysed_at.strftime("%Y-%m-%d %H:%M %z")
-        self._text(
-            (_MARGIN, 56),
-            f"{reading.model.name} {reading.model.version}, anatomy by {reading.segmenter.name} "
-            f"{reading.segmenter.version}   |   dated {made}   |   weights {reading.model.digest[:12]}",
+    def _head(self) -> None:
+        canvas, header, reading = self._canvas, self._case.headers[0], self._reading
+        told = patient_line.identity_line(header)
+        room = min(Canvas.width_of(told, 17), _INNER / 2)
+        canvas.text((WIDTH - _MARGIN, 20), told, 17, INK, width=room + 1, anchor="ra")
+        name = patient_line.patient_name(header)
+        canvas.text((_MARGIN, 14), name, 24, INK, bold=True, width=_INNER - room - 24)
+        canvas.text((_MARGIN, 50), patient_line.study_line(header), 15, MUTED, width=_INNER)
+        dated = self._case.moment.strftime("%Y-%m-%d %H:%M %z")
+        canvas.text(
+            (_MARGIN, 72),
+            f"{reading.model.name} {reading.model.version}   |   anatomy by {reading.segmenter.name} "
+            f"{reading.segmenter.version}   |   images of {dated}   |   weights {reading.model.digest[:12]}",
             15,
-            _MUTED,
-            width=WIDTH - 2 * _MARGIN,
+            MUTED,
+            width=_INNER,
         )
+        middle = WIDTH // 2 if reading.test_only else WIDTH
+        canvas.banner((0, 98, middle, 130), "AI, not verified", AMBER, (20, 20, 20))
+        if reading.test_only:
+            canvas.banner((middle, 98, WIDTH, 130), identity.TEST_MARKER, RED, (255, 255, 255))
 
-    def _banner(self) -> None:
-        middle = WIDTH // 2 if self._reading.test_only else WIDTH
-        self._pen.rectangle((0, 88, middle, 126), fill=_AMBER)
-        self._text((middle / 2, 107), "AI, not verified", 19, (20, 20, 20), bold=True, anchor="mm")
-        if self._reading.test_only:
-            self._pen.rectangle((middle, 88, WIDTH, 126), fill=_RED)
-            self._text((middle * 1.5, 107), identity.TEST_MARKER, 19, (255, 255, 255), bold=True, anchor="mm")
+    def _conclusion(self) -> None:
+        present = self._reading.positives
+        told = self._closing_line()
+        if not present:
+            for number, line in enumerate(Canvas.wrapped(told, 19, _INNER, bold=True, most=2)):
+                self._canvas.text((_MARGIN, 140 + 25 * number), line, 19, INK, bold=True, width=_INNER)
+            return
+        names = ", ".join(self._case.title(finding) for finding in present)
+        color = _VERDICT_COLORS[Verdict.PRESENT]
+        self._canvas.text((_MARGIN, 139), f"Present: {names}", 19, color, bold=True, width=_INNER)
+        self._canvas.text((_MARGIN, 166), told, 15, MUTED, width=_INNER)
 
-    def _target(self) -> str:
-        """The anatomy to show: of the top positive finding that has a mask, else the largest; empty without masks."""
-        shown = segmented_anatomies(self._reading, self._map)
-        for finding in self._reading.positives:
-            if finding.anatomy in shown:
-                return finding.anatomy
-        return max(shown, key=lambda name: self._map.measures[name].volume_ml, default="")
-
-    def _window(self, target: str) -> Window:
-        if target == "lung":
-            return LUNG
-        if target and self._vocabulary.anatomy(target).category == "bone":
-            return BONE
-        return SOFT_TISSUE
-
-    def _slices(self) -> None:
-        target = self._target()
-        mask = self._map.labels == self._map.label(target) if target else np.zeros(self._map.grid.shape, bool)
-        centre = slice_view.widest(mask)
-        window = self._window(target)
-        names = segmented_anatomies(self._reading, self._map)
-        colors = {name: self._vocabulary.anatomy(name).color for name in names}
-        field = slice_view.body_field(self._volume)
-        left = _MARGIN
-        for plane, width in _PANEL_WIDTHS.items():
-            box = (width, _PANEL_HEIGHT)
-            view = slice_view.render(
-                self._volume, self._map, plane, centre[plane.axis], box, window, colors, field, target
-            )
-            self._panel(view, plane, left, width, centre)
-            left += width + _MARGIN
-        self._legend(target, colors, slice_view.visible(self._map, centre, names), window)
-
-    def _panel(self, view: Image.Image, plane: Plane, left: int, width: int, centre: tuple[int, int, int]) -> None:
-        self._pen.rectangle((left, _PANEL_TOP, left + width, _PANEL_TOP + _PANEL_HEIGHT), fill=(0, 0, 0))
-        at = (left + (width - view.width) // 2, _PANEL_TOP + (_PANEL_HEIGHT - view.height) // 2)
-        self._image.paste(view, at)
-        right, bottom = left + width, _PANEL_TOP + _PANEL_HEIGHT
-        middle, half = left + width // 2, _PANEL_TOP + _PANEL_HEIGHT // 2
-        west, east, north, south = plane.letters
-        for where, letter, anchor in (
-            ((left + 6, half), west, "lm"),
-            ((right - 6, half), east, "rm"),
-            ((middle, _PANEL_TOP + 5), north, "ma"),
-            ((middle, bottom - 5), south, "md"),
-        ):
-            lettering.draw(self._pen, where, letter, 18, _LETTER, bold=True, anchor=anchor, outlined=True)
-        count = self._volume.hu.shape[plane.axis]
-        self._text(
-            (left, _PANEL_TOP - 20), f"{plane.name.capitalize()}, slice {centre[plane.axis] + 1} of {count}", 14, _MUTED
-        )
-
-    def _legend(self, target: str, colors: dict[str, Color], names: list[str], window: Window) -> None:
-        left: float = _MARGIN
-        caption = f"{window.name} window {window.center:.0f}/{window.width:.0f}"
-        space = WIDTH - _MARGIN - lettering.width_of(caption, 14) - 20
-        self._text((WIDTH - _MARGIN, _LEGEND_TOP), caption, 14, _MUTED, anchor="ra")
-        top = _LEGEND_TOP
-        for name in names:
-            title = self._vocabulary.anatomy(name).title
-            needed = 22 + lettering.width_of(title, 14, name == target) + 18
-            if left + needed > space:
-                left, top = _MARGIN, top + 20
-            self._pen.rectangle((left, top + 2, left + 14, top + 14), fill=colors[name])
-            self._text((left + 20, top), title, 14, _INK if name == target else _MUTED, bold=name == target)
-            left += needed
-
-    def _findings(self) -> None:
-        listed = ranked(self._reading)
-        shown = listed[:_ROWS] if len(listed) <= _ROWS else listed[: _ROWS - 1]
-        every = [finding for anatomy in self._reading.anatomies for finding in anatomy.findings]
-        note = f": probability, {self._reading.calibration}" if every else ""
-        self._title(_MARGIN, f"Findings{note}", _RIGHT_COLUMN - 2 * _MARGIN)
-        top = _TABLE_TOP + 34
-        for finding in shown:
-            self._finding_row(finding, top)
-            top += _ROW
-        if len(listed) > len(shown):
-            rest = len(listed) - len(shown)
-            self._text((_MARGIN, top + 3), f"and {rest} more in the structured report", 15, _MUTED)
-            top += _ROW
-        self._text(
-            (_MARGIN, min(top + 6, HEIGHT - 28)),
-            self._closing_line(every),
-            16,
-            bold=not listed,
-            width=_RIGHT_COLUMN - 60,
-        )
-
-    def _closing_line(self, every: list[Finding]) -> str:
-        judged = [finding for finding in every if finding.verdict is not Verdict.NO_OPERATING_POINT]
+    def _closing_line(self) -> str:
+        judged = [finding for finding in self._every if finding.verdict is not Verdict.NO_OPERATING_POINT]
         anatomies = len({finding.anatomy for finding in judged})
-        if not every:
+        if not self._every:
             return "Nothing was assessed: nothing is said about this series."
         if not judged:
-            return f"{len(every)} findings asked; none has an operating point, nothing is concluded."
+            return f"{len(self._every)} findings asked; none has an operating point, nothing is concluded."
         nothing = "Nothing else" if self._reading.positives else "Nothing"
         unsure = sum(finding.verdict is Verdict.UNDETERMINED for finding in judged)
         told = f", {unsure} undetermined" if unsure else ""
         return f"{nothing} present among {len(judged)} judged findings in {anatomies} assessed anatomies{told}."
 
+    def _draw_pictures(self) -> float:
+        """The pictures side by side; where the next thing begins."""
+        pictures = self._pictures.chosen()
+        gap = 16
+        wide = (_INNER - gap * (len(pictures) - 1)) / len(pictures)
+        high = 292.0
+        left = float(_MARGIN)
+        for picture in pictures:
+            self._picture(picture, left, wide, high)
+            left += wide + gap
+        top = _PICTURES_TOP + 46 + high + 8
+        named = self._pictures.legend()
+        if any(picture.heat for picture in pictures):
+            self._canvas.text((_MARGIN, top), self._heat_note(), 14, MUTED, width=_INNER)
+            top += 22
+        elif named:
+            left = float(_MARGIN)
+            for title, color in named:
+                if left + 20 + Canvas.width_of(title, 14) > WIDTH - _MARGIN:
+                    break
+                self._canvas.box((left, top + 3, left + 12, top + 15), color)
+                left += 18 + self._canvas.text((left + 17, top), title, 14, MUTED) + 18
+            top += 22
+        return top + 8
+
+    @staticmethod
+    def _heat_note() -> str:
+        return (
+            "Red to yellow: what the model looked at, inside the outlined anatomy. It is no outline of a lesion. "
+            "L, R: the patient's side."
+        )
+
+    def _picture(self, picture: Picture, left: float, wide: float, high: float) -> None:
+        canvas = self._canvas
+        canvas.text((left, _PICTURES_TOP), picture.title, 16, INK, bold=True, width=wide)
+        canvas.text((left, _PICTURES_TOP + 22), picture.caption, 14, MUTED, width=wide)
+        top = _PICTURES_TOP + 46
+        right, bottom = left + wide, top + high
+        canvas.box((left, top, right, bottom), (0, 0, 0))
+        drawn_wide, drawn_high, letters = self._pictures.paste(picture, canvas, (left, top, right, bottom))
+        middle, half = left + wide / 2, top + high / 2
+        inset_x, inset_y = (wide - drawn_wide) / 2, (high - drawn_high) / 2
+        for where, letter, anchor in (
+            ((left + max(6.0, inset_x - 26), half), letters[0], "lm"),
+            ((right - max(6.0, inset_x - 26), half), letters[1], "rm"),
+            ((middle, top + max(4.0, inset_y - 26)), letters[2], "ma"),
+            ((middle, bottom - max(4.0, inset_y - 26)), letters[3], "md"),
+        ):
+            canvas.text(where, letter, 18, (255, 216, 92), bold=True, anchor=anchor, outlined=True)
+
+    def _findings(self, top: float, bottom: float) -> None:
+        listed = ranked(self._reading)
+        note = f"probability, {self._reading.calibration}" if self._every else "none"
+        self._title(top, f"Findings: {note}")
+        if any(finding.threshold is not None for finding in listed):
+            self._canvas.text((WIDTH - _MARGIN, top + 2), "| operating points", 14, MUTED, anchor="ra")
+        top += 34
+        room = max(1, int((bottom - top) // _ROW))
+        shown = listed if len(listed) <= room else listed[: room - 1]
+        for finding in shown:
+            self._finding_row(finding, top)
+            top += _ROW
+        if len(listed) > len(shown):
+            text = f"and {len(listed) - len(shown)} more, none of them more probable: see the report"
+            self._canvas.text((_MARGIN, top + 3), text, 15, MUTED)
+        elif not listed:
+            text = "Every finding asked is absent." if self._every else "No finding was asked."
+            self._canvas.text((_MARGIN, top + 3), text, 16, INK)
+
     def _finding_row(self, finding: Finding, top: float) -> None:
-        color = _VERDICT_COLORS[finding.verdict]
-        title = self._vocabulary.finding(finding.key).title
-        anatomy = self._vocabulary.anatomy(finding.anatomy).title
+        canvas, color = self._canvas, _VERDICT_COLORS[finding.verdict]
         present = finding.verdict is Verdict.PRESENT
-        used = self._text((_MARGIN, top + 3), title, 16, bold=present, width=290)
-        self._text((_MARGIN + used + 10, top + 4), anatomy, 14, _MUTED, width=max(0.0, 355 - used))
-        left, right = 400, 590
-        self._pen.rectangle((left, top + 6, right, top + 19), fill=_RULE)
-        self._pen.rectangle((left, top + 6, left + (right - left) * finding.probability, top + 19), fill=color)
+        used = canvas.text((_MARGIN, top + 2), self._case.title(finding), 17, INK, bold=present, width=330)
+        canvas.text((_MARGIN + used + 12, top + 4), self._case.site(finding), 15, MUTED, width=max(0.0, 470 - used))
+        left, right = 530, 740
+        canvas.box((left, top + 5, right, top + 20), RULE)
+        canvas.box((left, top + 5, left + (right - left) * finding.probability, top + 20), color)
         for point in (finding.threshold, finding.absent_below):
             if point is not None:
                 tick = left + (right - left) * point
-                self._pen.line((tick, top + 3, tick, top + 22), fill=_INK, width=2)
-        self._text((right + 78, top + 3), f"{percent(finding.probability):.1f} %", 16, bold=present, anchor="ra")
-        self._text((right + 90, top + 4), finding.verdict.value, 14, color)
+                canvas.box((tick - 1, top + 2, tick + 1, top + 23), INK)
+        canvas.text((right + 76, top + 2), f"{percent(finding.probability):.1f} %", 17, INK, present, anchor="ra")
+        canvas.text((right + 92, top + 4), finding.verdict.value, 15, color, bold=present)
 
-    def _not_assessed(self) -> None:
-        left, width = _RIGHT_COLUMN, WIDTH - _RIGHT_COLUMN - _MARGIN
-        entries = self._reading.not_assessed
-        self._title(left, f"Not assessed ({len(entries)})", width)
-        top = _TABLE_TOP + 34
-        shown = entries if len(entries) <= _ROWS else entries[: _ROWS - 1]
-        for entry in shown:
-            self._text((left, top + 3), self._vocabulary.anatomy(entry.anatomy).title, 15, width=125)
-            self._text((left + 130, top + 4), entry.reason.meaning, 14, _MUTED, width=width - 130)
-            top += _ROW
-        if len(entries) > len(shown):
-            names = ", ".join(self._vocabulary.anatomy(entry.anatomy).title for entry in entries[len(shown) :])
-            self._text((left, top + 3), f"and {names}", 14, _MUTED, width=width)
+    def _lines_of_left_out(self) -> list[list[str]]:
+        """What was not assessed, in rows of two: `Kidney: cut off by the border of the scan`."""
+        entries = [
+            f"{self._case.vocabulary.anatomy(entry.anatomy).title}: {entry.reason.meaning}"
+            for entry in self._reading.not_assessed
+        ]
+        most = 2 * _MOST_LEFT_OUT if not ranked(self._reading) else _MOST_LEFT_OUT
+        if len(entries) > most:
+            names = [self._case.vocabulary.anatomy(e.anatomy).title for e in self._reading.not_assessed[most - 1 :]]
+            entries = [*entries[: most - 1], f"and {len(names)} more: {', '.join(names)}"]
         if not entries:
-            self._text((left, top + 3), "Every anatomy the model knows was assessed.", 15, _MUTED)
+            return [["Every anatomy that the model knows was assessed."]]
+        return [entries[at : at + 2] for at in range(0, len(entries), 2)]
 
-    def _title(self, left: float, text: str, width: float) -> None:
-        self._text((left, _TABLE_TOP), text, 17, bold=True)
-        self._pen.line((left, _TABLE_TOP + 26, left + width, _TABLE_TOP + 26), fill=_RULE, width=1)
+    def _not_assessed(self, rows: list[list[str]]) -> None:
+        top = _BOTTOM - 34 - len(rows) * 24
+        self._title(top, f"Not assessed ({len(self._reading.not_assessed)})")
+        wide = (_INNER - 24) / 2
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row):
+                at = (_MARGIN + column * (wide + 24), top + 34 + 24 * number)
+                self._canvas.text(at, text, 15, MUTED, width=wide if len(rows) > 1 or len(row) > 1 else _INNER)
+
+    def _title(self, top: float, text: str) -> None:
+        self._canvas.text((_MARGIN, top), text, 17, INK, bold=True)
+        self._canvas.box((_MARGIN, top + 26, WIDTH - _MARGIN, top + 27), RULE)

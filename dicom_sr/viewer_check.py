@@ -21,6 +21,7 @@ from pydicom.uid import (
 
 from dicom_sr import codes
 from dicom_sr.errors import ReadError, reading_foreign
+from dicom_sr.outputs import LABEL_MAP_STORAGE
 
 Viewer = Literal["ohif", "weasis", "slicer", "air"]
 VIEWERS: tuple[Viewer, ...] = get_args(Viewer)
@@ -31,10 +32,9 @@ OBSERVER_TYPE = Code("121005", "DCM", "Observer Type")
 DEVICE_OBSERVER_UID = Code("121012", "DCM", "Device Observer UID")
 PROCEDURE_REPORTED = Code("121058", "DCM", "Procedure reported")
 SOURCE_SERIES = Code("121232", "DCM", "Source series for segmentation")
-_LABEL_MAP = UID("1.2.840.10008.5.1.4.1.1.66.7")
 BASIC_TEXT_SR = UID("1.2.840.10008.5.1.4.1.1.88.11")
 _TREES = (BASIC_TEXT_SR, EnhancedSRStorage, ComprehensiveSRStorage, Comprehensive3DSRStorage)
-_SEGMENTATIONS = (SegmentationStorage, _LABEL_MAP)
+_SEGMENTATIONS = (SegmentationStorage, LABEL_MAP_STORAGE)
 
 
 class Report:
@@ -281,7 +281,7 @@ CHECKS = (
         "NO_LABEL_MAP", ("slicer", "weasis"),
         "a report that points at a label map segmentation cannot be read by DCMTK and what is built on it",
         "point at a BINARY segmentation",
-        lambda report: _LABEL_MAP not in {i.get("ReferencedSOPClassUID") for i in report.referenced()},
+        lambda report: LABEL_MAP_STORAGE not in {i.get("ReferencedSOPClassUID") for i in report.referenced()},
     ),
     Check(
         "SEPARATE", ("ohif", "weasis"),

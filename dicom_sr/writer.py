@@ -5,13 +5,17 @@ from copy import deepcopy
 
 from pydicom import Dataset
 
-from config import Reason, load_vocabulary
+from config import Output, Plan, Reason, load_vocabulary
 from ct.anatomy import AnatomyMap
-from dicom_sr import report, segmentation
+from ct.volume import Volume
+from dicom_sr import companions, report, segmentation
+from dicom_sr.companion import Case
 from dicom_sr.errors import WriteError
 from dicom_sr.identity import Names, WriteContext, in_zone_of
 from dicom_sr.sources import working_copies
 from fvlm.reading import Reading
+
+_AIR = Plan()
 
 
 def write(
@@ -19,15 +23,14 @@ def write(
     anatomy_map: AnatomyMap,
     sources: Sequence[Dataset],
     context: WriteContext | None = None,
-    *,
-    label_map: bool = False,
+    plan: Plan = _AIR,
+    volume: Volume | None = None,
 ) -> list[Dataset]:
-    """Encode a reading as [SEG, SR], or [SR] if nothing was segmented. Send them in this order.
+    """Encode a reading as the objects of a plan, in the order in which they are to be sent: [SEG, ..., SR].
 
-    `label_map` puts a Label Map Segmentation of the same segments between them.
-
-    `sources` are the headers of the CT instances in the order of `Volume.sources`; they are not changed. The same
-    arguments give the same bytes. Raises WriteError, which names a reason code.
+    There is no SEG if nothing was segmented, and no key objects or heat maps if nothing is present. `sources` are the
+    headers of the CT instances in the order of `Volume.sources`; they are not changed. `volume` is needed for the
+    summary page and the PDF. The same arguments give the same bytes. Raises WriteError, which names a reason code.
     """
     context = context or WriteContext()
     if not sources:
@@ -43,18 +46,17 @@ def write(
     )
     vocabulary = load_vocabulary()
     try:
-        segments = segmentation.build(reading, anatomy_map, headers, names, context, moment, vocabulary)
-        maps = []
-        if segments is not None and label_map:
-            rows = segments.rows
-            maps.append(
-                segmentation.build_label_map(rows, reading, anatomy_map, headers, names, context, moment, vocabulary)
-            )
+        parts = (reading, anatomy_map, headers, names, context, moment, vocabulary)
+        segments = segmentation.build(*parts)
         evidence = [deepcopy(headers[0]), *headers[1:]]  # the encoders put the first header's own elements in
         document = report.build(reading, segments, evidence, names, context, moment, vocabulary)
+        case = Case(*parts)
+        made = [] if segments is None else [segments.dataset]
+        if segments is not None and Output.LABEL_MAP in plan.outputs:
+            made.append(segmentation.build_label_map(segments.rows, *parts))
+        return companions.add(case, made, document, plan, volume)
     except WriteError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # what highdicom raises for headers it cannot encode; its texts may quote values, so only the type is told
         raise WriteError(Reason.INVALID_OBJECT, f"{type(error).__name__} while encoding") from error
-    return [document] if segments is None else [segments.dataset, *maps, document]

@@ -30,6 +30,6 @@ class Analysis:
     anatomy_map: AnatomyMap
     reading: Reading
     objects: tuple[Dataset, ...]
-    """Validated DICOM objects in the order in which they are to be sent: SEG, SR."""
+    """Validated DICOM objects in the order in which they are to be sent: SEG, companions, SR."""
     seconds: dict[str, float]
     """Wall seconds per stage."""

@@ -111,8 +111,8 @@ def _run(
             except PipelineError as error:
                 problems.report(name, error.reason, error.detail)
                 continue
-            progress.update(bar, description=f"{name}: pictures", completed=len(STAGES))
-            files = write_results(out / name, analysis.objects, analysis.volume, analysis.anatomy_map, name)
+            progress.update(bar, description=f"{name}: files", completed=len(STAGES))
+            files = write_results(out / name, analysis.objects)
         seconds[name] = analysis.seconds
         console.print(f"{name}: {escape(places[name])}", soft_wrap=True, highlight=False)
         console.print(reading_table(f"{name} ({len(series.headers)} slices)", analysis.reading))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import ALL_TRANSFER_SYNTAXES
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
+from pynetdicom import sop_class as sop
 
 from config import Reason
 from config.settings import DicomSettings
@@ -26,8 +26,14 @@ from node.store_status import judge
 
 _SMALL = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SENT = {
-    Kind.SEG: "1.2.840.10008.5.1.4.1.1.66.4",
-    Kind.SR: "1.2.840.10008.5.1.4.1.1.88.34",
+    Kind.SEG: sop.SegmentationStorage,
+    Kind.SR: sop.Comprehensive3DSRStorage,
+    Kind.SC: sop.SecondaryCaptureImageStorage,
+    Kind.KO: sop.KeyObjectSelectionDocumentStorage,
+    Kind.PDF: sop.EncapsulatedPDFStorage,
+    Kind.TEXT: sop.EnhancedSRStorage,
+    Kind.LABEL_MAP: sop.LabelMapSegmentationStorage,
+    Kind.PM: sop.ParametricMapStorage,
 }
 """SOP class of each kind of object."""
 _ANSWERS = (
@@ -113,7 +119,7 @@ def _receiving() -> Iterator[str]:
     yield "### Presentation contexts"
     yield ""
     stored = sorted((_name(uid), uid) for uid in map(str, STORAGE_CLASSES))
-    rows = [(_name(str(Verification)), f"`{Verification}`", "Explicit, Implicit VR Little Endian")]
+    rows = [(_name(str(sop.Verification)), f"`{sop.Verification}`", "Explicit, Implicit VR Little Endian")]
     rows += [
         (_name(uid), f"`{uid}`", "Explicit, Implicit VR Little Endian")
         for uid in (STORAGE_COMMITMENT, MPPS, INSTANCE_AVAILABILITY)
@@ -140,9 +146,12 @@ def _sending() -> Iterator[str]:
     yield "One association for each job and destination. Results are offered in"
     yield f"{' and '.join(_name(str(uid)) for uid in _SMALL)}."
     yield ""
-    rows = [(_name(uid), f"`{uid}`") for uid in (*_SENT.values(), STORAGE_COMMITMENT)]
+    rows = [(_name(uid), f"`{uid}`") for uid in (*map(str, _SENT.values()), STORAGE_COMMITMENT)]
     rows.append(
-        (_name(str(StudyRootQueryRetrieveInformationModelFind)), f"`{StudyRootQueryRetrieveInformationModelFind}`")
+        (
+            _name(str(sop.StudyRootQueryRetrieveInformationModelFind)),
+            f"`{sop.StudyRootQueryRetrieveInformationModelFind}`",
+        )
     )
     yield from _table(("Abstract syntax", "UID"), rows)
     yield "### What is made of a destination's answer to C-STORE"
@@ -162,7 +171,7 @@ def _heard(status: int | None) -> tuple[str, str, str]:
 def _objects() -> Iterator[str]:
     yield "## Objects written"
     yield ""
-    rows = [(str(kind.series_number), _name(_SENT[kind]), kind.series_description(False)) for kind in Kind]
+    rows = [(str(kind.series_number), _name(str(_SENT[kind])), kind.series_description(False)) for kind in Kind]
     yield from _table(("Series number", "SOP class", "Series description"), rows)
     yield "Patient and study attributes are copied from the images. Character set ISO_IR 192. Reports are UNVERIFIED"
     yield "and PRELIMINARY, always. UIDs are derived from what was read (`2.25.`): the same images, read again by the"

@@ -8,19 +8,14 @@ from pydicom import Dataset
 from rich.console import Console
 from rich.markup import escape
 
-from config import load_vocabulary
-from ct.load import load_volume
-from ct.part10 import Unfit
-from ct.series import scan_folder
-from ct.vetting import vet
-from ct.volume import Volume
-from dicom_sr import TEST_MARKER, ReadError, read
+from config import Output, load_vocabulary
+from dicom_sr import TEST_MARKER, ReadError, output_of, read
 from dicom_sr.validate import validate
 from fvlm.reading import Reading
 from node.errors import CommandError
 from node.folder_scan import Problems
 from node.records import State
-from node.results import empty_map, map_from_segmentation, write_results
+from node.results import write_results
 from node.show import reading_table, seconds_table
 from node.watch import ArchiveView, SeriesState
 
@@ -74,14 +69,9 @@ def show_outcomes(
         found = _fetch(outcome, archive, trouble)
         if found is None:
             continue
-        with console.status(f"{outcome.name}: dciodvfy and the summary page"):
+        with console.status(f"{outcome.name}: dciodvfy"):
             reading = _check(outcome, found, trouble)
-            try:
-                written += _write(folder, outcome, found, reading)
-            except Unfit as unfit:  # not what the node has read: of images in conflict it takes what came first
-                detail = f"the node has read it, but not the folder as a whole: {unfit.detail}"
-                problems.report(f"{outcome.name} ({outcome.place})", unfit.reason, detail)
-                continue
+            written += write_results(folder, found)
         seconds[outcome.name] = outcome.seconds
         console.print(reading_table(_title(outcome), reading))
         for note in outcome.state.notes:
@@ -104,21 +94,21 @@ def _tell_refusal(outcome: Outcome, trouble: _Trouble, problems: Problems) -> No
 
 
 def _fetch(outcome: Outcome, archive: ArchiveView, trouble: _Trouble) -> list[Dataset] | None:
-    """The SEG and SR of a series from the archive; None if there is no SR."""
+    """The results of a series from the archive, its SR last; None if there is no SR."""
     found = archive.results_of(outcome.series_uid)
-    kinds = [str(dataset.Modality) for dataset in found]
-    wanted = ["SR"] if outcome.drawn is None else ["SEG", "SR"]
+    kinds = [output_of(dataset) for dataset in found]
+    wanted = [Output.SR] if outcome.drawn is None else [Output.SEG, Output.SR]
     for kind in wanted:
         if kind not in kinds:
             trouble.tell(f"{outcome.name}: the archive holds no {kind} for it")
-    return found if "SR" in kinds else None
+    return found if Output.SR in kinds else None
 
 
 def _check(outcome: Outcome, found: list[Dataset], trouble: _Trouble) -> Reading:
     """Everything the objects must fulfil; the reading as the SR tells it."""
     for dataset in found:
         for error in validate(dataset).errors:
-            trouble.tell(f"{outcome.name}: {dataset.Modality}: dciodvfy: {error}")
+            trouble.tell(f"{outcome.name}: {output_of(dataset)}: dciodvfy: {error}")
     try:
         report = read(found[-1])
     except ReadError as error:
@@ -129,24 +119,6 @@ def _check(outcome: Outcome, found: list[Dataset], trouble: _Trouble) -> Reading
         named = ", ".join(finding.key for finding in report.reading.positives) or "nothing"
         trouble.tell(f"{outcome.name} is healthy, and its SR does not say so; it names: {named}")
     return report.reading
-
-
-def _write(folder: Path, outcome: Outcome, found: list[Dataset], reading: Reading) -> list[Path]:
-    volume = _volume(outcome)
-    segmentation = next((dataset for dataset in found if dataset.Modality == "SEG"), None)
-    if segmentation is None:
-        anatomy_map = empty_map(volume, reading.segmenter)
-    else:
-        anatomy_map = map_from_segmentation(segmentation, volume, reading.segmenter)
-    return write_results(folder, found, volume, anatomy_map, _title(outcome))
-
-
-def _volume(outcome: Outcome) -> Volume:
-    """The CT that was sent. Raises `Unfit`."""
-    for series in scan_folder(outcome.ct_folder).series:
-        if series.series_instance_uid == outcome.series_uid:
-            return load_volume(vet(series, 1))
-    raise CommandError(f"{outcome.name}: its CT is gone from {outcome.ct_folder}.", "Leave the folder as it is.")
 
 
 def _title(outcome: Outcome) -> str:

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from config import Reason, Settings
+from config import Output, Reason, Settings
+from dicom_sr.outputs import output_of
 from node import embeddings, leases, outbox, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
@@ -24,7 +25,7 @@ from node.completion import images_at, series_slices
 from node.leases import Heartbeat, LeaseLostError
 from node.predecessors import delivered_before
 from node.records import Delivery, Job, Records, Result, State
-from node.result_files import LABEL_MAP, kind_of, write_objects
+from node.result_files import write_objects
 from node.watchdog import time_limit
 
 if TYPE_CHECKING:
@@ -175,16 +176,16 @@ class Analyst:
         former = {result.sop_instance_uid: result for result in job.results}
         due: list[Delivery] = []
         for dataset, file in zip(analysis.objects, files, strict=True):
-            uid = str(dataset.SOPInstanceUID)
+            uid, kind = str(dataset.SOPInstanceUID), output_of(dataset)
             result = former.pop(uid, None)
             if result is None:
-                result = Result(job_id=job_id, kind=kind_of(dataset), sop_instance_uid=uid, path="")
+                result = Result(job_id=job_id, kind=kind, sop_instance_uid=uid, path="")
                 session.add(result)
             result.sop_class_uid = str(dataset.SOPClassUID)
             result.series_instance_uid = str(dataset.SeriesInstanceUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
-            due += _open_deliveries(result, self._receivers(result))
+            due += _open_deliveries(result, self._receivers(kind))
         for result in former.values():
             for delivery in result.deliveries:
                 session.delete(delivery)
@@ -197,12 +198,10 @@ class Analyst:
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
 
-    def _receivers(self, result: Result) -> list[str]:
-        """The destinations that get a result: all, but a label map only those that want one."""
-        known = self._settings.destinations
-        return [
-            name for name in self._settings.routing.destinations if result.kind != LABEL_MAP or known[name].label_map
-        ]
+    def _receivers(self, kind: Output) -> list[str]:
+        """Names of the destinations that get objects of a kind."""
+        settings = self._settings
+        return [name for name in settings.routing.destinations if kind in settings.destinations[name].outputs]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

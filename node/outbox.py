@@ -11,16 +11,19 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Select, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
-from config import Reason
+from config import Output, Reason
+from config.outputs import essential
 from config.settings import DeliverySettings
 from node import breaker
 from node.records import Delivery, Job, Result, State, now
 
 _BATCH = 64
 """Objects looked up at once for one destination."""
+_RANK = case({kind.value: rank for rank, kind in enumerate(Output)}, value=Result.kind, else_=len(Output))
+"""The order of sending within a job."""
 NO_DESTINATION = "no destination: results stay in the data folder"
 
 
@@ -58,23 +61,25 @@ class Due:
 
 
 def due(session: Session, destination: str) -> list[Due]:
-    """What is due at one destination: urgent jobs first, then older ones, the SEG of a job before the SR.
+    """What is due at one destination: urgent jobs first, then older ones; of a job what is referred to before the SR.
 
-    An SR whose SEG still waits for its next attempt is left out; a SEG that was refused for good holds nothing up.
+    An SR whose SEG still waits for its next attempt is left out; a SEG that was refused for good holds nothing up, nor
+    does a companion, whatever became of it.
     """
     rows = session.execute(
         _pending(Delivery.id, Delivery.due_at, Job.id, Result.kind, Result.sop_class_uid, Result.path)
         .where(Delivery.destination == destination)
-        .order_by(Job.priority, Job.id, Result.kind != "SEG", Result.id)
+        .order_by(Job.priority, Job.id, _RANK, Result.id)
     )
     moment = now()
     found: list[Due] = []
     waiting: set[int] = set()
     for delivery_id, due_at, job_id, kind, sop_class_uid, path in rows:
-        if kind != "SEG" and job_id in waiting:
+        if kind == Output.SR and job_id in waiting:
             continue
         if due_at > moment:
-            waiting.add(job_id)
+            if kind == Output.SEG:
+                waiting.add(job_id)
             continue
         found.append(Due(delivery_id, job_id, kind, sop_class_uid, path))
         if len(found) == _BATCH:
@@ -175,9 +180,10 @@ def lock_job(session: Session, job_id: int) -> Job:
 def settle(session: Session, job_id: int) -> None:
     """The state of a job follows from its deliveries.
 
-    ENCODED while one is open; FAILED when the last open one is refused for good; else SENT, and COMMITTED as soon as
-    all destinations that are asked have committed (a destination that is not asked counts when it has stored; a job of
-    which none is asked ends as SENT).
+    ENCODED while one is open; FAILED when none is open and an essential one (`config.outputs.essential`) was refused
+    for good; else SENT, and COMMITTED as soon as all destinations that are asked have committed (a destination that is
+    not asked counts when it has stored; a job of which none is asked ends as SENT). What companions were refused is
+    told.
     """
     job = lock_job(session, job_id)
     if job.state not in (State.ENCODED, State.SENT):
@@ -195,24 +201,35 @@ def settle(session: Session, job_id: int) -> None:
         if job.state == State.SENT:
             job.move(State.ENCODED)
         return
-    if refused := [row for row in rows if row.refused]:
-        told = "; ".join(f"{row.kind} at {row.destination}: {row.detail}" for row in refused)
-        job.move(State.FAILED, Reason(refused[0].reason or Reason.PEER_REFUSED), told[:1000])
+    refused = [row for row in rows if row.refused]
+    told = "; ".join(f"{row.kind} at {row.destination}: {row.detail}" for row in refused)
+    reason = Reason(refused[0].reason or Reason.PEER_REFUSED) if refused else None
+    needed = {(name, kind) for name in {row.destination for row in rows} for kind in _essential_at(name, rows)}
+    if any((row.destination, row.kind) in needed for row in refused):
+        job.move(State.FAILED, reason, told[:1000])
         return
     if job.state == State.ENCODED:
-        job.move(State.SENT, detail="" if rows else NO_DESTINATION)
-    _settle_commitment(job, [row for row in rows if row.asked])
+        job.move(State.SENT, reason, told[:1000] if rows else NO_DESTINATION)
+    _settle_commitment(job, [row for row in rows if row.asked and not row.refused], told)
 
 
-def _settle_commitment(job: Job, asked: Sequence[Any]) -> None:
+def _essential_at(destination: str, rows: Sequence[Any]) -> frozenset[str]:
+    """Kinds without which a destination does not have the result."""
+    return frozenset(essential([Output(row.kind) for row in rows if row.destination == destination]))
+
+
+def _settle_commitment(job: Job, asked: Sequence[Any], refused: str) -> None:
+    """`refused`: what is told about companions that were refused; empty if none was."""
     missing = [row for row in asked if row.committed_at is None]
     if asked and not missing:
-        job.move(State.COMMITTED, detail="known by " + ", ".join(sorted({row.committed_by for row in asked})))
+        known = "known by " + ", ".join(sorted({row.committed_by for row in asked}))
+        job.move(State.COMMITTED, detail="; ".join(filter(None, [known, refused]))[:1000])
     elif missing:
         given_up = [row for row in missing if row.ask_at is None]
         names = ", ".join(sorted({row.destination for row in missing if row.ask_at is not None}))
         told = [f"{row.kind} at {row.destination}: {row.commitment_detail}" for row in given_up]
-        job.detail = "; ".join([*told, f"waits for the commitment of {names}"] if names else told)[:1000]
+        waits = f"waits for the commitment of {names}" if names else ""
+        job.detail = "; ".join(filter(None, [*told, waits, refused]))[:1000]
         job.reason = Reason(given_up[0].commitment_reason) if given_up and given_up[0].commitment_reason else None
 
 

@@ -26,6 +26,7 @@ from ct.series import group, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
 from dicom_sr.errors import WriteError
+from dicom_sr.outputs import output_of
 from dicom_sr.validate import ToolMissingError, validate
 from fvlm.checkpoint import load_release
 from fvlm.reader import Reader
@@ -175,8 +176,7 @@ class Pipeline:
             from dicom_sr.writer import write
 
             context = WriteContext(images_at=images_at, institution=self._settings.institution, predecessor=predecessor)
-            label_map = self._settings.label_map_wanted
-            objects = tuple(write(reading, anatomy_map, headers, context, label_map=label_map))
+            objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)
@@ -195,10 +195,10 @@ def _check(dataset: Dataset) -> None:
     """Raises PipelineError (INVALID_OBJECT) if dciodvfy finds an error. Values are not told: they may be personal."""
     found = validate(dataset)
     for warning in found.warnings:
-        _log.warning("object_warning", kind=dataset.Modality, detail=_attributes(warning))
+        _log.warning("object_warning", kind=output_of(dataset), detail=_attributes(warning))
     if not found.ok:
         where = "; ".join(sorted({_attributes(line) for line in found.errors}))
-        raise PipelineError(Reason.INVALID_OBJECT, f"{dataset.Modality}: {len(found.errors)} errors: {where}"[:1000])
+        raise PipelineError(Reason.INVALID_OBJECT, f"{output_of(dataset)}: {len(found.errors)} errors: {where}"[:1000])
 
 
 def _attributes(line: str) -> str:

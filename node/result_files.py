@@ -6,16 +6,8 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from dicom_sr.outputs import output_of
 from node.spool import sync_folder
-
-LABEL_MAP = "LABELMAP"
-"""The kind of a Label Map Segmentation; that of other results is their modality."""
-_NAMES = {"SEG": "seg", "SR": "sr", LABEL_MAP: "label-map"}
-
-
-def kind_of(dataset: Dataset) -> str:
-    """What the records call a result object."""
-    return LABEL_MAP if dataset.get("SegmentationType") == "LABELMAP" else str(dataset.Modality)
 
 
 def write_objects(results_dir: Path, job_id: int, objects: Sequence[Dataset]) -> list[Path]:
@@ -28,7 +20,7 @@ def write_objects(results_dir: Path, job_id: int, objects: Sequence[Dataset]) ->
     sync_folder(results_dir)
     files = []
     for index, dataset in enumerate(objects, 1):
-        target = folder / f"{index}-{_NAMES.get(kind_of(dataset), 'object')}.dcm"
+        target = folder / f"{index}-{output_of(dataset).lower()}.dcm"
         part = target.with_suffix(".part")
         with part.open("wb") as file:
             dataset.save_as(file, enforce_file_format=True)

@@ -31,13 +31,14 @@ class Candidate:
 
 
 def unkept(asked: Collection[str]) -> ColumnElement[bool]:
-    """For a query of jobs: an object of the job is not yet where it has to be.
+    """For a query of jobs: an object of the job is not yet where it has to be. (One that was refused for good has made
+    the job FAILED, unless it is a companion, which nobody waits for.)
 
     `asked`: destinations that are asked for commitment by the settings in force. One that is so no longer, or that is
     no longer in the settings, has it when it has stored.
     """
     of_job = select(Delivery.id).join(Result).where(Result.job_id == Job.id)
-    missing = Delivery.sent_at.is_(None) | (
+    missing = (Delivery.sent_at.is_(None) & Delivery.refused.is_(False)) | (
         Delivery.asked & Delivery.committed_at.is_(None) & Delivery.destination.in_(asked)
     )
     return exists(of_job.where(missing))

@@ -18,23 +18,27 @@ _ENDED = (State.FAILED, State.QUARANTINED)
 def retry(records: Records, which: str) -> int:
     """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
 
-    Its refused deliveries are opened again; what was delivered is not sent twice. Of a SENT job whose destination gave
-    no commitment, only that is asked for again. Raises CommandError if there is no such job, if it did not fail, or if
-    the database is away.
+    Its refused deliveries are opened again; what was delivered is not sent twice. A SENT job is not read again: only
+    what was refused is sent, and the commitment that a destination did not give asked for. Raises CommandError if there
+    is no such job, if it did not fail, or if the database is away.
     """
     with database_answers(), records.session() as session:
         job = find_job(session, which)
-        if job.state == State.SENT and commitment_due.ask_anew(session, job.id):
-            return job.id
+        refused = [delivery for result in job.results for delivery in result.deliveries if delivery.refused]
+        if job.state == State.SENT:
+            for delivery in refused:
+                outbox.reopen(delivery)
+            session.flush()
+            if commitment_due.ask_anew(session, job.id) or refused:
+                return job.id
         if job.state not in _ENDED:
             raise CommandError(
                 f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
                 "See what the node is doing with it: fvlm-node status",
             )
         queue_again(job)
-        for delivery in [delivery for result in job.results for delivery in result.deliveries]:
-            if delivery.refused:
-                outbox.reopen(delivery)
+        for delivery in refused:
+            outbox.reopen(delivery)
         return job.id
 
 

@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import selectinload
 
-from config import Reason, Settings
+from config import Output, Reason, Settings
+from dicom_sr.outputs import OUTPUT_OF_CLASS, output_of
 from node.records import Instance, Job, Records, Result, Series, State, now, open_database
 from node.series_status import notes
 
@@ -96,19 +97,26 @@ class ArchiveView:
     _known: dict[Path, Dataset] = field(default_factory=dict)
 
     def results_of(self, series_uid: str) -> list[Dataset]:
-        """The SEG and SR that refer to a CT series, in that order."""
+        """The SR that refers to a CT series and what it names of ours, in the order of sending: the SR last."""
         if self.folder.is_dir():
             for path in sorted(set(self.folder.glob("*.dcm")) - self._known.keys()):
                 self._known[path] = dcmread(path)
-        found = [dataset for dataset in self._known.values() if series_uid in _referred_series(dataset)]
-        return sorted(found, key=lambda dataset: str(dataset.Modality) == "SR")
+        ours = {str(each.SOPInstanceUID): each for each in self._known.values() if each.SOPClassUID in OUTPUT_OF_CLASS}
+        found: dict[str, Dataset] = {}
+        for uid, root in ours.items():
+            evidence = _evidence(root)
+            if output_of(root) is Output.SR and series_uid in evidence:
+                found |= {uid: root} | {
+                    named: ours[named] for named in set().union(*evidence.values()) if named in ours
+                }
+        order = list(Output)
+        return sorted(found.values(), key=lambda each: order.index(output_of(each)))
 
 
-def _referred_series(dataset: Dataset) -> set[str]:
-    """Series that an SR names as evidence (PS3.3 C.17.2), or a SEG as its source (C.12.1.3)."""
-    evidence = [
-        item
+def _evidence(dataset: Dataset) -> dict[str, set[str]]:
+    """Of each series that an SR names as evidence (PS3.3 C.17.2) the instances."""
+    return {
+        str(series.SeriesInstanceUID): {str(each.ReferencedSOPInstanceUID) for each in series.ReferencedSOPSequence}
         for study in dataset.get("CurrentRequestedProcedureEvidenceSequence") or []
-        for item in study.ReferencedSeriesSequence
-    ]
-    return {str(item.SeriesInstanceUID) for item in [*evidence, *(dataset.get("ReferencedSeriesSequence") or [])]}
+        for series in study.ReferencedSeriesSequence
+    }

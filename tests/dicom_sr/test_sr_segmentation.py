@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import highdicom as hd
 import numpy as np
@@ -23,19 +22,17 @@ from sr_synthetic import (
     oblique_headers,
     reading,
     sided_map,
-    volume,
 )
 
 import dicom_sr
-from config import Reason, load_vocabulary
+from config import Output, Plan, Reason, load_vocabulary
+from config.outputs import AIR
 from ct.anatomy import AnatomyMap
-from ct.volume import SourceSlice
 from dicom_sr import codes
 from dicom_sr.identity import Names
 from dicom_sr.segmentation import Segments, segment_rows, segmented_anatomies
 from dicom_sr.validate import validate, validate_set
 from fvlm.reading import NotAssessed
-from node.results import map_from_segmentation
 
 SHOWN = ("lung", "heart", "liver", "kidney")  # the spleen is implausible
 
@@ -187,7 +184,7 @@ def test_rows_are_what_the_report_can_say_of_each_segment() -> None:
 
 def test_label_map_shows_the_same_and_nothing_refers_to_it() -> None:
     images, source = ct_headers(), sided_map()
-    seg, label_map, sr = dicom_sr.write(reading(), source, images, label_map=True)
+    seg, label_map, sr = dicom_sr.write(reading(), source, images, plan=Plan(AIR | {Output.LABEL_MAP}))
     assert label_map.SOPClassUID == "1.2.840.10008.5.1.4.1.1.66.7"
     assert label_map.SegmentationType == "LABELMAP"
     assert label_map.SeriesInstanceUID != seg.SeriesInstanceUID
@@ -213,7 +210,7 @@ def test_label_map_shows_the_same_and_nothing_refers_to_it() -> None:
 @pytest.mark.parametrize("headers", [ct_headers, oblique_headers], ids=["axial", "oblique"])
 def test_objects_with_sides_and_a_label_map_are_valid(headers) -> None:  # type: ignore[no-untyped-def]
     images = headers()
-    written = dicom_sr.write(reading(), sided_map(), images, label_map=True)
+    written = dicom_sr.write(reading(), sided_map(), images, plan=Plan(AIR | {Output.LABEL_MAP}))
     assert [d.SeriesNumber for d in written] == [9001, 9006, 9002]
     for dataset in written:
         verdict = validate(dataset)
@@ -255,24 +252,6 @@ def descendants(parent: Dataset) -> Iterator[Dataset]:
     for child in parent.get("ContentSequence") or []:
         yield child
         yield from descendants(child)
-
-
-def test_read_back_onto_the_ct_it_is_the_same_map() -> None:
-    source, ct = sided_map(FEET_FIRST), volume(FEET_FIRST)
-    images = feet_first_headers()
-    ct = replace(ct, sources=tuple(SourceSlice(i.SOPInstanceUID, Path()) for i in images))
-    seg, _ = dicom_sr.write(reading(), source, images)
-    back = map_from_segmentation(seg, ct, source.algorithm)
-    assert back.names == SHOWN
-    for name in SHOWN:
-        assert np.array_equal(back.labels == back.label(name), source.labels == source.label(name))
-    assert set(back.sides) == set(source.sides)
-    for name, sides in back.sides.items():
-        whole = np.zeros(SHAPE, bool)
-        whole[sides.box] = sides.left
-        assert np.array_equal(whole[source.sides[name].box], source.sides[name].left)
-        for side, measured in sides.measures.items():
-            assert measured.voxels == source.sides[name].measures[side].voxels
 
 
 def test_colours_of_anatomies_can_be_told_apart() -> None:

@@ -18,7 +18,7 @@ from rows import DIGEST, add_job, archive, deliveries, job, open_records, settin
 from running import Processes, running_broker, wait_for
 from sqlalchemy import func, select, update
 
-from config import Reason, Settings
+from config import Output, Reason, Settings
 from config.settings import WorkSettings
 from node import embeddings, leases
 from node.analysis import Analysis
@@ -74,7 +74,7 @@ def test_a_label_map_goes_only_where_one_is_wanted(tmp_path: Path) -> None:
     plain = settings_for(tmp_path / "data", ("pacs", 104), ("viewer", 105), work=WORK)
     wants = plain.destinations["viewer"].model_copy(update={"label_map": True})
     settings = plain.model_copy(update={"destinations": {**plain.destinations, "viewer": wants}})
-    assert (plain.label_map_wanted, settings.label_map_wanted) == (False, True)
+    assert (Output.LABEL_MAP in plain.plan.outputs, Output.LABEL_MAP in settings.plan.outputs) == (False, True)
     label_map = small_object("SEG", "2.25.72")
     label_map.SOPClassUID = label_map.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
     label_map.SegmentationType = "LABELMAP"
@@ -96,7 +96,7 @@ def test_a_label_map_goes_only_where_one_is_wanted(tmp_path: Path) -> None:
         *((name, kind) for name in ("pacs", "viewer") for kind in ("SEG", "SR")),
         ("viewer", "LABELMAP"),
     }
-    assert {Path(path).name for _, _, path in rows} == {"1-seg.dcm", "2-label-map.dcm", "3-sr.dcm"}
+    assert {Path(path).name for _, _, path in rows} == {"1-seg.dcm", "2-labelmap.dcm", "3-sr.dcm"}
 
 
 def test_a_job_without_destinations_is_sent_at_once(tmp_path: Path) -> None:
