@@ -27,6 +27,8 @@ from bench_naive_fvlm import NaiveReader  # noqa: E402
 from bench_official_study import chest_scan, official_release  # noqa: E402
 from bench_result import Result  # noqa: E402
 
+from config import Settings  # noqa: E402
+from config.settings import ModelSettings  # noqa: E402
 from ct.anatomy import AnatomyMap  # noqa: E402
 from ct.volume import Volume  # noqa: E402
 from fvlm import FVLM, Reader, load_release  # noqa: E402
@@ -34,6 +36,10 @@ from fvlm.kernels import linear  # noqa: E402
 from fvlm.preprocess import prepare  # noqa: E402
 from fvlm.reading import Reading  # noqa: E402
 from fvlm.text_cache import text_features  # noqa: E402
+from node.broker import EmbeddedBroker  # noqa: E402
+from node.migrations import upgrade  # noqa: E402
+from node.records import open_database  # noqa: E402
+from node.worker import write_settings  # noqa: E402
 
 AGREEMENT = 1e-4
 """Greatest difference of a probability between the two ways."""
@@ -42,21 +48,7 @@ OPTION_ERROR = 0.01
 Study = tuple[Volume, AnatomyMap]
 Made = TypeVar("Made")
 
-_WORKER = """
-import sys, time
-from pathlib import Path
-def anonymous_mib():
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
-from node.processes import share_cores
-share_cores()
-from config import Settings
-from node.pipeline import Pipeline
-before = anonymous_mib()
-Pipeline.from_settings(Settings(model={"release": sys.argv[1], "cache_dir": sys.argv[2], "device": "cpu"}))
-print(anonymous_mib() - before)
-"""
-"""A worker up to the moment at which it takes its first job."""
+_READY_WITHIN_S = 300.0
 
 
 @dataclass
@@ -103,20 +95,60 @@ def main() -> None:
 
 
 def measure_loading(result: Result, release: Path, cache: Path, repeats: int) -> None:
-    """A fresh process until it is ready: the first encodes the prompts, the others find them."""
-    weights = (release / "model.safetensors").stat().st_size / 2**20
-    ready, copied = [], []
-    for _ in range(repeats + 1):
+    """Fresh worker processes, from their start until their log says that they are ready: the first encodes the prompts,
+    the others find them. Then until the segmenter is there too, and a job would be taken.
+    """
+    model = ModelSettings(release=str(release), cache_dir=cache, device="cpu")
+    with TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), model=model)
+        write_settings(settings, settings.data_dir / "settings.json")
+        upgrade(open_database(settings.database))
+        broker = EmbeddedBroker(settings.data_dir)
+        broker.start()
+        try:
+            starts = [_start_worker(settings.data_dir) for _ in range(repeats + 1)]
+        finally:
+            broker.stop()
+    result.add("worker_ready_first_s", [starts[0]["worker_ready"]])
+    result.add("worker_ready_s", [start["worker_ready"] for start in starts[1:]])
+    result.add("worker_ready_cpu_s", [start["cpu_s"] for start in starts[1:]])
+    result.add("worker_segmenter_loaded_s", [start["segmenter_loaded"] for start in starts[1:]])
+    result.figures["weights_mib"] = round((release / "model.safetensors").stat().st_size / 2**20, 1)
+    result.add("worker_memory_of_its_own_mib", [start["anonymous_mib"] for start in starts[1:]], 1)
+
+
+def _start_worker(folder: Path) -> dict[str, float]:
+    """Seconds from the start of an analyze worker to events of its log; CPU seconds and memory when it is ready."""
+    log, found = folder / "worker.log", dict[str, float]()
+    with log.open("wb") as out:
         started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", _WORKER, str(release), str(cache)], check=True, capture_output=True, text=True
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "node.worker", "analyze", str(folder / "settings.json")], stdout=out, stderr=out
         )
-        ready.append(time.perf_counter() - started)
-        copied.append(float(done.stdout.split()[-1]))
-    result.add("worker_ready_first_s", ready[:1])
-    result.add("worker_ready_s", ready[1:])
-    result.figures["weights_mib"] = round(weights, 1)
-    result.add("worker_memory_beside_mapped_weights_mib", copied[1:], 1)
+    try:
+        for event in ("worker_ready", "segmenter_loaded"):
+            while f'"{event}"' not in log.read_text():
+                assert time.perf_counter() < started + _READY_WITHIN_S, log.read_text()
+                assert worker.poll() is None, log.read_text()
+                time.sleep(0.01)
+            found[event] = time.perf_counter() - started
+            if event == "worker_ready":
+                found |= {"cpu_s": _cpu_s(worker.pid), "anonymous_mib": _anonymous_mib(worker.pid)}
+    finally:
+        worker.kill()
+        worker.wait()
+    return found
+
+
+def _cpu_s(pid: int) -> float:
+    """Of all threads so far, user and system (proc(5), fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _anonymous_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
 
 
 def measure_text(result: Result, model: FVLM, naive: NaiveReader) -> dict[str, torch.Tensor]:
