@@ -1,12 +1,13 @@
 """The weights of a release (`fvlm.release`): a model written as one, and read again as it was written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from fvlm.config import FindingConfig, ReleaseConfig
 from fvlm.model import FVLM
@@ -26,6 +27,9 @@ from fvlm.tokenizer import save_tokenizer
 
 if TYPE_CHECKING:
     from transformers import BertTokenizer
+
+_TEXT = "text_encoder."
+"""How the names of the text encoder's weights begin."""
 
 
 def save_release(
@@ -59,23 +63,48 @@ def save_release(
         return seal(partial)
 
 
-def load_release(path: Path | str, device: str | torch.device = "cpu") -> FVLM:
+def load_release(path: Path | str, device: str | torch.device = "cpu", text: bool = True) -> FVLM:
     """The model of a release in eval mode, with `.release` set. On the CPU, float32 weights stay in the mapped file.
 
-    Raises ReleaseError if a file is missing, unknown or damaged, or if parts do not fit together.
+    `text` False leaves the text encoder in the file until `load_text_encoder`. Raises ReleaseError if a file is
+    missing, unknown or damaged, or if parts do not fit together.
     """
     path = Path(path)
     release = read_release(path)
+    with torch.device("meta"):
+        model = FVLM(release.config.model, text=False)
+    _fill(model, _weights(path, device, text=False), path)
+    model.release = release
+    if text:
+        load_text_encoder(model)
+    return model.eval()
+
+
+def load_text_encoder(model: FVLM) -> None:
+    """Give a model of `load_release` the text encoder of its release. Raises ReleaseError."""
+    assert model.release is not None, "only a model of load_release has a release"
+    path, device = model.release.path, model.temp.device
+    with torch.device("meta"):
+        encoder = model.add_text_encoder()
+    _fill(encoder, _weights(path, device, text=True), path)
+    encoder.make_buffers(device)
+    encoder.eval()
+
+
+def _weights(path: Path, device: str | torch.device, text: bool) -> dict[str, Tensor]:
+    """Those of the text encoder, by their names within it, or all others. Raises ReleaseError."""
     try:
-        state = load_file(path / WEIGHTS, device=str(device))
+        with safetensors.safe_open(path / WEIGHTS, "pt", device=str(device)) as file:
+            names = [name for name in file.keys() if name.startswith(_TEXT) == text]  # noqa: SIM118 - it is no dict
+            return {name.removeprefix(_TEXT): file.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise ReleaseError(f"{path / WEIGHTS}: cannot be read ({error}); copy the release again") from error
-    with torch.device("meta"):
-        model = FVLM(release.config.model)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _fill(part: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Weights into a module on the meta device. Raises ReleaseError unless names and shapes are the module's."""
+    expected = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise ReleaseError(f"{path / WEIGHTS}: does not fit config.json: {', '.join(wrong)}; copy the release again")
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-    model.release = release
-    return model.eval()
+    part.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fvlm.config import ModelConfig, Triple
 from fvlm.encoders import VisionEncoder
-from fvlm.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
     from fvlm.release import Release
+    from fvlm.text_encoder import TextEncoder
 
 TEMPERATURE = (0.001, 0.5)
 """Least and greatest temperature; the reference clamps before each training step."""
@@ -94,17 +94,30 @@ class FVLM(nn.Module):
 
     release: "Release | None" = None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, text: bool = True) -> None:
+        """`text` False leaves the text encoder out: for who reads images against text features that are there."""
         super().__init__()
         self.config = config
         anatomies = len(config.anatomies)
         self.visual_encoder = VisionEncoder(config)
-        self.text_encoder = TextEncoder(config.text)
+        if text:
+            self.add_text_encoder()
         self.query_tokens = nn.Parameter(torch.zeros(anatomies, config.width))
         self.attention = AnatomyAttention(config.width, config.attention_heads, config.dropout)
         self.vision_projs = nn.ModuleList(nn.Linear(config.width, config.embedding) for _ in range(anatomies))
         self.text_proj = nn.Linear(config.text.width, config.embedding)
         self.temp = nn.Parameter(torch.tensor(0.07))
+
+    def add_text_encoder(self) -> "TextEncoder":
+        """Give the model the text encoder that it was made without."""
+        from fvlm.text_encoder import TextEncoder
+
+        self.text_encoder = TextEncoder(self.config.text)
+        return self.text_encoder
+
+    @property
+    def has_text_encoder(self) -> bool:
+        return "text_encoder" in self._modules
 
     def encode_tokens(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
         """Image [B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, the final normed ones last.

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fvlm.checkpoint import load_text_encoder
 from fvlm.model import FVLM
 from fvlm.release import ReleaseError
 
@@ -47,6 +48,8 @@ def text_features(model: FVLM, texts: Sequence[str], folder: Path | None) -> Ten
     file = folder / f"text-{key[:32]}.safetensors" if folder else None
     features = _read(file, key, (len(texts), model.config.embedding)) if file else None
     if features is None:
+        if not model.has_text_encoder:
+            load_text_encoder(model)
         with torch.inference_mode():
             ids, mask = (tensor.to(model.temp.device) for tensor in model.release.tokenize(texts))
             features = model.text_features(ids, mask).cpu()

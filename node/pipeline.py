@@ -102,7 +102,7 @@ class Pipeline:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             reader = Reader(
-                load_release(release_folder(settings.model.release), device),
+                load_release(release_folder(settings.model.release), device, text=False),
                 settings.model.cache_dir or user_cache(),
                 settings.model.precision,
                 settings.model.compiled,
