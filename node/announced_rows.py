@@ -46,31 +46,32 @@ def take(session: Session, announcement: Announcement) -> None:
     session.execute(delete(AnnouncedSeries).where(AnnouncedSeries.received_at < now() - timedelta(seconds=KEPT_S)))
 
 
-def announced(session: Session, images: Mapping[str, Set[str]]) -> Announced:
-    """`images`: Series Instance UID -> SOP Instance UIDs that are there. Of an image the newest word counts."""
-    told = Announced()
-    for kind, signal in _SIGNALS.items():
-        for uid, named in _named(session, kind, images).items():
-            there = images[uid]
-            if named == there and named:
-                told.complete.setdefault(uid, signal)
-            elif named - there:
-                told.expected[uid] = max(len(named | there), told.expected.get(uid, 0))
-    return told
-
-
-def _named(session: Session, kind: Kind, series_uids: Iterable[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+def named(session: Session, series_uids: Iterable[str]) -> dict[tuple[Signal, str], set[str]]:
+    """The images that are said to exist, by signal and Series Instance UID. Of an image the newest word counts."""
+    found: dict[tuple[Signal, str], set[str]] = {}
     for some in chunks(series_uids):
         query = select(AnnouncedSeries).where(
-            AnnouncedSeries.series_instance_uid.in_(some), AnnouncedSeries.kind == kind, ~AnnouncedSeries.discontinued
+            AnnouncedSeries.series_instance_uid.in_(some), ~AnnouncedSeries.discontinued
         )
         loaded = query.options(undefer(AnnouncedSeries.images), undefer(AnnouncedSeries.away))
         for row in session.scalars(loaded.order_by(AnnouncedSeries.received_at, AnnouncedSeries.id)):
-            named = found.setdefault(row.series_instance_uid, set())
-            named.difference_update(row.away)
-            named.update(row.images)
+            images = found.setdefault((_SIGNALS[Kind(row.kind)], row.series_instance_uid), set())
+            images.difference_update(row.away)
+            images.update(row.images)
     return found
+
+
+def weigh(named: Mapping[tuple[Signal, str], Set[str]], came: Mapping[str, Set[str]]) -> Announced:
+    """What `named` images say of series. `came`: Series Instance UID -> SOP Instance UIDs that are there."""
+    told = Announced()
+    for signal in _SIGNALS.values():
+        for (_, uid), images in ((key, value) for key, value in named.items() if key[0] == signal):
+            there = came.get(uid, frozenset())
+            if images and images == there:
+                told.complete.setdefault(uid, signal)
+            elif images - there:
+                told.expected[uid] = max(len(images | there), told.expected.get(uid, 0))
+    return told
 
 
 def discontinued(session: Session, series_uids: Iterable[str]) -> set[str]:

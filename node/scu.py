@@ -8,7 +8,10 @@ pynetdicom 3.0 runs a thread beside each association, its reactor, which takes m
   unexpected, and the sender waits in vain (30 s by default).
 - The reactor takes the mark that the association has ended off the queue, just before a request goes out.
 
-`associate` closes both. pyproject.toml holds pynetdicom at 3.0.x because of the names used here.
+A third one costs more: an N-EVENT-REPORT of the peer is served by a thread of its own, which says at its end that the
+reactor runs, though it may rest; whoever waits for it to rest, a release for example, then waits for ever.
+
+`associate` closes all three. pyproject.toml holds pynetdicom at 3.0.x because of the names used here.
 """
 
 import socket
@@ -24,6 +27,9 @@ from pynetdicom.presentation import PresentationContext
 from config import Reason
 from config.settings import PeerTls
 from node.tls import peer_context
+
+_SAID_AGAIN_S = 0.05
+"""A reactor that rests says so again after this time, seconds."""
 
 
 class _Checkpoint:
@@ -52,7 +58,9 @@ class _Checkpoint:
     def wait(self) -> None:
         """The reactor waits here until it may run."""
         with self._changed:
-            self._changed.wait_for(lambda: self._open)
+            while not self._open:
+                self._association._is_paused = True  # the thread of an N-EVENT-REPORT may have said otherwise
+                self._changed.wait(_SAID_AGAIN_S)
             self._association._is_paused = False
 
 

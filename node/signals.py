@@ -130,7 +130,9 @@ def asked(session: Session, series: list[Receiving], wait_s: float) -> Asked:
 
 def announced(session: Session, series: list[Receiving]) -> Announced:
     """What was announced of these series, whoever sent them."""
-    return announced_rows.announced(session, _images(session, [one.series_instance_uid for one in series]))
+    named = announced_rows.named(session, [one.series_instance_uid for one in series])
+    came = _images(session, [uid for _, uid in named]) if named else {}
+    return announced_rows.weigh(named, came)
 
 
 def _series_of(session: Session, uids: set[str]) -> dict[str, str]:

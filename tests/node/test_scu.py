@@ -111,6 +111,22 @@ def test_a_sender_hears_that_the_association_ended_just_before_its_request(
         assert not association.is_established
 
 
+def test_a_release_goes_on_after_an_event_report_was_served_in_the_meantime() -> None:
+    """The thread that pynetdicom makes for an N-EVENT-REPORT ends while the reactor rests for a release."""
+    with _archive() as port, _association(port) as association:
+        association._reactor_checkpoint.clear()
+        deadline = time.monotonic() + 60
+        while not association._is_paused:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        association._is_paused = False  # what that thread says at its end
+        ended = threading.Thread(target=association.release, daemon=True)
+        ended.start()
+        ended.join(60)
+        assert not ended.is_alive(), "the release waits for ever"
+        assert association.is_released
+
+
 def test_a_thousand_answers_over_four_associations_whose_reactors_hardly_get_the_cpu() -> None:
     def send(port: int) -> list[int | None]:
         with _association(port) as association:
