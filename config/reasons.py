@@ -40,6 +40,13 @@ class Reason(StrEnum):
     ANATOMY_TOO_LARGE = "ANATOMY_TOO_LARGE"
     ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
     ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
+    # reports of others
+    NOT_A_REPORT = "NOT_A_REPORT"
+    REPORT_DAMAGED = "REPORT_DAMAGED"
+    REPORT_TOO_LARGE = "REPORT_TOO_LARGE"
+    REPORT_ENCRYPTED = "REPORT_ENCRYPTED"
+    REPORT_UNSAFE = "REPORT_UNSAFE"
+    REPORT_NO_TEXT = "REPORT_NO_TEXT"
     # the node
     UNKNOWN_AE = "UNKNOWN_AE"
     WRONG_CALLED_AE = "WRONG_CALLED_AE"
@@ -134,6 +141,19 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
+    ),
+    Reason.NOT_A_REPORT: _Text(
+        "It is no report of a kind that is read.",
+        "Give a DICOM SR, encapsulated PDF or CDA, an ORU^R01 message or a FHIR DiagnosticReport.",
+    ),
+    Reason.REPORT_DAMAGED: _Text("The report is damaged or breaks its format's rules.", "Export it again."),
+    Reason.REPORT_TOO_LARGE: _Text("The report is larger than any report is.", "Look at what it holds; split it."),
+    Reason.REPORT_ENCRYPTED: _Text("The document asks for a password.", "Export it without encryption."),
+    Reason.REPORT_UNSAFE: _Text(
+        "The XML declares a document type or entities, which can be used for attacks.", "Export it without them."
+    ),
+    Reason.REPORT_NO_TEXT: _Text(
+        "The report holds no text and no coded finding; it may be a scan.", "Nothing: there is nothing to read."
     ),
     Reason.UNKNOWN_AE: _Text("The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."),
     Reason.WRONG_CALLED_AE: _Text(

@@ -13,6 +13,7 @@ from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from node.errors import CommandError
 from node.job_commands import commands
+from node.report_commands import report_app
 
 if TYPE_CHECKING:
     from node.search import Answer  # torch
@@ -37,6 +38,7 @@ app.add_typer(model_app, name="model")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
+app.add_typer(report_app, name="report")
 
 console_app = typer.Typer(help="The web console that `serve` starts.", no_args_is_help=True)
 app.add_typer(console_app, name="console")
