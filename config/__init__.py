@@ -3,9 +3,10 @@
 from config.priority import Priority
 from config.reasons import Reason
 from config.settings import Settings
-from config.vocabulary import Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
+from config.vocabulary import WHOLE_SCAN, Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
 
 __all__ = [
+    "WHOLE_SCAN",
     "Anatomy",
     "Code",
     "FindingType",

@@ -192,8 +192,7 @@ def hl7(
     lines = [
         header or r"MSH|^~\&|RIS|HOSP|NODE|HOSP|20260301101600+0100||ORU^R01^ORU_R01|M-1|P|2.5.1",
         "PID|1||P-9^^^HOSP^MR||Núñez^Ana",
-        order
-        or "OBR|1|PL-1|FI-1|CTCHEST^CT chest^L|||20260301100000|||||||||||A-9||||20260301101500+0100|||F|||||||77&Curie&Marie",
+        order,
         *observations,
         study,
     ]
