@@ -186,8 +186,13 @@ def cda(body: str = "", doctype: str = "") -> bytes:
 </ClinicalDocument>""".encode()
 
 
+ORDER = (
+    "OBR|1|PL-1|FI-1|CTCHEST^CT chest^L|||20260301100000|||||||||||A-9||||20260301101500+0100|||F|||||||77&Curie&Marie"
+)
+
+
 def hl7(
-    *observations: str, header: str = "", order: str = "", study: str = f"ZDS|{STUDY}^RAD^Application^DICOM"
+    *observations: str, header: str = "", order: str = ORDER, study: str = f"ZDS|{STUDY}^RAD^Application^DICOM"
 ) -> bytes:
     lines = [
         header or r"MSH|^~\&|RIS|HOSP|NODE|HOSP|20260301101600+0100||ORU^R01^ORU_R01|M-1|P|2.5.1",
