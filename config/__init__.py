@@ -1,6 +1,7 @@
 """Typed settings and the vocabulary: anatomies, findings, prompts, codes, reason codes."""
 
 from config.priority import Priority
+from config.reader_verdict import ReaderVerdict
 from config.reasons import Reason
 from config.settings import Settings
 from config.vocabulary import WHOLE_SCAN, Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
@@ -13,6 +14,7 @@ __all__ = [
     "Preset",
     "Priority",
     "Prompt",
+    "ReaderVerdict",
     "Reason",
     "Settings",
     "Vocabulary",

@@ -141,7 +141,12 @@ class Names:
 
     def tracking(self, thing: str) -> str:
         """Tracking UID of an anatomy (`liver`) or a finding (`liver.cyst`) on this series."""
-        return derive_uid("tracking", self.series_uid, thing)
+        return tracking_uid(self.series_uid, thing)
+
+
+def tracking_uid(series_uid: str, thing: str) -> str:
+    """Tracking UID of an anatomy (`liver`) or a finding (`liver.cyst`) on a series."""
+    return derive_uid("tracking", series_uid, thing)
 
 
 def in_zone_of(source: Dataset, moment: datetime) -> datetime:

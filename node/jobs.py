@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from config import Reason, Settings
-from node import embeddings, leases, outbox, work_queue
+from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
@@ -187,6 +187,7 @@ class Analyst:
                 session.delete(delivery)
             session.delete(result)
         embeddings.store(session, job, analysis.reading)
+        reported.store(session, job, analysis.reading)
         job.seconds = {stage: round(seconds, 3) for stage, seconds in analysis.seconds.items()}
         leases.release(job)
         job.move(State.ENCODED)
