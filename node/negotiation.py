@@ -56,7 +56,8 @@ STORAGE_CLASSES = (
     sop.EncapsulatedPDFStorage,
     sop.EncapsulatedCDAStorage,
 )
-"""What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
+"""What senders may put into an association beside CT. Only CT is read; SR and Key Object Selections may be feedback
+(`node.feedback_arrivals`); the rest ends as NOT_CT, visibly."""
 VERIFICATION = str(sop.Verification)
 MORE_TRANSFER_SYNTAXES = (
     "1.2.840.10008.1.2.1.98",
