@@ -212,11 +212,11 @@ def test_who_said_it_is_no_name(node: Node, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "verdict"),
-    [(QUALITY, "rejected"), (Code("113037", "DCM", "Rejected for Patient Safety Reasons"), "rejected"),
-     (OF_INTEREST, "of_interest")],
+    ("title", "verdict", "which"),
+    [(QUALITY, "rejected", 0), (Code("113037", "DCM", "Rejected for Patient Safety Reasons"), "rejected", 1),
+     (OF_INTEREST, "of_interest", 1)],
+    ids=["SEG", "SR", "interest"],
 )  # fmt: skip
-@pytest.mark.parametrize("which", [0, 1], ids=["SEG", "SR"])
 def test_a_key_object_speaks_of_the_whole_result(node: Node, title: Code, verdict: str, which: int) -> None:
     made = key_object([node.objects[which]], title)
     assert node.take(made) == Taken(new=1)
