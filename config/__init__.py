@@ -2,11 +2,13 @@
 
 from config.outputs import Output, Plan, outputs_of
 from config.priority import Priority
+from config.reader_verdict import ReaderVerdict
 from config.reasons import Reason
 from config.settings import Settings
-from config.vocabulary import Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
+from config.vocabulary import WHOLE_SCAN, Anatomy, Code, FindingType, Preset, Prompt, Vocabulary, load_vocabulary
 
 __all__ = [
+    "WHOLE_SCAN",
     "Anatomy",
     "Code",
     "FindingType",
@@ -15,6 +17,7 @@ __all__ = [
     "Preset",
     "Priority",
     "Prompt",
+    "ReaderVerdict",
     "Reason",
     "Settings",
     "Vocabulary",

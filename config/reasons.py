@@ -40,6 +40,19 @@ class Reason(StrEnum):
     ANATOMY_TOO_LARGE = "ANATOMY_TOO_LARGE"
     ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
     ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
+    # reports of others
+    NOT_A_REPORT = "NOT_A_REPORT"
+    REPORT_DAMAGED = "REPORT_DAMAGED"
+    REPORT_TOO_LARGE = "REPORT_TOO_LARGE"
+    REPORT_ENCRYPTED = "REPORT_ENCRYPTED"
+    REPORT_UNSAFE = "REPORT_UNSAFE"
+    REPORT_NO_TEXT = "REPORT_NO_TEXT"
+    # what readers answer to results
+    READER_FEEDBACK = "READER_FEEDBACK"
+    FEEDBACK_UNKNOWN_RESULT = "FEEDBACK_UNKNOWN_RESULT"
+    FEEDBACK_OTHER_STUDY = "FEEDBACK_OTHER_STUDY"
+    FEEDBACK_NOT_A_PERSON = "FEEDBACK_NOT_A_PERSON"
+    FEEDBACK_NOTHING_SAID = "FEEDBACK_NOTHING_SAID"
     # the node
     UNKNOWN_AE = "UNKNOWN_AE"
     WRONG_CALLED_AE = "WRONG_CALLED_AE"
@@ -140,6 +153,39 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
+    ),
+    Reason.NOT_A_REPORT: _Text(
+        "It is no report of a kind that is read.",
+        "Give a DICOM SR, encapsulated PDF or CDA, an ORU^R01 message or a FHIR DiagnosticReport.",
+    ),
+    Reason.REPORT_DAMAGED: _Text("The report is damaged or breaks its format's rules.", "Export it again."),
+    Reason.REPORT_TOO_LARGE: _Text("The report is larger than any report is.", "Look at what it holds; split it."),
+    Reason.REPORT_ENCRYPTED: _Text("The document asks for a password.", "Export it without encryption."),
+    Reason.REPORT_UNSAFE: _Text(
+        "The XML declares a document type or entities, which can be used for attacks.", "Export it without them."
+    ),
+    Reason.REPORT_NO_TEXT: _Text(
+        "The report holds no text and no coded finding; it may be a scan.", "Nothing: there is nothing to read."
+    ),
+    Reason.READER_FEEDBACK: _Text(
+        "It is a reader's answer to results of this node, and was taken as feedback.",
+        "Nothing: fvlm-node feedback export shows it.",
+    ),
+    Reason.FEEDBACK_UNKNOWN_RESULT: _Text(
+        "It refers to no finding and no object that this node has written.",
+        "Import it on the node that wrote the result.",
+    ),
+    Reason.FEEDBACK_OTHER_STUDY: _Text(
+        "It names a finding of this node, but is of another study or patient.",
+        "Find out which workstation copies tracking UIDs from one patient to another.",
+    ),
+    Reason.FEEDBACK_NOT_A_PERSON: _Text(
+        "No person is named as its observer: a machine's opinion of our result is no feedback.",
+        "Let the workstation write the reader as observer or verifier.",
+    ),
+    Reason.FEEDBACK_NOTHING_SAID: _Text(
+        "It says nothing about our findings that they do not say themselves.",
+        "Change, remove or verify findings, or reject the result with a Key Object Selection.",
     ),
     Reason.UNKNOWN_AE: _Text("The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."),
     Reason.WRONG_CALLED_AE: _Text(

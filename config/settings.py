@@ -26,6 +26,7 @@ from config.priority import PriorityName
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
 UID = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
+ReaderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """A DICOM UID (PS3.5 section 9)."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -374,7 +375,7 @@ class RetentionSettings(_Section):
 
 
 class ConsoleSettings(_Section):
-    """The web console: what the node does, to look at. It shows no patient data and changes nothing."""
+    """The web console: what the node does, to look at. It shows no patient data; only `readers` may say something."""
 
     enabled: bool = True
     """False: no console is started."""
@@ -389,6 +390,9 @@ class ConsoleSettings(_Section):
     """True: /healthz, /readyz and /metrics need no password from any machine; False: only from this one."""
     refresh_s: Annotated[int, Field(ge=1, le=3600)] = 5
     """Seconds after which an open page looks again."""
+    readers: tuple[ReaderName, ...] = ()
+    """Users who may also agree or disagree with findings, each with a password of their own
+    (`fvlm-node console password --user NAME`); `console`, who only looks, may be named too."""
 
 
 class Settings(BaseSettings):

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+WHOLE_SCAN = "scan"
+"""In the place of an anatomy: findings of the whole scan. They have a code; no preset can ask for them."""
 _HERE = Path(__file__).parent
 _Entry = TypeVar("_Entry")
 
@@ -28,11 +30,32 @@ class Code(_Frozen):
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class Anatomy(_Frozen):
+class _Coded(_Frozen):
+    code: Code
+    evidence: str = ""
+    """Where the code was found with this meaning; empty for a code of the project's own scheme."""
+    verified: bool = False
+    """True: found in an authority (a DICOM context group, TotalSegmentator's table, the Human Phenotype Ontology or the
+    Human Disease Ontology). False: a terminologist has to look before it is relied on."""
+
+    @property
+    def local(self) -> bool:
+        """Whether the code is of a private scheme (PS3.16 section 8.1: its designator begins with 99)."""
+        return self.code.scheme.startswith("99")
+
+    @model_validator(mode="after")
+    def _check_evidence(self) -> Self:
+        if self.local and (self.evidence or self.verified):
+            raise ValueError(f"{self.code.value}: a code of one's own scheme has no evidence and is not verified")
+        if self.verified and not self.evidence:
+            raise ValueError(f"{self.code.value}: it is verified; say in `evidence` where")
+        return self
+
+
+class Anatomy(_Coded):
     """One anatomy that can be segmented, queried and reported."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
-    code: Code
     category: Literal["organ", "vessel", "bone"] = "organ"
     paired: bool = False
     """True: there is a left and a right one."""
@@ -54,16 +77,20 @@ class Anatomy(_Frozen):
         return self.name.replace("_", " ").capitalize()
 
 
-class FindingType(_Frozen):
-    """One finding that can be asked of one anatomy."""
+class FindingType(_Coded):
+    """One finding that can be asked of one anatomy, or said of the whole scan."""
 
     key: Annotated[str, Field(pattern=r"^[a-z_]+\.[a-z_]+$")]
     """`anatomy.finding`, the stable name everywhere."""
-    title: str
-    code: Code
+    title: Annotated[str, Field(min_length=1)]
+    ct_rate: str = ""
+    """Its label in CT-RATE."""
+    radar: str = ""
+    """Its name in RADAR's catalogue."""
 
     @property
     def anatomy(self) -> str:
+        """The name of its anatomy, or WHOLE_SCAN."""
         return self.key.split(".")[0]
 
 
@@ -94,16 +121,20 @@ class Vocabulary(_Frozen):
 
     @model_validator(mode="after")
     def _cross_check(self) -> "Vocabulary":
-        names = _unique("anatomies", (a.name for a in self.anatomies))
-        keys = _unique("findings", (f.key for f in self.findings))
-        _unique("presets", (p.name for p in self.presets))
+        names = _unique("anatomies.yaml:", (a.name for a in self.anatomies))
+        keys = _unique("findings.yaml:", (f.key for f in self.findings))
+        _unique("presets.yaml:", (p.name for p in self.presets))
         for finding in self.findings:
-            if finding.anatomy not in names:
+            if finding.anatomy not in names | {WHOLE_SCAN}:
                 raise ValueError(f"findings.yaml: {finding.key}: no anatomy {finding.anatomy!r} in anatomies.yaml")
         for preset in self.presets:
             for name in preset.anatomies:
                 if name not in names:
                     raise ValueError(f"presets.yaml: {preset.name}: no anatomy named {name!r} in anatomies.yaml")
+            _unique(
+                f"presets.yaml: {preset.name}: TotalSegmentator class",
+                (c for a in self.anatomies if a.name in preset.anatomies for c in a.totalsegmentator),
+            )
             for prompt in preset.prompts:
                 if prompt.finding not in keys:
                     raise ValueError(f"presets.yaml: {preset.name}: no finding {prompt.finding!r} in findings.yaml")
@@ -132,11 +163,11 @@ def _lookup(kind: str, table: dict[str, _Entry], name: str) -> _Entry:
     return table[name]
 
 
-def _unique(table: str, values: Iterable[str]) -> set[str]:
+def _unique(where: str, values: Iterable[str]) -> set[str]:
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            raise ValueError(f"{table}.yaml: {value!r} stands twice; remove one")
+            raise ValueError(f"{where} {value!r} stands twice; remove one")
         seen.add(value)
     return seen
 

@@ -180,7 +180,12 @@ class Names:
         with it. The next examination is another series: there the model does not know that it sees the same lesion.
         (IHE AI Results: tracking identifiers.)
         """
-        return derive_uid("tracking", self.series_uid, thing)
+        return tracking_uid(self.series_uid, thing)
+
+
+def tracking_uid(series_uid: str, thing: str) -> str:
+    """`Names.tracking` for who has no reading at hand."""
+    return derive_uid("tracking", series_uid, thing)
 
 
 def in_zone_of(source: Dataset, moment: datetime) -> datetime:

@@ -214,13 +214,14 @@ def as_text(dataset: Dataset) -> str:
 def _lines(item: Dataset, depth: int) -> Iterator[str]:
     names = item.get("ConceptNameCodeSequence")
     name = str(names[0].get("CodeMeaning", "")) if names else str(item.get("ValueType", "?"))
-    value = _printed(item)
+    value = printed(item)
     yield f"{'  ' * depth}{name}: {value}" if value else f"{'  ' * depth}{name}"
     for child in item.get("ContentSequence") or []:
         yield from _lines(child, depth + 1)
 
 
-def _printed(item: Dataset) -> str:
+def printed(item: Dataset) -> str:
+    """The value of a content item as one line; empty if it has none."""
     kind = str(item.get("ValueType", ""))
     if kind == "CODE":
         values = item.get("ConceptCodeSequence")

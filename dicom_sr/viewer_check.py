@@ -104,7 +104,7 @@ class Result:
     holds: bool
 
 
-def check_for(dataset: Dataset, viewer: Viewer) -> list[Result]:
+def check_for(dataset: Dataset, viewer: str) -> list[Result]:
     """Every check of a viewer on an SR, in the order in which the viewer would stumble.
 
     Raises ReadError if the data set is no SR or is damaged.

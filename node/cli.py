@@ -5,6 +5,7 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -12,7 +13,9 @@ from rich.markup import escape
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from node.errors import CommandError
+from node.feedback_commands import feedback_app
 from node.job_commands import commands
+from node.report_commands import report_app
 from node.series_commands import series_app
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ findings_app = typer.Typer(help="Ask for findings that no release lists.", no_ar
 app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
 app.add_typer(series_app, name="series")
+app.add_typer(report_app, name="report")
+app.add_typer(feedback_app, name="feedback")
 
 console_app = typer.Typer(help="The web console that `serve` starts.", no_args_is_help=True)
 app.add_typer(console_app, name="console")
@@ -160,8 +165,11 @@ def send(
 def check_sr(
     file: Annotated[Path, typer.Argument(help="A DICOM SR, of any vendor.")],
     viewer: Annotated[
-        list[Literal["ohif", "weasis", "slicer", "air"]] | None,
-        typer.Option(help="Also check what this viewer or profile asks for; may be repeated."),
+        list[str] | None,
+        typer.Option(
+            help="Also check what this viewer or profile asks for; may be repeated.",
+            click_type=click.Choice(["ohif", "weasis", "slicer", "air"]),
+        ),
     ] = None,
 ) -> None:
     """Show a Structured Report as text, validate it with dciodvfy, and say what viewers would make of it."""
@@ -216,15 +224,19 @@ def status(
 @console_app.command("password", epilog="Example: fvlm-node console password --config fvlm-node.yaml")
 def console_password(
     generate: Annotated[bool, typer.Option("--generate", help="Make one and print it, instead of asking.")] = False,
+    user: Annotated[str, typer.Option(help="`console`, or a reader of `console.readers`.")] = "console",
     config: ConfigFile = None,
 ) -> None:
     """Set a new password of the web console; the old one no longer opens, also in a running node."""
     from node.console.password import SHORTEST, USER, PasswordFile
 
-    file = PasswordFile.of(Settings.load(config).data_dir)
+    settings = Settings.load(config)
+    if user not in (USER, *settings.console.readers):
+        raise CommandError(f"{user} is no user of the console.", "Add the name to console.readers first.")
+    file = PasswordFile.of(settings.data_dir, user)
     try:
         if generate:
-            _say(f"user {USER}, password {file.generate()}")
+            _say(f"user {user}, password {file.generate()}")
             return
         asked = typer.prompt(f"New password ({SHORTEST} characters or more)", hide_input=True, confirmation_prompt=True)
         file.set(asked)
@@ -234,7 +246,7 @@ def console_password(
         raise CommandError(
             f"{file.path} cannot be written: {error.strerror}.", "Name the node's configuration with --config."
         ) from error
-    _say(f"The password of user {USER} is set.")
+    _say(f"The password of user {user} is set.")
 
 
 @app.command(epilog="Example: fvlm-node clean --dry-run --config fvlm-node.yaml")

@@ -23,7 +23,7 @@ from ct.series import Series as CtSeries
 from ct.series import read_header
 from ct.vetting import vet
 from ct.volume import SourceSlice
-from node import signals
+from node import feedback_arrivals, signals
 from node.announced_rows import Announced
 from node.records import CommitmentRequest, Instance, Records, Series, Signal, State, now
 from node.retention import missing_images
@@ -264,6 +264,10 @@ def _look_at(records: Records, settings: Settings, series_id: int) -> tuple[Verd
         series = session.get_one(Series, series_id)
         slices = series_slices(session, series, settings.spool_dir)
         deleted = missing_images(session, series, [one.sop_instance_uid for one in slices])
+    if series.modality in feedback_arrivals.MODALITIES and slices:
+        answer = feedback_arrivals.take_series(records, settings, series_id, slices)
+        if answer is not None:
+            return Verdict(series.id, State.REJECTED, *answer), len(slices)
     return _judge(series, slices, deleted, settings.routing), len(slices)
 
 

@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from config import Output, Reason, Settings
 from dicom_sr.outputs import output_of
-from node import embeddings, leases, outbox, work_queue
+from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
@@ -191,6 +191,7 @@ class Analyst:
                 session.delete(delivery)
             session.delete(result)
         embeddings.store(session, job, analysis.reading)
+        reported.store(session, job, analysis.reading)
         job.seconds = {stage: round(seconds, 3) for stage, seconds in analysis.seconds.items()}
         leases.release(job)
         job.move(State.ENCODED)

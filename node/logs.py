@@ -22,7 +22,7 @@ ALLOWED_KEYS = frozenset(
         # rows, files, counts
         "series", "generation", "job", "jobs", "delivery", "deliveries", "instances", "unreadable", "conflicts",
         "known", "segment", "segments", "offset", "bytes", "count", "objects", "slices", "file", "kind", "fate",
-        "queued", "running", "expired", "due", "frugal", "priority",
+        "queued", "running", "expired", "due", "frugal", "priority", "finding", "verdict", "reader",
         "attempt", "attempts", "seconds", "next_attempt", "queue", "worker", "process", "pid", "role",
         # peers
         "host", "port", "ae_title", "calling_ae", "called_ae", "destination", "source_ae",

@@ -57,7 +57,8 @@ STORAGE_CLASSES = (
     sop.EncapsulatedPDFStorage,
     sop.EncapsulatedCDAStorage,
 )
-"""What senders may put into an association beside CT. Only CT is read; the rest ends as NOT_CT, visibly."""
+"""What senders may put into an association beside CT. Only CT is read; SR and Key Object Selections may be feedback
+(`node.feedback_arrivals`); the rest ends as NOT_CT, visibly."""
 VERIFICATION = str(sop.Verification)
 NOT_STORED = frozenset({VERIFICATION, STORAGE_COMMITMENT, MPPS, INSTANCE_AVAILABILITY})
 """Abstract syntaxes that are no storage."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Float,
     ForeignKey,
     Index,
     LargeBinary,
@@ -398,6 +399,54 @@ class Embedding(Base):
     job_id: Mapped[int] = mapped_column(ForeignKey("job.id"), primary_key=True, index=True, autoincrement=False)
     feature: Mapped[bytes] = mapped_column(LargeBinary)
     """Float16, little endian, unit length."""
+
+
+class ReportedFinding(Base):
+    """What a job says of one finding: readers answer to it (`node.feedback_taking`), also when its SR file is gone."""
+
+    __tablename__ = "reported_finding"
+    __table_args__ = (UniqueConstraint("job_id", "finding"), Index("ix_reported_finding_tracking", "tracking_uid"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    finding: Mapped[str] = mapped_column(String(80))
+    """`anatomy.finding` of the vocabulary."""
+    tracking_uid: Mapped[str] = mapped_column(String(64))
+    """As in the SR; the same in every job of the series."""
+    probability: Mapped[float] = mapped_column(Float)
+    """0..1"""
+    verdict: Mapped[str] = mapped_column(String(24))
+    """A `fvlm.reading.Verdict`."""
+
+
+class Feedback(Base):
+    """What one reader said of one finding of a job, or (`finding` empty) of its whole result. No patient data."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (UniqueConstraint("said_by", "job_id", "tracking_uid"), Index("ix_feedback_job", "job_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id"))
+    finding: Mapped[str] = mapped_column(String(80))
+    """`anatomy.finding`; empty: the whole result."""
+    tracking_uid: Mapped[str] = mapped_column(String(64))
+    """Empty: the whole result."""
+    release_digest: Mapped[str] = mapped_column(String(64))
+    probability: Mapped[float | None] = mapped_column(Float)
+    """What we said, 0..1; None for the whole result."""
+    verdict: Mapped[str] = mapped_column(String(24))
+    """What we said; empty for the whole result."""
+    reader_verdict: Mapped[str] = mapped_column(String(16))
+    """A `config.ReaderVerdict`."""
+    source: Mapped[str] = mapped_column(String(16))
+    """sr, key_object or console."""
+    said_by: Mapped[str] = mapped_column(String(64))
+    """SOP Instance UID of the object that says it; `console:` and the reader for the console."""
+    reader: Mapped[str] = mapped_column(String(32))
+    """Keyed hash of who said it (`node.pseudonyms`); empty if nobody is named."""
+    said_at: Mapped[datetime | None] = mapped_column(default=None)
+    """As the object says, where it gives its time zone."""
+    taken_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Delivery(Base):

@@ -7,6 +7,7 @@ import hmac
 import secrets
 import threading
 from collections import deque
+from collections.abc import Mapping
 from enum import Enum, auto
 from time import monotonic
 
@@ -14,6 +15,8 @@ from node.console.password import LONGEST, USER, PasswordFile, fits
 
 WINDOW_S = 60.0
 """How long a wrong password counts, seconds."""
+_LONGEST_USER = 32
+"""Characters of a user's name."""
 _OF_ONE, _OF_ALL = 5, 50
 """Wrong passwords within that time after which one address, or anybody, is not listened to."""
 
@@ -33,28 +36,34 @@ class Verdict(Enum):
 class Gate:
     """Decides on each request; any thread.
 
-    The password that opened last is remembered as a keyed hash, so that not each request costs a tenth of a second, and
-    so that its owner still gets in while somebody else guesses.
+    The password of each user that opened last is remembered as a keyed hash, so that not each request costs a tenth of
+    a second, and so that its owner still gets in while somebody else guesses.
     """
 
-    def __init__(self, file: PasswordFile) -> None:
-        self._file = file
+    def __init__(self, file: PasswordFile, readers: Mapping[str, PasswordFile] | None = None) -> None:
+        """`file` is that of the console's own user, `readers` those of others by name."""
+        self._files = {USER: file, **(readers or {})}
         self._key = secrets.token_bytes(32)
-        self._opened = b""
+        self._opened: dict[str, bytes] = {}
         self._wrong: deque[tuple[float, str]] = deque()
         self._lock = threading.Lock()
 
     def judge(self, authorization: str, address: str) -> Verdict:
         """`authorization` is the header's value, `address` the client's."""
         try:
-            stored = self._file.read()
+            stored = self._files[USER].read()
         except OSError:
             return Verdict.NO_PASSWORD_SET
-        password = _password(authorization)
-        if password is None:
+        user, password = credentials(authorization)
+        if user not in self._files:
             return Verdict.NAMELESS
+        if user != USER:
+            try:
+                stored = self._files[user].read()
+            except OSError:  # a reader who has no password yet
+                return Verdict.NAMELESS
         mark = hmac.digest(self._key, stored + b"\0" + password.encode("utf-8", "surrogatepass"), hashlib.sha256)
-        if hmac.compare_digest(mark, self._opened):
+        if hmac.compare_digest(mark, self._opened.get(user, b"")):
             return Verdict.GRANTED
         attempt = self._begin(address)
         if attempt is None:
@@ -62,7 +71,7 @@ class Gate:
         if not fits(stored, password):
             return Verdict.NAMELESS
         with self._lock:
-            self._opened = mark
+            self._opened[user] = mark
             if attempt in self._wrong:
                 self._wrong.remove(attempt)
         return Verdict.GRANTED
@@ -81,13 +90,13 @@ class Gate:
             return attempt
 
 
-def _password(authorization: str) -> str | None:
-    """The password of the console's user in a Basic header; None if there is none."""
+def credentials(authorization: str) -> tuple[str, str]:
+    """User and password of a Basic header; both empty if there is none."""
     kind, _, encoded = authorization.partition(" ")
-    if kind.lower() != "basic" or len(encoded) > 4 * (LONGEST + len(USER)):
-        return None
+    if kind.lower() != "basic" or len(encoded) > 4 * (LONGEST + _LONGEST_USER):
+        return "", ""
     try:
         user, colon, password = base64.b64decode(encoded.strip(), validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError):
-        return None
-    return password if colon and hmac.compare_digest(user.encode(), USER.encode()) else None
+        return "", ""
+    return (user, password) if colon else ("", "")

@@ -12,9 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from config import Settings
-from node.console import api, pages, probes
+from node.console import api, judging, pages, probes
 from node.console.access import Gate
 from node.console.guard import Guard
+from node.console.judging import Judging
 from node.console.password import PasswordFile
 from node.console.queries import Queries
 from node.console.rendering import Renderer
@@ -25,19 +26,28 @@ _log = structlog.get_logger(__name__)
 _STATIC = Path(__file__).parent / "static"
 
 
-def make_app(records: Records, settings: Settings) -> ASGIApp:
-    """The whole console on a database that it only reads."""
+def make_app(records: Records, settings: Settings, writer: Records | None = None) -> ASGIApp:
+    """The whole console on a database that it only reads; only what readers say of findings goes through `writer`.
+
+    `writer` None: nobody can say anything.
+    """
     app = FastAPI(title="fVLM Node", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.queries = Queries(records, settings)
     app.state.renderer = Renderer(settings)
+    app.state.judging = Judging(writer, settings)
     app.mount("/static", StaticFiles(directory=_STATIC))
-    for module in (probes, api, pages):
+    for module in (probes, api, pages, judging):
         app.include_router(module.router)
     app.add_exception_handler(SQLAlchemyError, _database_away)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
-    return Guard(app, settings.console, Gate(PasswordFile.of(settings.data_dir)))
+    return Guard(app, settings.console, _gate(settings))
+
+
+def _gate(settings: Settings) -> Gate:
+    readers = {name: PasswordFile.of(settings.data_dir, name) for name in settings.console.readers}
+    return Gate(PasswordFile.of(settings.data_dir), readers)
 
 
 def _database_away(request: Request, error: Exception) -> Response:
@@ -53,8 +63,11 @@ def _database_away(request: Request, error: Exception) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    title = {404: "There is no such page", 405: "The console only shows"}.get(status, "That does not work")
-    return _told(request, status, title, "It may be an old address: see the overview.")
+    title = {404: "There is no such page", 405: "The console only shows", 403: "That is not yours to say"}.get(
+        status, "That does not work"
+    )
+    told = str(error.detail) if status == 403 and isinstance(error, HTTPException) else ""
+    return _told(request, status, title, told or "It may be an old address: see the overview.")
 
 
 def _invalid(request: Request, _: Exception) -> Response:

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.settings import ConsoleSettings
-from node.console.access import WINDOW_S, Gate, Verdict
+from node.console.access import WINDOW_S, Gate, Verdict, credentials
 
 _log = structlog.get_logger(__name__)
 
@@ -57,6 +57,7 @@ class Guard:
             return None
         verdict = await run_in_threadpool(self._gate.judge, headers.get("authorization", ""), address)
         if verdict is Verdict.GRANTED:
+            scope.setdefault("state", {})["user"] = credentials(headers.get("authorization", ""))[0]
             return None
         if verdict is Verdict.NO_PASSWORD_SET:
             return PlainTextResponse("No password is set. Set one: fvlm-node console password\n", 503)

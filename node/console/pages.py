@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
+from node.console.judging import Judging
 from node.console.overview import SHOWN, overview
 from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
 from node.console.refused import refused_callers
@@ -50,7 +51,17 @@ def show_one_series(request: Request, queries: Database, render: Render, series_
     found = queries.one_series(series_id)
     if found is None:
         raise HTTPException(404)
-    return render.page(request, "series.html", view=found, max_attempts=queries.settings.work.max_attempts)
+    judging: Judging = request.app.state.judging
+    with queries.records.reading() as session:
+        findings = judging.findings(session, series_id, request.state.user)
+    return render.page(
+        request,
+        "series.html",
+        view=found,
+        max_attempts=queries.settings.work.max_attempts,
+        findings=findings,
+        token=judging.token(request.state.user) if judging.may(request.state.user) else "",
+    )
 
 
 @router.get("/deliveries")

@@ -1,4 +1,4 @@
-"""The one password of the console: a salted hash (scrypt, RFC 7914) in a file that only the node's user can read."""
+"""Passwords of the console: salted hashes (scrypt, RFC 7914), each in a file that only the node's user can read."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 USER = "console"
-"""The user name that goes with the password."""
+"""Who only looks. Readers (`console.readers`) have names and passwords of their own."""
 SHORTEST, LONGEST = 10, 200
 """Characters that a password of one's own may have."""
 _COST, _BLOCK, _LANES = 2**15, 8, 1
@@ -19,13 +19,13 @@ _MEMORY = 64 * 2**20
 
 @dataclass(frozen=True)
 class PasswordFile:
-    """Where the hash lies: `console-password` in the data folder, mode 0600."""
+    """Where the hash lies: `console-password`, of a reader `console-password-NAME`, in the data folder, mode 0600."""
 
     path: Path
 
     @classmethod
-    def of(cls, data_dir: Path) -> "PasswordFile":
-        return cls(data_dir / "console-password")
+    def of(cls, data_dir: Path, user: str = USER) -> "PasswordFile":
+        return cls(data_dir / ("console-password" if user == USER else f"console-password-{user}"))
 
     def generate(self) -> str:
         """Set a random password, and give it: it is stored nowhere. Raises OSError."""

@@ -34,7 +34,8 @@ def run_console(settings: Settings) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    app = make_app(Records(read_only_database(settings.database)), settings)
+    writer = Records(existing_database(settings.database))
+    app = make_app(Records(read_only_database(settings.database)), settings, writer)
     with Notice.of(settings.data_dir).held() as notice:
         listener = _listen(settings, ended, notice)
         if listener is None:
@@ -105,14 +106,23 @@ def cure(error: OSError) -> str:
 
 
 def read_only_database(url: str) -> Engine:
-    """An engine that cannot write, and that gives up instead of hanging: 5 s to connect, 10 s for a statement."""
+    """As `existing_database`, and it cannot write."""
+    return existing_database(url, read_only=True)
+
+
+def existing_database(url: str, read_only: bool = False) -> Engine:
+    """An engine that makes no database, and that gives up instead of hanging: 5 s to connect, 10 s for a statement."""
     made = make_url(url)
     if made.get_backend_name() == "postgresql":
-        asked = {"connect_timeout": "5", "options": "-c default_transaction_read_only=on -c statement_timeout=10000"}
+        asked = {
+            "connect_timeout": "5",
+            "options": f"-c default_transaction_read_only={'on' if read_only else 'off'} -c statement_timeout=10000",
+        }
         made = made.set(query={**asked, **made.query})
         return open_database(made.render_as_string(hide_password=False))
     # Opened for writing, as the journal (WAL) needs it, but never made: a database that is not there is away.
     made = made.set(database=f"file:{quote(made.database or '')}", query={**made.query, "mode": "rw", "uri": "true"})
     engine = open_database(made.render_as_string(hide_password=False))
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON").close())
+    if read_only:
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only=ON").close())
     return engine

@@ -8,7 +8,7 @@ from node.console.views import Mood, Standing
 from node.records import Delivery, Job, Series, State
 from node.series_status import SeriesStatus
 
-EXPECTED = frozenset({Reason.NOT_CT, Reason.LOCALIZER})
+EXPECTED = frozenset({Reason.NOT_CT, Reason.LOCALIZER, Reason.READER_FEEDBACK, Reason.FEEDBACK_NOTHING_SAID})
 """Reasons of a rejection that nobody has to look at."""
 _PATIENCE = timedelta(minutes=2)
 """After this long in a state that the reconciler ends at once, something is wrong with it."""

@@ -6,7 +6,7 @@ from typing import Annotated, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from config import Reason
+from config import ReaderVerdict, Reason
 from node.records import State
 
 T = TypeVar("T")
@@ -137,6 +137,38 @@ class Event(View):
     what: str
     detail: str
     mood: Mood
+
+
+class Said(View):
+    """What somebody said of a finding."""
+
+    verdict: ReaderVerdict
+    agrees: bool | None
+    """None: it cannot be compared with what we said."""
+    source: str
+    """sr, key_object or console."""
+
+
+class FindingRow(View):
+    """A finding of the newest reading of a series."""
+
+    tracking_uid: str
+    finding: str
+    title: str
+    probability: float
+    verdict: str
+    said: list[Said]
+    mine: str
+    """What the user who looks has said here; empty if nothing."""
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """What can be said, and what that is called."""
+        if self.verdict == ReaderVerdict.PRESENT:
+            return [("present", "agree"), ("absent", "disagree")]
+        if self.verdict == ReaderVerdict.ABSENT:
+            return [("absent", "agree"), ("present", "disagree")]
+        return [("present", "it is present"), ("absent", "it is absent")]
 
 
 class SeriesPage(View):

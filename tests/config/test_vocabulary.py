@@ -1,14 +1,19 @@
 """The vocabulary: what ships is whole, and a wrong table is told with file and key."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from pydicom.sr._cid_dict import cid_concepts
+from pydicom.sr._concepts_dict import concepts
 
 import config
+from config.code_tables import page
 from config.reasons import Reason
 from config.vocabulary import Vocabulary, VocabularyError, load_vocabulary, read_vocabulary
+from dicom_sr.codes import LOCAL_SCHEME
 
 EVALUATED = [
     "lung",
@@ -64,13 +69,72 @@ def test_plausible_ranges_run_upwards(shipped: Vocabulary) -> None:
 
 
 def test_no_code_means_two_things(shipped: Vocabulary) -> None:
-    codes = [(x.code.scheme, x.code.value) for x in (*shipped.anatomies, *shipped.findings)]
-    assert len(codes) == len(set(codes))
+    """Within an anatomy each finding has its own code (the SR is read back by it); everywhere a code means the same."""
+    anatomies = [(a.code.scheme, a.code.value) for a in shipped.anatomies]
+    findings = [(f.anatomy, f.code.scheme, f.code.value) for f in shipped.findings]
+    assert len(anatomies) == len(set(anatomies))
+    assert len(findings) == len(set(findings))
+    meanings: dict[tuple[str, str], set[str]] = {}
+    for entry in (*shipped.anatomies, *shipped.findings):
+        meanings.setdefault((entry.code.scheme, entry.code.value), set()).add(entry.code.meaning)
+    assert {key: found for key, found in meanings.items() if len(found) > 1} == {}
+    own = [f.code.value for f in shipped.findings if f.local]
+    assert len(own) == len(set(own))
 
 
-def test_no_totalsegmentator_class_belongs_to_two_anatomies(shipped: Vocabulary) -> None:
-    classes = [name for anatomy in shipped.anatomies for name in anatomy.totalsegmentator]
-    assert len(classes) == len(set(classes))
+def test_codes_fit_their_elements_and_schemes_are_known(shipped: Vocabulary) -> None:
+    """Code Value SH 16, Code Meaning LO 64 (PS3.3 section 8); schemes of PS3.16 section 8 and the declared one."""
+    for entry in (*shipped.anatomies, *shipped.findings):
+        code = entry.code
+        assert 1 <= len(code.value) <= 16, code
+        assert 1 <= len(code.meaning) <= 64, code
+        assert code.scheme in {"SCT", "DCM", "UMLS", LOCAL_SCHEME}, code
+        assert code.value == code.value.strip(), code
+        assert "\\" not in code.value + code.meaning, code
+        if code.scheme == "SCT":
+            assert code.value.isdecimal(), code
+
+
+def test_evidence_that_names_a_context_group_is_true(shipped: Vocabulary) -> None:
+    """Against pydicom's copy of PS3.16; what names other sources is checked for being named only."""
+    checked = 0
+    for entry in (*shipped.anatomies, *shipped.findings):
+        assert bool(entry.evidence) is not entry.local, entry
+        for groups in re.findall(r"CID ([0-9, ]+)", entry.evidence):
+            for group in map(int, groups.split(",")):
+                named = cid_concepts[group]
+                words = named.get(entry.code.scheme, [])
+                values = {value for word in words for value in concepts[entry.code.scheme][word]}
+                assert entry.code.value in values, (entry.code, group)
+                checked += 1
+        if "PS3.16" in entry.evidence:
+            assert any(entry.code.value in found for found in concepts[entry.code.scheme].values()), entry.code
+    assert checked > 25
+
+
+def test_the_catalogues_are_whole(shipped: Vocabulary) -> None:
+    radar = [(f.anatomy, f.radar) for f in shipped.findings if f.radar]
+    assert len(radar) == len(set(radar)) == 146
+    assert len({anatomy for anatomy, _ in radar}) == 18
+    assert len({f.ct_rate for f in shipped.findings if f.ct_rate}) == 18
+    asked = {prompt.finding for prompt in shipped.preset("ct-rate").prompts}
+    labels = {f.key: f.ct_rate for f in shipped.findings if f.ct_rate}
+    assert set(labels) - asked == {"scan.medical_material", "scan.lymphadenopathy"}
+    assert len(shipped.preset("medvl-54").prompts) == 53
+    assert set(shipped.preset("medvl-54").anatomies) == set(EVALUATED)
+
+
+def test_the_page_of_codes_is_up_to_date() -> None:
+    """If not: python -m config.code_tables docs/codes.md"""
+    file = Path(config.__file__).parents[1] / "docs" / "codes.md"
+    assert file.read_text(encoding="utf-8") == page()
+
+
+def test_the_page_lists_every_code_once(shipped: Vocabulary) -> None:
+    rows = [line.split(" | ") for line in page().splitlines() if line.startswith("| ") and "." in line.split(" | ")[0]]
+    assert [row[0].removeprefix("| ") for row in rows] != []
+    assert {row[0].removeprefix("| "): row[2] for row in rows} == {f.key: f.code.value for f in shipped.findings}
+    assert len(rows) == len(shipped.findings)
 
 
 def test_unknown_names_are_answered_with_the_known_ones(shipped: Vocabulary) -> None:
@@ -91,8 +155,12 @@ def change(folder: Path, table: str, entry: int, **values: object) -> None:
         ("anatomies", {"mean_hu": ["low", 3]}, "anatomies.yaml: anatomies.0.mean_hu.0"),
         ("anatomies", {"colour": [1, 2, 3]}, "anatomies.yaml: anatomies.0.colour"),
         ("anatomies", {"name": "heart"}, "anatomies.yaml: 'heart' stands twice"),
+        ("anatomies", {"verified": True, "evidence": ""}, "say in `evidence` where"),
+        ("findings", {"code": {"value": "X", "scheme": "99X", "meaning": "x"}}, "has no evidence and is not verified"),
         ("findings", {"key": "toe.nail"}, "no anatomy 'toe'"),
         ("findings", {"code": {"value": "1" * 17, "scheme": "SCT", "meaning": "x"}}, "findings.0.code.value"),
+        ("presets", {"anatomies": ["small_intestine", "duodenum"]}, "TotalSegmentator class 'duodenum' stands twice"),
+        ("presets", {"anatomies": ["scan"]}, "no anatomy named 'scan'"),
         ("presets", {"anatomies": ["lung"]}, "needs its anatomy in the preset's list"),
         ("presets", {"prompts": [{"finding": "lung.x", "negative": "", "positive": ""}]}, "no finding 'lung.x'"),
     ],

@@ -33,7 +33,7 @@ class ConsoleBench:
         self.settings = settings
         self.records: Records = open_records(settings)
         self.app_records = Records(read_only_database(settings.database))
-        self.app = make_app(self.app_records, settings)
+        self.app = make_app(self.app_records, settings, self.records)
 
     def client(self, password: str | None = PASSWORD, client: tuple[str, int] = HERE) -> TestClient:
         """Calls the application as a browser on `client` would."""

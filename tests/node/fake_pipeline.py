@@ -16,7 +16,7 @@ from rows import DIGEST, small_object
 from config import Reason, Settings
 from ct.anatomy import AlgorithmIdentity
 from ct.volume import SourceSlice
-from fvlm.reading import AnatomyReading, Reading
+from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 from node.analysis import Analysis, PipelineError
 
 
@@ -59,7 +59,8 @@ class FakePipeline:
         objects = (small_object("SEG", "2.25.71"), small_object("SR", "2.25.81"))
         for made in objects:
             made.ContentDate, made.ContentTime = images_at.strftime("%Y%m%d"), images_at.strftime("%H%M%S.%f")
-        lung = AnatomyReading("lung", 4000.0, -800.0, (), np.array([1, 0, 0, 0.25], np.float16))
+        nodule = Finding("lung.nodule", 0.75, Verdict.PRESENT, 0.5)
+        lung = AnatomyReading("lung", 4000.0, -800.0, (nodule,), np.array([1, 0, 0, 0.25], np.float16))
         who = AlgorithmIdentity("fake", "1", DIGEST, test_only=True)
         reading = Reading(who, who, (lung,), (), images_at)
         return Analysis(None, None, reading, objects, {"read": 0.25})  # type: ignore[arg-type]

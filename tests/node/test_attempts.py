@@ -9,14 +9,16 @@ import pytest
 from fake_pipeline import FakePipeline
 from rows import add_job, job, open_records, settings_for
 from running import Processes, running_broker, wait_for
+from sqlalchemy import select
 
 from config import Reason, Settings
 from config.settings import ModelSettings, WorkSettings
+from dicom_sr.identity import tracking_uid
 from node import leases, watchdog
 from node.attempts import TRANSIENT, attempt_failed, worker_lost
 from node.jobs import Analyst, WorkerUnfitError
 from node.reconciler import Reconciler
-from node.records import Job, Records, State
+from node.records import Job, Records, ReportedFinding, State
 from node.tasks import Dispatcher, make_app
 from node.worker import frugal_settings
 
@@ -242,3 +244,17 @@ def test_the_smaller_configuration_is_on_the_cpu_and_keeps_everything_else(tmp_p
     smaller = frugal_settings(usual)
     assert smaller.model == ModelSettings(device="cpu", frugal=True, precision="bfloat16")
     assert smaller.model_copy(update={"model": usual.model}) == usual
+
+
+def test_what_a_job_says_is_kept_with_it_once(records: Records, settings: Settings) -> None:
+    """Readers answer to it by the Tracking UIDs of the SR; another attempt replaces it."""
+    job_id = add_job(records)
+    analyst = Analyst(records, settings, FakePipeline(settings), "w")
+    analyst.analyze(job_id)
+    with records.session() as session:
+        session.get_one(Job, job_id).move(State.QUEUED)
+    analyst.analyze(job_id)
+    with records.reading() as session:
+        (found,) = session.scalars(select(ReportedFinding)).all()
+    assert (found.job_id, found.finding, found.probability, found.verdict) == (job_id, "lung.nodule", 0.75, "present")
+    assert found.tracking_uid == tracking_uid("2.25.1", "lung.nodule")
