@@ -7,7 +7,6 @@ QuantitativeReporting, and the encoding rules of IHE AI Results (AIR). A viewer 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -22,9 +21,7 @@ from pydicom.uid import (
 from dicom_sr import codes
 from dicom_sr.errors import ReadError, reading_foreign
 from dicom_sr.outputs import LABEL_MAP_STORAGE
-
-Viewer = Literal["ohif", "weasis", "slicer", "air"]
-VIEWERS: tuple[Viewer, ...] = get_args(Viewer)
+from dicom_sr.viewers import Viewer
 
 IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")
 IMAGE_LIBRARY_GROUP = Code("126200", "DCM", "Image Library Group")
@@ -104,7 +101,7 @@ class Result:
     holds: bool
 
 
-def check_for(dataset: Dataset, viewer: str) -> list[Result]:
+def check_for(dataset: Dataset, viewer: Viewer) -> list[Result]:
     """Every check of a viewer on an SR, in the order in which the viewer would stumble.
 
     Raises ReadError if the data set is no SR or is damaged.
@@ -206,133 +203,133 @@ def _containers_are_separate(report: Report) -> bool:
 
 CHECKS = (
     Check(
-        "SOP_CLASS", ("ohif", "weasis", "slicer"),
+        "SOP_CLASS", (Viewer.OHIF, Viewer.WEASIS, Viewer.SLICER),
         "only Basic Text, Enhanced, Comprehensive and Comprehensive 3D SR are opened",
         "write Comprehensive 3D SR for measurements, Enhanced SR for text",
         lambda report: report.dataset.get("SOPClassUID") in _TREES,
     ),
     Check(
-        "COMPREHENSIVE_3D", ("air",),
+        "COMPREHENSIVE_3D", (Viewer.AIR,),
         "AI Results are Comprehensive 3D SR (1.2.840.10008.5.1.4.1.1.88.34)",
         "write that class; other classes are companions, not the result root",
         lambda report: report.dataset.get("SOPClassUID") == Comprehensive3DSRStorage,
     ),
     Check(
-        "TITLE", ("slicer", "air"),
+        "TITLE", (Viewer.SLICER, Viewer.AIR),
         "the root concept is not (126000, DCM, Imaging Measurement Report): not taken as TID 1500",
         "title the document (126000, DCM)",
         lambda report: report.is_measurements,
     ),
     Check(
-        "TEMPLATE", ("ohif", "slicer", "air"),
+        "TEMPLATE", (Viewer.OHIF, Viewer.SLICER, Viewer.AIR),
         "without Content Template Sequence 1500 the measurements are not read",
         "write Mapping Resource DCMR and Template Identifier 1500 at the root",
         lambda report: not report.is_measurements or _has_template(report, "1500"),
     ),
     Check(
-        "IMAGE_LIBRARY", ("ohif",),
+        "IMAGE_LIBRARY", (Viewer.OHIF,),
         "a measurement report without Image Library (111028) and group (126200) raises an exception, and stays closed",
         "write an Image Library with at least one entry",
         _has_library,
     ),
     Check(
-        "MEASUREMENTS", ("ohif", "slicer"),
+        "MEASUREMENTS", (Viewer.OHIF, Viewer.SLICER),
         "a measurement report without Imaging Measurements (126010) and a Measurement Group takes the viewer down",
         "write at least one group, such as that of an organ",
         lambda report: not report.is_measurements or bool(report.called(codes.IMAGING_MEASUREMENTS) and report.groups),
     ),
     Check(
-        "TRACKING", ("ohif", "slicer", "air"),
+        "TRACKING", (Viewer.OHIF, Viewer.SLICER, Viewer.AIR),
         "groups without Tracking Identifier (112039) and Tracking Unique Identifier (112040) raise an exception",
         "write both in every group",
         _is_tracked,
     ),
     Check(
-        "TRACKING_UID_FIRST", ("ohif",),
+        "TRACKING_UID_FIRST", (Viewer.OHIF,),
         "the first UIDREF of a group is taken for its tracking UID",
         "write the tracking UID before the UID of the source series",
         _tracking_uid_is_first,
     ),
     Check(
-        "TRACKING_ONCE", ("ohif",),
+        "TRACKING_ONCE", (Viewer.OHIF,),
         "groups that share a tracking UID are merged into one",
         "give each group a tracking UID of its own",
         _tracks_once,
     ),
     Check(
-        "NUM_CHILD", ("ohif",),
+        "NUM_CHILD", (Viewer.OHIF,),
         "a NUM without child items raises an exception in OHIF before 3.12",
         "attach the algorithm (TID 4019) or the region to each NUM",
         lambda report: all(item.get("ContentSequence") for item in report.measurements),
     ),
     Check(
-        "NUM_VALUE", ("ohif", "slicer", "air"),
+        "NUM_VALUE", (Viewer.OHIF, Viewer.SLICER, Viewer.AIR),
         "a NUM without exactly one measured value and its unit is not shown",
         "write one Measured Value with a UCUM unit",
         _numbers_are_whole,
     ),
     Check(
-        "SOURCE_SERIES", ("slicer", "air"),
+        "SOURCE_SERIES", (Viewer.SLICER, Viewer.AIR),
         "a referenced segment without its source images or source series cannot be placed",
         "write Source series for segmentation (121232) beside the referenced segment",
         _sources_are_named,
     ),
     Check(
-        "NO_LABEL_MAP", ("slicer", "weasis"),
+        "NO_LABEL_MAP", (Viewer.SLICER, Viewer.WEASIS),
         "a report that points at a label map segmentation cannot be read by DCMTK and what is built on it",
         "point at a BINARY segmentation",
         lambda report: LABEL_MAP_STORAGE not in {i.get("ReferencedSOPClassUID") for i in report.referenced()},
     ),
     Check(
-        "SEPARATE", ("ohif", "weasis"),
+        "SEPARATE", (Viewer.OHIF, Viewer.WEASIS),
         "containers with CONTINUOUS content are printed as one sentence without names",
         "set Continuity Of Content to SEPARATE",
         _containers_are_separate, fatal=False,
     ),
     Check(
-        "COORDINATES", ("ohif",),
+        "COORDINATES", (Viewer.OHIF,),
         "a measurement report without coordinates opens as a blank view in OHIF 3.12",
         "send a text SR (TID 2000 style) or a summary image beside it",
         lambda report: not report.is_measurements or bool(report.of_type("SCOORD", "SCOORD3D")), fatal=False,
     ),
     Check(
-        "EVIDENCE", ("weasis", "air"),
+        "EVIDENCE", (Viewer.WEASIS, Viewer.AIR),
         "what is referenced but stands in no evidence sequence cannot be found by the viewer",
         "list every referenced instance in Current Requested Procedure Evidence or Pertinent Other Evidence",
         _evidence_is_complete,
     ),
     Check(
-        "DEVICE_OBSERVER", ("air",),
+        "DEVICE_OBSERVER", (Viewer.AIR,),
         "nobody is said to have observed this: readers take it for a person's report",
         "write Observer Type Device and the Device Observer UID (TID 1004)",
         _a_device_says_so,
     ),
     Check(
-        "ALGORITHM", ("air",),
+        "ALGORITHM", (Viewer.AIR,),
         "numbers do not name the algorithm that made them",
         "write Algorithm Name and Version (TID 4019) at each NUM",
         lambda report: all(_has(item, codes.ALGORITHM_NAME) for item in report.measurements),
     ),
     Check(
-        "EQUIPMENT", ("air",),
+        "EQUIPMENT", (Viewer.AIR,),
         "no Contributing Equipment with purpose Processing Equipment (109102), Device UID and software versions",
         "write one item for each algorithm; change its Device UID with the weights",
         _equipment_is_named,
     ),
     Check(
-        "PROCEDURE", ("air",),
+        "PROCEDURE", (Viewer.AIR,),
         "the imaging procedure is not named",
         "write Procedure reported (121058), such as (25045-6, LN, CT unspecified body region)",
         lambda report: bool(report.called(PROCEDURE_REPORTED)),
     ),
     Check(
-        "NOT_VERIFIED", ("air",),
+        "NOT_VERIFIED", (Viewer.AIR,),
         "a device has no authority to verify",
         "set Verification Flag UNVERIFIED",
         lambda report: report.dataset.get("VerificationFlag") == "UNVERIFIED",
     ),
     Check(
-        "TIME_ZONE", ("air",),
+        "TIME_ZONE", (Viewer.AIR,),
         "times cannot be compared between systems",
         "write Timezone Offset From UTC",
         lambda report: bool(report.dataset.get("TimezoneOffsetFromUTC")),

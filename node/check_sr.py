@@ -7,6 +7,7 @@ from pathlib import Path
 from dicom_sr import ReadError, ToolMissingError, as_text, open_report
 from dicom_sr.validate import validate
 from dicom_sr.viewer_check import Result, check_for
+from dicom_sr.viewers import Viewer
 from node.errors import CommandError
 
 
@@ -22,7 +23,7 @@ class Checked:
     """No error of the validator and no rule broken that keeps a viewer from opening it."""
 
 
-def check(file: Path, viewers: Sequence[str] = ()) -> Checked:
+def check(file: Path, viewers: Sequence[Viewer] = ()) -> Checked:
     """Check one file. Raises CommandError if it cannot be read as an SR."""
     try:
         dataset = open_report(file)
@@ -41,7 +42,7 @@ def check(file: Path, viewers: Sequence[str] = ()) -> Checked:
     return Checked(text, "\n".join(lines), found.ok and not broken)
 
 
-def _told(viewer: str, result: Result) -> list[str]:
+def _told(viewer: Viewer, result: Result) -> list[str]:
     if result.holds:
         return [f"{viewer}: ok       {result.check.name}"]
     word = "broken  " if result.check.fatal else "shows less"

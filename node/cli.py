@@ -5,13 +5,13 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
+from dicom_sr.viewers import Viewer
 from node.errors import CommandError
 from node.feedback_commands import feedback_app
 from node.job_commands import commands
@@ -165,11 +165,7 @@ def send(
 def check_sr(
     file: Annotated[Path, typer.Argument(help="A DICOM SR, of any vendor.")],
     viewer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Also check what this viewer or profile asks for; may be repeated.",
-            click_type=click.Choice(["ohif", "weasis", "slicer", "air"]),
-        ),
+        list[Viewer] | None, typer.Option(help="Also check what this viewer or profile asks for; may be repeated.")
     ] = None,
 ) -> None:
     """Show a Structured Report as text, validate it with dciodvfy, and say what viewers would make of it."""

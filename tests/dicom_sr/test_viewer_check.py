@@ -9,7 +9,8 @@ from sr_synthetic import anatomy_map, ct_headers, empty_map, reading
 
 import dicom_sr
 from dicom_sr import ReadError, codes
-from dicom_sr.viewer_check import CHECKS, SOURCE_SERIES, VIEWERS, check_for
+from dicom_sr.viewer_check import CHECKS, SOURCE_SERIES, check_for
+from dicom_sr.viewers import Viewer
 
 
 @pytest.fixture(name="report")
@@ -27,14 +28,14 @@ def _is_result(dataset: Dataset) -> bool:
 
 
 def _broken(report: Dataset) -> set[str]:
-    return {result.check.name for viewer in VIEWERS for result in check_for(report, viewer) if not result.holds}
+    return {result.check.name for viewer in Viewer for result in check_for(report, viewer) if not result.holds}
 
 
 def test_our_reports_keep_every_rule_but_coordinates(report: Dataset) -> None:
     """A SEG says where; OHIF 3.12 shows nothing for such a report, which is why a text report goes with it."""
     assert _broken(report) == {"COORDINATES"}
     nothing = next(d for d in dicom_sr.write(reading(), empty_map(), ct_headers()) if _is_result(d))
-    assert not {r.check.name for v in VIEWERS for r in check_for(nothing, v) if not r.holds and r.check.fatal}
+    assert not {r.check.name for v in Viewer for r in check_for(nothing, v) if not r.holds and r.check.fatal}
 
 
 def _items(parent: Dataset) -> Iterator[tuple[Dataset, Dataset]]:
@@ -116,10 +117,10 @@ def test_what_breaks_a_rule_is_found(name: str, report: Dataset) -> None:
 
 def test_what_is_no_report_is_refused() -> None:
     with pytest.raises(ReadError):
-        check_for(ct_headers(1)[0], "ohif")
+        check_for(ct_headers(1)[0], Viewer.OHIF)
 
 
 def test_damage_is_a_read_error(report: Dataset) -> None:
     del report.ContentSequence[0].ConceptNameCodeSequence[0].CodeMeaning
     with pytest.raises(ReadError):
-        check_for(report, "air")
+        check_for(report, Viewer.AIR)
