@@ -67,3 +67,10 @@ class Case:
     def site(self, finding: Finding) -> str:
         """`Lung`."""
         return self.vocabulary.anatomy(finding.anatomy).title
+
+
+def reference_to(instance: Dataset) -> Dataset:
+    """An item that refers to an instance by SOP class and UID (PS3.3 table 10-11)."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = instance.SOPClassUID, instance.SOPInstanceUID
+    return reference

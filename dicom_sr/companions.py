@@ -14,6 +14,20 @@ from dicom_sr.outputs import output_of
 from dicom_sr.summary_image import Page, draw_page
 
 
+def looked_at(case: Case) -> tuple[dict[str, HeatStack], dict[str, list[int]]]:
+    """Of each present finding (key) its heat, where it has any, and the source slices to look at, the best first."""
+    stacks: dict[str, HeatStack] = {}
+    slices: dict[str, list[int]] = {}
+    for finding in case.reading.positives:
+        stack = None
+        if finding.heat is not None and finding.anatomy in case.anatomy_map.names:
+            stack = heat_stack(finding.heat, case.anatomy_map, finding.anatomy)
+        if stack is not None:
+            stacks[finding.key] = stack
+        slices[finding.key] = key_slices(finding, case.anatomy_map, stack)
+    return stacks, slices
+
+
 def add(case: Case, made: Sequence[Dataset], document: Dataset, plan: Plan, volume: Volume | None) -> list[Dataset]:
     """`made`, the companions of the plan, and `document` (the SR), in the order of sending.
 
@@ -23,13 +37,7 @@ def add(case: Case, made: Sequence[Dataset], document: Dataset, plan: Plan, volu
     stacks: dict[str, HeatStack] = {}
     slices: dict[str, list[int]] = {}
     if plan.outputs - {Output.SEG, Output.LABEL_MAP, Output.SR}:
-        for finding in case.reading.positives:
-            stack = None
-            if finding.heat is not None and finding.anatomy in case.anatomy_map.names:
-                stack = heat_stack(finding.heat, case.anatomy_map, finding.anatomy)
-            if stack is not None:
-                stacks[finding.key] = stack
-            slices[finding.key] = key_slices(finding, case.anatomy_map, stack)
+        stacks, slices = looked_at(case)
     if Output.PM in plan.outputs:
         of_key = {finding.key: finding for finding in case.reading.positives}
         objects += [parametric_map.build(case, of_key[key], stack) for key, stack in stacks.items()]

@@ -99,7 +99,7 @@ def key_slices(finding: Finding, anatomy_map: AnatomyMap, stack: HeatStack | Non
     if finding.anatomy not in anatomy_map.names:
         return []
     if stack is not None:
-        heat = np.nansum(np.clip(stack.values, 0.0, None), axis=(1, 2), dtype=np.float64)
+        heat = np.clip(np.nan_to_num(stack.values, nan=0.0), 0.0, None).sum(axis=(1, 2), dtype=np.float64)
         if heat.max() > 0.0:
             return _spread(heat, stack.slices, source_spacing(anatomy_map.grid)[0])
     labels = anatomy_map.grid.source_axes.to_source(anatomy_map.labels)

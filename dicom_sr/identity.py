@@ -96,9 +96,9 @@ class Kind(Enum):
     SC = (9003, "AI summary page (not verified)", f"{TEST_MARKER}: AI summary page")
     KO = (9004, "AI slices to look at (not verified)", f"{TEST_MARKER}: AI key objects")
     PDF = (9005, "AI report PDF (not verified)", f"{TEST_MARKER}: AI report PDF")
-    TEXT = (9006, "AI report, text (not verified)", f"{TEST_MARKER}: AI report, text")
+    TEXT = (9007, "AI report, text (not verified)", f"{TEST_MARKER}: AI report, text")
     PM = (9010, "AI heat map (not verified)", f"{TEST_MARKER}: AI heat map")
-    LABEL_MAP = (9007, "AI anatomy label map (not verified)", f"{TEST_MARKER}: AI label map")
+    LABEL_MAP = (9006, "AI anatomy label map (not verified)", f"{TEST_MARKER}: AI label map")
 
     @property
     def series_number(self) -> int:

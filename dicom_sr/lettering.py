@@ -149,9 +149,11 @@ def draw(
     """
     width = width_of(text, size, bold)
     left = at[0] - {"l": 0.0, "m": width / 2, "r": width}[anchor[0]]
+    ascent, descent = ImageFont.truetype(_own_font(bold), size).getmetrics()
+    line = at[1] + {"a": ascent, "m": (ascent - descent) / 2, "d": -descent}[anchor[1]]  # one for all fonts
     for run in runs(text):
         font = _font(run, size, bold)
         outline = 2 if outlined else 0
-        pen.text((left, at[1]), run, font=font, fill=color, anchor=f"l{anchor[1]}", stroke_width=outline, stroke_fill=0)
+        pen.text((left, line), run, font=font, fill=color, anchor="ls", stroke_width=outline, stroke_fill=0)
         left += font.getlength(run)
     return width

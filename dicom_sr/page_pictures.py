@@ -62,6 +62,12 @@ class Pictures:
         indices = [picture.index for picture in self._chosen if picture.plane is Plane.AXIAL]
         return tuple(count - 1 - index if axes.flipped[0] else index for index in indices)
 
+    def aspect(self, plane: Plane) -> float:
+        """Height over width of the pictures of a plane."""
+        rows, columns = plane.cut(self._field.of(self._volume.hu), 0).shape
+        row_mm, column_mm = plane.pixel_mm(self._volume.spacing)
+        return float(rows * row_mm / (columns * column_mm))
+
     def legend(self) -> list[tuple[str, Color]]:
         """Titles and colours of the contours, where several anatomies are outlined."""
         if any(picture.heat for picture in self._chosen) or not self._segmented:
@@ -101,10 +107,9 @@ class Pictures:
         mask = labels == self._case.anatomy_map.label(target) if target else np.zeros(labels.shape, bool)
         centre = slice_view.widest(mask)
         title = self._case.vocabulary.anatomy(target).title if target else "Nothing was segmented"
-        window = self._window(target)
         return [
             Picture(title, self._caption(plane, centre[plane.axis], window), plane, centre[plane.axis], target, window)
-            for plane in (Plane.AXIAL, Plane.CORONAL)
+            for plane, window in ((Plane.AXIAL, self._window(target)), (Plane.CORONAL, SOFT_TISSUE))
         ]
 
     def _axial(self, finding: Finding) -> Picture:
@@ -151,7 +156,7 @@ class Pictures:
         return SOFT_TISSUE
 
     def _caption(self, plane: Plane, index: int, window: Window) -> str:
-        """`Axial, image 47 (76 of 124), soft tissue window`."""
+        """`Axial, image 47 of 124, soft tissue`."""
         axes, count = self._case.anatomy_map.grid.source_axes, self._volume.hu.shape[plane.axis]
         place = f"slice {index + 1} of {count}"
         if plane.axis == 0 and axes.order[0] == 0:
@@ -159,4 +164,4 @@ class Pictures:
             number = self._case.headers[source].get("InstanceNumber")
             if number not in (None, ""):
                 place = f"image {number} of {count}"
-        return f"{plane.name.capitalize()}, {place}, {window.name} window"
+        return f"{plane.name.capitalize()}, {place}, {window.name}"

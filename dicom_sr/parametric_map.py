@@ -44,7 +44,9 @@ def build(case: Case, finding: Finding, stack: HeatStack) -> Dataset:
                 intercept=0.0,
             )
         ],
-        voi_lut_transformations=[VOILUTTransformation(window_center=high / 2, window_width=max(high, 1e-6))],
+        voi_lut_transformations=[
+            VOILUTTransformation(window_center=high / 2, window_width=max(high, 1e-6), voi_lut_function="LINEAR_EXACT")
+        ],
         content_label="TEST_MODEL" if case.reading.test_only else "AI_HEAT",
         content_description=identity.long_string(_description(case, spacing)),
         pixel_measures=PixelMeasuresSequence(

@@ -51,7 +51,7 @@ def study_line(header: Dataset) -> str:
     series = f"series {header.SeriesNumber}" if header.get("SeriesNumber") not in (None, "") else "series"
     if header.get("SeriesDescription"):
         series += f" ({header.SeriesDescription})"
-    return "   |   ".join([*told[:1], *dict.fromkeys(told[1:]), series])
+    return "  |  ".join([*told[:1], *dict.fromkeys(told[1:]), series])
 
 
 def _spoken(group: str) -> str:

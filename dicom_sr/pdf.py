@@ -9,36 +9,33 @@ from pydicom import Dataset
 from pydicom.uid import EncapsulatedPDFStorage
 
 from dicom_sr import codes, identity
-from dicom_sr.companion import Case
+from dicom_sr.companion import Case, reference_to
 from dicom_sr.identity import Kind
 from dicom_sr.text_pages import text_pages
 
 _DPI = 150.0
 
 
+class _Document(SOPClass):  # type: ignore[misc]  # highdicom is taken as untyped
+    """The modules that all our objects have in common."""
+
+    def __init__(self, case: Case) -> None:
+        source, arguments = case.headers[0], case.arguments(Kind.PDF)
+        equipment = arguments.pop("contributing_equipment")
+        super().__init__(
+            study_instance_uid=source.StudyInstanceUID,
+            sop_class_uid=EncapsulatedPDFStorage,
+            modality="DOC",
+            specific_character_set=source.SpecificCharacterSet,
+            **arguments,
+        )
+        self.copy_patient_and_study_information(source)
+        self._add_contributing_equipment(equipment, source)
+
+
 def build(case: Case, page: Image.Image, slices: Mapping[str, Sequence[int]]) -> Dataset:
     """The document. `slices`: of each present finding, the source slices to look at."""
-    source = case.headers[0]
-    arguments = case.arguments(Kind.PDF)
-    equipment = arguments.pop("contributing_equipment")
-    dataset = SOPClass(
-        study_instance_uid=source.StudyInstanceUID,
-        sop_class_uid=EncapsulatedPDFStorage,
-        modality="DOC",
-        patient_id=source.PatientID,
-        patient_name=source.PatientName,
-        patient_birth_date=source.PatientBirthDate,
-        patient_sex=source.PatientSex,
-        accession_number=source.AccessionNumber,
-        study_id=source.StudyID,
-        study_date=source.StudyDate,
-        study_time=source.StudyTime,
-        referring_physician_name=source.ReferringPhysicianName,
-        specific_character_set=source.SpecificCharacterSet,
-        **arguments,
-    )
-    dataset.copy_patient_and_study_information(source)
-    dataset._add_contributing_equipment(equipment, source)
+    dataset: Dataset = _Document(case)
     case.finish(dataset)
     dataset.ConversionType = "WSD"
     dataset.AcquisitionDateTime = case.moment.strftime("%Y%m%d%H%M%S.%f")
@@ -46,6 +43,7 @@ def build(case: Case, page: Image.Image, slices: Mapping[str, Sequence[int]]) ->
     dataset.RecognizableVisualFeatures = "NO"
     dataset.DocumentTitle = identity.long_string(Kind.PDF.series_description(case.reading.test_only))
     dataset.ConceptNameCodeSequence = [codes.item(codes.CT_REPORT)]
+    dataset.SourceInstanceSequence = [reference_to(header) for header in case.headers]
     dataset.MIMETypeOfEncapsulatedDocument = "application/pdf"
     content = document([page, *text_pages(case, slices)], case)
     dataset.EncapsulatedDocumentLength = len(content)

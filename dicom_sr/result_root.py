@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 
+from dicom_sr.companion import reference_to
 from dicom_sr.identity import derive_uid
 
 
@@ -22,11 +23,9 @@ def link(document: Dataset, objects: Sequence[Dataset]) -> None:
     }
     added = [made for made in objects if str(made.SOPInstanceUID) not in named]
     for made in added:
-        reference = Dataset()
-        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
         series = Dataset()
         series.SeriesInstanceUID = made.SeriesInstanceUID
-        series.ReferencedSOPSequence = [reference]
+        series.ReferencedSOPSequence = [reference_to(made)]
         study.ReferencedSeriesSequence.append(series)
     if added:
         uids = sorted(str(made.SOPInstanceUID) for made in added)

@@ -8,7 +8,7 @@ from PIL import Image
 from pydicom import Dataset
 
 from dicom_sr import codes
-from dicom_sr.companion import Case
+from dicom_sr.companion import Case, reference_to
 from dicom_sr.identity import Kind
 
 
@@ -34,7 +34,6 @@ def build(case: Case, page: Image.Image, shown: Sequence[int]) -> Dataset:
 
 
 def _source(header: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    reference = reference_to(header)
     reference.PurposeOfReferenceCodeSequence = [codes.item(codes.SOURCE_IMAGE)]
     return reference

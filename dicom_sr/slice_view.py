@@ -95,9 +95,11 @@ class Field:
     y: tuple[int, int]
     x: tuple[int, int]
 
-    def of(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
-        """View of that part of [z, y, x]."""
-        return array[:, slice(*self.y), slice(*self.x)]
+    def of(self, array: npt.NDArray[Scalar], but: Plane | None = None) -> npt.NDArray[Scalar]:
+        """View of that part of [z, y, x], whole along the axis that the plane `but` cuts."""
+        y = slice(None) if but is Plane.CORONAL else slice(*self.y)
+        x = slice(None) if but is Plane.SAGITTAL else slice(*self.x)
+        return array[:, y, x]
 
 
 def body_field(volume: Volume, margin_mm: float = 12.0) -> Field:
@@ -148,7 +150,7 @@ def render(
     image = Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
     canvas = np.asarray(image.convert("RGB")).copy()
     if glow is not None:
-        strength = plane.cut(field.of(_strength(volume.grid, anatomy_map, plane, index, glow)), 0)
+        strength = plane.cut(field.of(_strength(volume.grid, anatomy_map, plane, index, glow), plane), 0)
         _lay_over(canvas, strength)
     labels = plane.cut(field.of(anatomy_map.labels), inside)
     for name in sorted(colors, key=lambda name: name == emphasis):
@@ -168,7 +170,8 @@ def _strength(grid: Grid, anatomy_map: AnatomyMap, plane: Plane, index: int, glo
     shape = tuple(1 if each == axis else size for each, size in enumerate(grid.shape))
     here = Grid((shape[0], shape[1], shape[2]), grid.spacing, grid.affine @ to_slice)
     values = glow.heat.on(here, np.ascontiguousarray(mask == anatomy_map.label(glow.anatomy)))
-    return np.clip(np.nan_to_num(values.astype(np.float32)) / max(glow.full, 1e-9), 0.0, 1.0)
+    strength: Float32Array = np.clip(np.nan_to_num(values.astype(np.float32)) / max(glow.full, 1e-9), 0.0, 1.0)
+    return strength
 
 
 def _lay_over(canvas: UInt8Array, strength: Float32Array) -> None:

@@ -17,7 +17,7 @@ from fvlm.reading import Finding, Reading, Verdict
 WIDTH, HEIGHT = 1024, 1024
 _MARGIN = 24
 _INNER = WIDTH - 2 * _MARGIN
-_PICTURES_TOP = 196
+_LEAST_HIGH = 330.0
 _ROW = 26
 _BOTTOM = HEIGHT - 16
 _VERDICT_COLORS: dict[Verdict, Color] = {
@@ -64,10 +64,10 @@ class _Sheet:
 
     def draw(self) -> Page:
         self._head()
-        self._conclusion()
-        top = self._draw_pictures()
         left_out = self._lines_of_left_out()
-        self._findings(top, _BOTTOM - 34 - len(left_out) * 24 - 12)
+        bottom = _BOTTOM - 34 - len(left_out) * 24 - 12
+        top = self._draw_pictures(self._conclusion(), bottom - 34 - _ROW * max(1, len(ranked(self._reading))))
+        self._findings(top, bottom)
         self._not_assessed(left_out)
         return Page(self._canvas.image, self._pictures.shown)
 
@@ -78,13 +78,13 @@ class _Sheet:
         canvas.text((WIDTH - _MARGIN, 20), told, 17, INK, width=room + 1, anchor="ra")
         name = patient_line.patient_name(header)
         canvas.text((_MARGIN, 14), name, 24, INK, bold=True, width=_INNER - room - 24)
-        canvas.text((_MARGIN, 50), patient_line.study_line(header), 15, MUTED, width=_INNER)
+        canvas.text((_MARGIN, 50), patient_line.study_line(header), 14, MUTED, width=_INNER)
         dated = self._case.moment.strftime("%Y-%m-%d %H:%M %z")
         canvas.text(
             (_MARGIN, 72),
-            f"{reading.model.name} {reading.model.version}   |   anatomy by {reading.segmenter.name} "
-            f"{reading.segmenter.version}   |   images of {dated}   |   weights {reading.model.digest[:12]}",
-            15,
+            f"{reading.model.name} {reading.model.version}, weights {reading.model.digest[:12]}  |  anatomy by "
+            f"{reading.segmenter.name} {reading.segmenter.version}  |  images of {dated}",
+            14,
             MUTED,
             width=_INNER,
         )
@@ -93,17 +93,20 @@ class _Sheet:
         if reading.test_only:
             canvas.banner((middle, 98, WIDTH, 130), identity.TEST_MARKER, RED, (255, 255, 255))
 
-    def _conclusion(self) -> None:
+    def _conclusion(self) -> float:
+        """What the reading comes to; where the next thing begins."""
         present = self._reading.positives
         told = self._closing_line()
         if not present:
-            for number, line in enumerate(Canvas.wrapped(told, 19, _INNER, bold=True, most=2)):
-                self._canvas.text((_MARGIN, 140 + 25 * number), line, 19, INK, bold=True, width=_INNER)
-            return
+            lines = Canvas.wrapped(told, 19, _INNER, bold=True, most=2)
+            for number, line in enumerate(lines):
+                self._canvas.text((_MARGIN, 142 + 25 * number), line, 19, INK, bold=True, width=_INNER)
+            return 154.0 + 25 * len(lines)
         names = ", ".join(self._case.title(finding) for finding in present)
         color = _VERDICT_COLORS[Verdict.PRESENT]
         self._canvas.text((_MARGIN, 139), f"Present: {names}", 19, color, bold=True, width=_INNER)
         self._canvas.text((_MARGIN, 166), told, 15, MUTED, width=_INNER)
+        return 196.0
 
     def _closing_line(self) -> str:
         judged = [finding for finding in self._every if finding.verdict is not Verdict.NO_OPERATING_POINT]
@@ -117,17 +120,20 @@ class _Sheet:
         told = f", {unsure} undetermined" if unsure else ""
         return f"{nothing} present among {len(judged)} judged findings in {anatomies} assessed anatomies{told}."
 
-    def _draw_pictures(self) -> float:
-        """The pictures side by side; where the next thing begins."""
+    def _draw_pictures(self, top: float, bottom: float) -> float:
+        """The pictures side by side, to `bottom` if they need the room; where the next thing begins."""
         pictures = self._pictures.chosen()
         gap = 16
-        wide = (_INNER - gap * (len(pictures) - 1)) / len(pictures)
-        high = 292.0
+        aspects = [self._pictures.aspect(picture.plane) for picture in pictures]
+        shares = [1.0 / aspect for aspect in aspects] if len(pictures) == 2 else [1.0] * len(pictures)  # two: as high
+        widths = [(_INNER - gap * (len(pictures) - 1)) * share / sum(shares) for share in shares]
+        room = max(_LEAST_HIGH, bottom - top - 84)
+        high = min(room, max(wide * aspect for wide, aspect in zip(widths, aspects, strict=True)))
         left = float(_MARGIN)
-        for picture in pictures:
-            self._picture(picture, left, wide, high)
+        for picture, wide in zip(pictures, widths, strict=True):
+            self._picture(picture, (left, top), wide, high)
             left += wide + gap
-        top = _PICTURES_TOP + 46 + high + 8
+        top += 46 + high + 8
         named = self._pictures.legend()
         if any(picture.heat for picture in pictures):
             self._canvas.text((_MARGIN, top), self._heat_note(), 14, MUTED, width=_INNER)
@@ -149,11 +155,11 @@ class _Sheet:
             "L, R: the patient's side."
         )
 
-    def _picture(self, picture: Picture, left: float, wide: float, high: float) -> None:
-        canvas = self._canvas
-        canvas.text((left, _PICTURES_TOP), picture.title, 16, INK, bold=True, width=wide)
-        canvas.text((left, _PICTURES_TOP + 22), picture.caption, 14, MUTED, width=wide)
-        top = _PICTURES_TOP + 46
+    def _picture(self, picture: Picture, at: tuple[float, float], wide: float, high: float) -> None:
+        canvas, (left, top) = self._canvas, at
+        canvas.text((left, top), picture.title, 16, INK, bold=True, width=wide)
+        canvas.text((left, top + 22), picture.caption, 14, MUTED, width=wide)
+        top += 46
         right, bottom = left + wide, top + high
         canvas.box((left, top, right, bottom), (0, 0, 0))
         drawn_wide, drawn_high, letters = self._pictures.paste(picture, canvas, (left, top, right, bottom))
@@ -180,7 +186,7 @@ class _Sheet:
             self._finding_row(finding, top)
             top += _ROW
         if len(listed) > len(shown):
-            text = f"and {len(listed) - len(shown)} more, none of them more probable: see the report"
+            text = f"and {len(listed) - len(shown)} more in the report"
             self._canvas.text((_MARGIN, top + 3), text, 15, MUTED)
         elif not listed:
             text = "Every finding asked is absent." if self._every else "No finding was asked."

@@ -13,6 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from config import Reason
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, AnatomyMeasure, Sides
 from ct.volume import Grid, SourceAxes, Volume
+from fvlm.heat import Heat
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
 SHAPE = (24, 64, 64)
@@ -220,3 +221,30 @@ def volume(source_axes: SourceAxes | None = None) -> Volume:
     for label, value in {1: -820, 2: 45, 3: 60, 4: 35, 5: 50}.items():
         hu[labels() == label] = value
     return Volume(hu, grid(source_axes), STUDY, SERIES)
+
+
+def heat_at(z: int, y: int, x: int) -> Heat:
+    """Heat on tokens of 2 x 8 x 8 voxels: at the token around voxel [z, y, x], a little less than nothing elsewhere."""
+    count, (dz, dy, dx) = (12, 8, 8), (2.0, 8.0, 8.0)
+    values = np.full(count, -0.05, np.float16)
+    values[int(z // dz), int(y // dy), int(x // dx)] = 1.5
+    to_scan = np.diag([dz, dy, dx, 1.0])
+    to_scan[:3, 3] = (dz / 2 - 0.5, dy / 2 - 0.5, dx / 2 - 0.5)
+    spacing = (dz * SPACING[0], dy * SPACING[1], dx * SPACING[2])
+    return Heat(values, Grid(count, spacing, grid().affine @ to_scan))
+
+
+def with_heat(of: Reading) -> Reading:
+    """The reading's present findings with heat: of the lung high and in front in the left one, of the heart inside."""
+    places = {"lung": (19, 16, 44), "heart": (14, 26, 32)}
+    anatomies = tuple(
+        replace(
+            anatomy,
+            findings=tuple(
+                replace(f, heat=heat_at(*places[anatomy.anatomy])) if f.verdict is Verdict.PRESENT else f
+                for f in anatomy.findings
+            ),
+        )
+        for anatomy in of.anatomies
+    )
+    return replace(of, anatomies=anatomies)

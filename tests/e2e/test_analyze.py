@@ -61,7 +61,8 @@ def test_each_problem_is_one_line_with_its_reason_and_the_status_is_2(mixed: Mix
 
 def test_the_good_series_is_read_all_the_same(mixed: Mixed) -> None:
     results = mixed.out / "series-1"
-    assert sorted(path.name for path in results.iterdir()) == ["SEG.dcm", "SR.dcm", "report.txt", "summary.png"]
+    dicom = ("SC.dcm", "SEG.dcm", "SR.dcm", "TEXT.dcm")
+    assert sorted(path.name for path in results.iterdir()) == [*dicom, "report.txt", "summary.png"]
     assert not (mixed.out / "series-2").exists()
     report = dcmread(results / "SR.dcm")
     assert report.StudyInstanceUID == dcmread(next(mixed.good.rglob("*.dcm"))).StudyInstanceUID
@@ -69,16 +70,16 @@ def test_the_good_series_is_read_all_the_same(mixed: Mixed) -> None:
     assert len(reading.anatomies) + len(reading.not_assessed) == 15
     assert "Lung" in mixed.done.stdout
     assert TEST_MARKER in (results / "report.txt").read_text()
-    for name in ("SR.dcm", "SEG.dcm"):
+    for name in dicom:
         assert validate(results / name).errors == ()
     with Image.open(results / "summary.png") as page:
-        assert page.size == (1400, 1000)
+        assert page.size == (1536, 1536)
 
 
 def test_a_second_run_on_the_same_files_writes_the_same_objects(mixed: Mixed, tmp_path: Path) -> None:
     done = fvlm_node("analyze", mixed.good, "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("SR.dcm", "SEG.dcm"):
+    for name in ("SR.dcm", "SEG.dcm", "SC.dcm", "TEXT.dcm"):
         assert (tmp_path / "series-1" / name).read_bytes() == (mixed.out / "series-1" / name).read_bytes()
     newest = max(path.stat().st_mtime for path in mixed.good.rglob("*.dcm"))
     assert read(dcmread(tmp_path / "series-1" / "SR.dcm")).reading.analysed_at == datetime.fromtimestamp(newest, UTC)

@@ -49,13 +49,15 @@ def test_two_phantoms_go_round_and_everything_is_written(tmp_path: Path) -> None
     assert demo_folders() == before
     for patient in ("patient-1", "patient-2"):
         assert sorted(path.name for path in (out / patient).iterdir()) == [
+            "SC.dcm",
             "SEG.dcm",
             "SR.dcm",
+            "TEXT.dcm",
             "report.txt",
             "summary.png",
         ]
         assert str(out / patient / "SR.dcm") in done.stdout.replace("\n", "")
-        for name in ("SR.dcm", "SEG.dcm"):
+        for name in ("SR.dcm", "SEG.dcm", "SC.dcm", "TEXT.dcm"):
             assert validate(out / patient / name).errors == ()
     healthy = read(dcmread(out / "patient-2" / "SR.dcm"))
     assert healthy.reading.positives == ()

@@ -9,7 +9,8 @@ from dicomweb_client.api import DICOMwebClient
 from peers import Node, Orthanc, fvlm_node, storescu, until
 from pydicom import dcmread
 
-from dicom_sr import TEST_MARKER, read
+from config import Output
+from dicom_sr import TEST_MARKER, output_of, read
 from dicom_sr.validate import validate
 from node.children import free_port
 
@@ -43,16 +44,17 @@ def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct_and_committed(
     with Node(tmp_path / "node", pacs, port=orthanc.knows["FVLM"][1]) as node:
         storescu(folder, node.port, "FVLM")
         found = until(
-            lambda: {"SR", "SEG"} <= (now := series_by_modality(client, first.StudyInstanceUID)).keys() and now,
+            lambda: len((now := series_by_modality(client, first.StudyInstanceUID)).get("SR", [])) == 2 and now,
             400,
-            "SR and SEG in Orthanc",
+            "the results in Orthanc",
             node.log,
         )
-        assert {modality: len(series) for modality, series in found.items()} == {"CT": 1, "SR": 1, "SEG": 1}
+        assert {kind: len(series) for kind, series in found.items()} == {"CT": 1, "SEG": 1, "OT": 1, "SR": 2}
         until(lambda: "COMMITTED" in fvlm_node("status", "--config", node.config).stdout, 60, "commitment", node.log)
         assert node.stop() == 0
 
-    report = client.retrieve_series(first.StudyInstanceUID, found["SR"][0])[0]
+    reports = {output_of(d): d for uid in found["SR"] for d in client.retrieve_series(first.StudyInstanceUID, uid)}
+    report, page = reports[Output.SR], client.retrieve_series(first.StudyInstanceUID, found["OT"][0])[0]
     parsed = read(report)
     assert parsed.study_instance_uid == first.StudyInstanceUID
     assert not parsed.verified
@@ -61,6 +63,6 @@ def test_sr_and_seg_are_found_by_qido_in_the_study_of_the_ct_and_committed(
     assert first.SeriesInstanceUID in {str(item.SeriesInstanceUID) for item in evidence}
     segmentation = client.retrieve_series(first.StudyInstanceUID, found["SEG"][0])[0]
     assert segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID == first.SeriesInstanceUID
-    for dataset in (report, segmentation):
+    for dataset in (report, segmentation, page, reports[Output.TEXT]):
         assert dataset.PatientID == first.PatientID
         assert validate(dataset).errors == ()

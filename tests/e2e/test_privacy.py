@@ -82,7 +82,7 @@ def test_no_patient_data_in_logs_queue_or_database(tmp_path: Path, redis_server:
             Node(tmp_path / "node", destination, broker_url=redis_server.url) as node,
         ):
             storescu(planted, node.port, "FVLM")
-            until(lambda: len(archive.files()) == 2, 400, "SEG and SR in the archive", node.log)
+            until(lambda: len(archive.files()) == 4, 400, "the results in the archive", node.log)
             shown = fvlm_node("status", "--config", node.config)
             assert node.stop() == 0
     finally:

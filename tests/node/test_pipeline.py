@@ -23,7 +23,7 @@ from config import Reason, Settings
 from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
 from ct.phantom import PhantomPatient, write_series
 from ct.volume import SourceSlice
-from dicom_sr import writer
+from dicom_sr import output_of, writer
 from dicom_sr.validate import validate_set
 from node import pipeline as module
 from node.analysis import STAGES, PipelineError
@@ -66,7 +66,7 @@ def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path],
     stages: list[str] = []
     analysis = pipeline.run(pipeline.vet(_slices(files)), CAME, stages.append)
     assert tuple(stages) == STAGES == tuple(analysis.seconds)
-    assert [d.Modality for d in analysis.objects] == ["SEG", "SR"]
+    assert [output_of(d) for d in analysis.objects] == ["SEG", "SC", "TEXT", "SR"]
     source = dcmread(files[0])
     for made in analysis.objects:
         assert made.PatientID == source.PatientID
