@@ -175,7 +175,7 @@ def _role(pid: int) -> str:
         return "gone"
     if "valkey" in words:
         return "broker"
-    known = ("receiver", "reconciler", "deliver", "analyze")
+    known = ("receiver", "reconciler", "deliver", "analyze", "console")
     return next((role for role in known if f"fvlm-node: {role}" in words or f"fast_worker {role}" in words), "other")
 
 

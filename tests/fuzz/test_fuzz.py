@@ -36,7 +36,8 @@ def test_every_case_ends_in_a_verdict() -> None:
 
 
 UNHARMED = {
-    "ct-bad-escape": "VOLUME", "ct-bare": "VOLUME", "ct-deflated-much": "NO_PIXELS", "ct-jpeg-8": "VOLUME", "ct-rich": "TOO_FEW_SLICES",
+    "ct-bad-escape": "VOLUME", "ct-bare": "VOLUME", "ct-deflated-much": "NO_PIXELS", "ct-jpeg-8": "VOLUME",
+    "ct-rich": "TOO_FEW_SLICES",
     "enhanced-ct": "MULTI_FRAME", "seg": "NOT_CT", "sr": "SR", "sr-implicit": "SR",
     "regressions/transfer-syntax-no-uid": "BAD_UID", "regressions/unknown-vr-of-an-empty-uid": "TRUNCATED",
 }  # fmt: skip
