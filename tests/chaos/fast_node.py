@@ -1,7 +1,7 @@
 """The real command `fvlm-node`, whose `serve` starts `fast_worker` in place of `node.worker`.
 
-With CHAOS_FORK in the environment its processes are forked from `serve`, which has imported what they need: a new life
-costs milliseconds of processor time instead of seconds. What they run is the same.
+With CHAOS_FORK=1 in the environment its processes are forked from `serve`, which has imported what they need: a new
+life costs milliseconds of processor time instead of seconds. What they run is the same.
 """
 
 import os
@@ -92,7 +92,7 @@ class ForkedChild(Child):
 
 if __name__ == "__main__":
     serve.WORKER = "fast_worker"
-    if "CHAOS_FORK" in os.environ and "serve" in sys.argv:
+    if os.environ.get("CHAOS_FORK") and "serve" in sys.argv:
         for needed in _NEEDED:
             import_module(needed)
         serve.Child = ForkedChild  # type: ignore[misc]

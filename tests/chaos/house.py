@@ -41,7 +41,8 @@ class ChaosNode(Node):
         }
         super().__init__(folder, destinations, **quick | settings)
         self.command = [*_COMMAND, "serve", "--config", str(self.config)]
-        self.environment = _ENVIRONMENT | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"} | (environment or {})
+        usual = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "CHAOS_FORK": "1"}
+        self.environment = _ENVIRONMENT | usual | (environment or {})
         self.control = self.data / "control"
 
     # --- processes

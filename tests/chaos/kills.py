@@ -76,7 +76,6 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
         node = ChaosNode(
             folder / "node",
             pacs("pacs", orthanc.ae_title, orthanc.port),
-            {"CHAOS_FORK": "1"},
             completion={"quiet_s": 1.0},
             work={"reconcile_s": 0.5, "lease_s": 20.0, "max_attempts": 100},  # no series is to blame here
             delivery={"retry_first_s": 0.2, "retry_max_s": 1.0, "timeout_s": 5.0, "commitment_wait_s": 0.2},
