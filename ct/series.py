@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, cast
 
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -175,6 +177,14 @@ def read_pixels(header: Header) -> bytes:
     if len(data) != span.length:
         raise Unfit(Reason.TRUNCATED, f"{span.length} bytes of pixel data expected, {len(data)} found")
     return data
+
+
+def read_data_set(source: SourceSlice) -> Dataset:
+    """The data set of a stored instance up to its pixel data. Raises OSError; `Unfit`: TRUNCATED if it is damaged."""
+    with source.path.open("rb") as file, parsing():
+        length = source.path.stat().st_size - source.offset if source.length is None else source.length
+        window = Window(file, source.offset, length)
+        return dcmread(cast(BinaryIO, window), stop_before_pixels=True, force=True)
 
 
 def group(headers: Iterable[Header]) -> list[Series]:

@@ -6,12 +6,13 @@ from typing import Any
 
 from pydicom import Dataset
 from pydicom.config import IGNORE
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
+from pydicom.errors import BytesLengthException
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import CTImageStorage
-from pydicom.valuerep import DA, DT, TM, PersonName
+from pydicom.valuerep import DA, DT, STR_VR, TM
 
 from config import Reason
 from ct.anatomy import AnatomyMap
@@ -50,6 +51,16 @@ _COMMON = {
     "FrameOfReferenceUID": Reason.MIXED_FRAME_OF_REFERENCE,
 }
 """What all instances of a series have in common, and the reason to write nothing where they do not."""
+_UNDECODABLE = (
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    OSError,
+    NotImplementedError,
+    BytesLengthException,
+)
+"""What pydicom raises for values, character sets and VRs that are none."""
 _OLD_DATE = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})")
 """A date as before DICOM 3.0 (PS3.5 section 6.2, DA, note): the same date without the full stops."""
 _AGE = re.compile(r"\d{3}[DWMY]")
@@ -127,7 +138,7 @@ def _copy(source: Dataset, with_sequences: bool) -> Dataset:
             continue
         try:
             element = _copied(source[tag], with_sequences)
-        except (ValueError, TypeError, ArithmeticError, NotImplementedError):
+        except _UNDECODABLE:
             continue  # a value that its VR cannot hold, such as a weight of "70,5": as good as absent
         if element is not None:
             copy.add(element)
@@ -137,22 +148,38 @@ def _copy(source: Dataset, with_sequences: bool) -> Dataset:
 
 
 def _copied(element: DataElement, with_sequences: bool) -> DataElement | None:
-    if element.VR in _BULK or (element.VR == "SQ" and not with_sequences):
+    """The element under the VR that the dictionary has for it; None if it is not taken, or cannot be read as that."""
+    vr = _vr(element)
+    if element.VR in _BULK or (element.VR == "SQ" and not with_sequences) or (vr == "SQ") != (element.VR == "SQ"):
         return None
-    if element.VR == "SQ":
+    if vr == "SQ":
         value: Any = [_copy(item, with_sequences=True) for item in element.value]
     elif isinstance(element.value, MultiValue | list):
-        value = [_plain(element.VR, one) for one in element.value]
+        value = [_plain(vr, one) for one in element.value]
     else:
-        value = _plain(element.VR, element.value)
-    usable = value if _acceptable(element.tag, element.VR, value) else None
-    return DataElement(element.tag, element.VR, usable, validation_mode=IGNORE)
+        value = _plain(vr, element.value)
+    usable = value if _acceptable(element.tag, vr, value) else None
+    return DataElement(element.tag, vr, usable, validation_mode=IGNORE)
+
+
+def _vr(element: DataElement) -> str:
+    """The dictionary's, but where it leaves a choice or does not know the element: then its own."""
+    try:
+        vr = dictionary_VR(element.tag)
+    except KeyError:
+        return element.VR
+    return element.VR if " or " in vr else vr
 
 
 def _plain(vr: str, value: Any) -> Any:
+    """Texts as such, numbers as numbers. Raises ValueError or TypeError for a value that is neither."""
     if vr == "DA" and isinstance(value, str):
         return _OLD_DATE.sub(r"\1\2\3", value)
-    return str(value) if vr == "PN" and isinstance(value, PersonName) else value
+    if vr in STR_VR and (value is None or isinstance(value, str)):
+        return value
+    if vr in STR_VR:
+        return str(value)
+    return value if value is None or isinstance(value, int | float | bytes) else int(value)
 
 
 def _acceptable(tag: BaseTag, vr: str, value: Any) -> bool:

@@ -51,6 +51,8 @@ class Courier:
         self._results = settings.results_dir
         self._hold_s = 60.0 + 4 * settings.delivery.timeout_s
         self._busy: dict[str, Lock] = {}
+        self._held_up: dict[str, list[int]] = {}
+        """Destination -> deliveries that were tried in vain while it was known to be away: not their fault."""
 
     def recover(self) -> None:
         """Give up the claims of a former life of this worker: it is dead, since this one runs."""
@@ -123,10 +125,10 @@ class Courier:
             self._conclude(name, item, outcome, asked)
             sent = True
             if outcome.fate is Fate.AWAY:
-                self._trip(name, outcome)
+                if self._trip(name, outcome) > 1:
+                    self._held_up.setdefault(name, []).append(item.delivery_id)
                 return False
-            self._works(name)
-            if outcome.fate is Fate.RETRY or not link.alive:
+            if self._works(name) or outcome.fate is Fate.RETRY or not link.alive:
                 return True
         return sent
 
@@ -269,17 +271,23 @@ class Courier:
             breaker.shut(session, name)
         return concluded
 
-    def _works(self, name: str) -> None:
+    def _works(self, name: str) -> bool:
+        """True if it was away: what it held up is due again, so that everything goes out in order of priority."""
+        held_up = self._held_up.pop(name, [])
         with self._records.session() as session:
             shut = breaker.shut(session, name)
+            if held_up:
+                outbox.wait_no_longer(session, held_up)
         if shut:
             _log.info("destination_back", destination=name)
+        return shut
 
-    def _trip(self, name: str, outcome: Outcome) -> None:
+    def _trip(self, name: str, outcome: Outcome) -> int:
+        """How often in a row it was away."""
         with self._records.session() as session:
             row = breaker.trip(session, name, outcome.reason, outcome.detail)
             row.next_attempt_at = outbox.next_attempt(row.failures, self._delivery)
-            until = row.next_attempt_at
+            failures, until = row.failures, row.next_attempt_at
         _log.warning(
             "destination_away",
             destination=name,
@@ -287,3 +295,4 @@ class Courier:
             detail=outcome.detail,
             next_attempt=until.isoformat(timespec="seconds"),
         )
+        return failures

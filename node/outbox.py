@@ -124,6 +124,12 @@ def give_up_claims(session: Session) -> int:
     return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
+def wait_no_longer(session: Session, delivery_ids: Sequence[int]) -> None:
+    """Those of them that are still to be made are due now."""
+    statement = update(Delivery).where(Delivery.id.in_(delivery_ids), is_open(), Delivery.due_at > now())
+    session.execute(statement.values(due_at=now()).execution_options(synchronize_session=False))
+
+
 def record(session: Session, delivery_id: int, outcome: Outcome, settings: DeliverySettings, asked: bool) -> None:
     """Write down how an attempt ended, and what follows for its job.
 

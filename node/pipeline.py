@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from traceback import extract_tb
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from config import Reason, Settings
 from ct.anatomy import Segmenter
 from ct.load import load_volume
-from ct.part10 import Unfit, Window
+from ct.part10 import Unfit
 from ct.segment import load_segmenter
-from ct.series import group, read_header
+from ct.series import group, read_data_set, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
 from dicom_sr.errors import WriteError
@@ -181,14 +181,6 @@ class Pipeline:
             for dataset in objects:
                 _check(dataset)
         return Analysis(volume, anatomy_map, reading, objects, run.seconds)
-
-
-def read_data_set(source: SourceSlice) -> Dataset:
-    """The data set of a stored instance up to its pixel data. Raises OSError or what pydicom raises on bad bytes."""
-    with source.path.open("rb") as file:
-        length = source.path.stat().st_size - source.offset if source.length is None else source.length
-        window = Window(file, source.offset, length)
-        return dcmread(cast(BinaryIO, window), stop_before_pixels=True, force=True)
 
 
 def _check(dataset: Dataset) -> None:

@@ -10,6 +10,7 @@ import structlog
 import uvicorn
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import make_url
+from starlette.types import ASGIApp
 
 from config import Settings
 from node.console.app import make_app
@@ -40,18 +41,7 @@ def run_console(settings: Settings) -> int:
         listener = _listen(settings, ended, notice)
         if listener is None:
             return 0
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # who asks is who connects; the guard looks at the rest
-            lifespan="off",
-            ws="none",
-            limit_concurrency=_AT_ONCE,
-            timeout_graceful_shutdown=_ENDING_S,
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(server_config(app))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
         thread.start()
         while not ended.wait(0.2) and thread.is_alive():
@@ -61,6 +51,21 @@ def run_console(settings: Settings) -> int:
         thread.join()
     _log.info("console_ended")
     return int(failed)
+
+
+def server_config(app: ASGIApp) -> uvicorn.Config:
+    """How the console is served."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who asks is who connects; the guard looks at the rest
+        lifespan="off",
+        ws="none",
+        limit_concurrency=_AT_ONCE,
+        timeout_graceful_shutdown=_ENDING_S,
+    )
 
 
 def _listen(settings: Settings, ended: threading.Event, notice: Notice) -> socket.socket | None:

@@ -10,17 +10,16 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
-from pydicom import Dataset, dcmread
 
 from config import Reason, Settings
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
 from ct.load import load_volume
 from ct.measure import measure
-from ct.part10 import Unfit, Window
-from ct.series import group, read_header
+from ct.part10 import Unfit
+from ct.series import group, read_data_set, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice
 from dicom_sr.identity import Predecessor, WriteContext
@@ -63,7 +62,7 @@ class FastPipeline:
         started = time.monotonic()
         on_stage("load")
         volume = load_volume(series)
-        headers = [_header(source) for source in volume.sources]
+        headers = [read_data_set(source) for source in volume.sources]
         on_stage("segment")
         labels = np.zeros(volume.hu.shape, np.uint8)
         side = volume.hu.shape[1] // 4
@@ -88,10 +87,3 @@ class FastPipeline:
             os.kill(os.getpid(), signal.SIGABRT)
         if (self.control / "fail").exists():
             raise PipelineError(Reason((self.control / "fail").read_text()), "as the test wants it")
-
-
-def _header(source: SourceSlice) -> Dataset:
-    assert source.length is not None
-    with source.path.open("rb") as file:
-        window = cast(BinaryIO, Window(file, source.offset, source.length))
-        return dcmread(window, stop_before_pixels=True, force=True)

@@ -6,6 +6,7 @@ it, and jumps when the file changes (libfaketime; under it `time.sleep` fails, w
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -23,13 +24,18 @@ def _live_by(clock: str) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "fast_worker", *sys.argv[1:]], os.environ | other)
 
 
-if __name__ == "__main__":
-    if "CHAOS_CLOCK" in os.environ and "LD_PRELOAD" not in os.environ and sys.argv[1] in ("receiver", "reconciler"):
-        _live_by(os.environ["CHAOS_CLOCK"])
+def run(arguments: Sequence[str]) -> int:
+    """One role; the exit status."""
     from node import worker
 
-    if sys.argv[1] == "analyze":
+    if arguments[0] == "analyze":
         from fast_pipeline import FastPipeline
 
         worker.ROLES["analyze"] = lambda settings, name: worker.run_analyze(settings, name, FastPipeline)
-    sys.exit(worker.main(sys.argv[1:]))
+    return worker.main(list(arguments))
+
+
+if __name__ == "__main__":
+    if "CHAOS_CLOCK" in os.environ and "LD_PRELOAD" not in os.environ and sys.argv[1] in ("receiver", "reconciler"):
+        _live_by(os.environ["CHAOS_CLOCK"])
+    sys.exit(run(sys.argv[1:]))

@@ -41,7 +41,8 @@ class ChaosNode(Node):
         }
         super().__init__(folder, destinations, **quick | settings)
         self.command = [*_COMMAND, "serve", "--config", str(self.config)]
-        self.environment = _ENVIRONMENT | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"} | (environment or {})
+        usual = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "CHAOS_FORK": "1"}
+        self.environment = _ENVIRONMENT | usual | (environment or {})
         self.control = self.data / "control"
 
     # --- processes
@@ -175,7 +176,7 @@ def _role(pid: int) -> str:
         return "gone"
     if "valkey" in words:
         return "broker"
-    known = ("receiver", "reconciler", "deliver", "analyze")
+    known = ("receiver", "reconciler", "deliver", "analyze", "console")
     return next((role for role in known if f"fvlm-node: {role}" in words or f"fast_worker {role}" in words), "other")
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,9 @@ from house import ChaosNode, pacs, wait_for
 from ledger import Ledger, assert_one_result_set, doubled_or_missing, send_until_acknowledged, slices
 from peers import Orthanc
 
-VICTIMS = {"receiving": 10, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3}
+from node.console.notice import Notice
+
+VICTIMS = {"receiving": 10, "receiver": 1, "analyze": 3, "deliver": 3, "reconciler": 3, "console": 2}
 """Role -> how often it is chosen, relative to the others."""
 _SENDERS = 3
 _ROUND = 25
@@ -73,8 +76,9 @@ def kill_at_random(folder: Path, kills: int, seed: int, say: Callable[[str], Non
         node = ChaosNode(
             folder / "node",
             pacs("pacs", orthanc.ae_title, orthanc.port),
-            completion={"quiet_s": 2.0},
+            completion={"quiet_s": 1.0},
             work={"reconcile_s": 0.5, "lease_s": 20.0, "max_attempts": 100},  # no series is to blame here
+            delivery={"retry_first_s": 0.2, "retry_max_s": 1.0, "timeout_s": 5.0, "commitment_wait_s": 0.2},
         )
         with node:
             node.wait_until_ready()
@@ -123,7 +127,7 @@ def _kill(
         wait_for(lambda before=before: len(view.results()) > before, "something delivered", node, _SETTLE_S)
         until = min(kills, summary.kills.total() + _ROUND)
         while summary.kills.total() < until:
-            time.sleep(rng.uniform(0.02, 0.6))
+            time.sleep(rng.uniform(0.02, 0.3))
             role = rng.choices(roles, weights)[0]
             pids = sorted(node.processes().get(role, []))
             if not pids:
@@ -151,7 +155,16 @@ def _check(node: ChaosNode, ledger: Ledger, view: OrthancView) -> None:
     deaths = [*node.events("process_died"), *node.events("receiver_process_died")]
     assert {event.get("role", "receiving") for event in deaths} == set(VICTIMS), "deaths that the log does not tell"
     assert max(event["seconds"] for event in deaths) <= node.settings.restart_max_s
+    address = wait_for(lambda: _address(node), "the console's address", node)
+    with urllib.request.urlopen(f"{address}healthz", timeout=30) as answer:
+        assert answer.status == 200
     assert not any("Traceback" in file.read_text() for file in (node.data / "logs").glob("*.log"))
+
+
+def _address(node: ChaosNode) -> str:
+    """Of the console; empty while it does not run."""
+    told = Notice.of(node.data).read()
+    return told if told.startswith("http") else ""
 
 
 def main() -> int:

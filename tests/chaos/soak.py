@@ -28,6 +28,8 @@ from peers import Orthanc
 from rich.console import Console
 from rich.table import Table
 
+from config import Settings
+
 SERIES_PER_S = 0.8
 _SLICES = 8
 _SAMPLE_S = 2.0
@@ -125,7 +127,14 @@ def soak(folder: Path, minutes: float, series_per_s: float, say: Callable[[str],
     samples: dict[tuple[str, int], list[Sample]] = {}
     with Orthanc(folder / "orthanc") as orthanc:
         view = OrthancView(orthanc)
-        with ChaosNode(folder / "node", pacs("pacs", orthanc.ae_title, orthanc.port)) as node:
+        # Each process is a program of its own, as in a hospital, and the reconciler looks as often as there.
+        node = ChaosNode(
+            folder / "node",
+            pacs("pacs", orthanc.ae_title, orthanc.port),
+            {"CHAOS_FORK": ""},
+            work={"reconcile_s": Settings().work.reconcile_s, "lease_s": 60.0},
+        )
+        with node:
             node.wait_until_ready()
             count, started = round(minutes * 60 * series_per_s), time.monotonic()
             sender = threading.Thread(target=_send, args=(node, ledger, report, count, series_per_s))

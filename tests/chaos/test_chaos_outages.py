@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import shutil
 import signal
 import sys
@@ -16,6 +15,7 @@ from fast_worker import FAKETIME
 from house import ChaosNode, pacs, wait_for
 from ledger import SUCCESS, Ledger, send, slices
 from peers import Orthanc, Postgres, Redis
+from postgres import postgres_server
 from rooms import Room, room
 from sqlalchemy import select
 
@@ -32,13 +32,8 @@ _DAY_S = 86400
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"fvlm-chaos-pg-{os.getpid()}"  # the server's user must reach it
-    try:
-        with Postgres(folder) as server:
-            yield server
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".log").unlink(missing_ok=True)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +154,8 @@ def test_row_16_clock_jump(tmp_path: Path) -> None:
     clock.write_text("+0")
     # The worker keeps the machine's clock: its leases have to outlast the difference.
     environment = {
-        "CHAOS_CLOCK": str(clock), "FVLM_COMPLETION__QUIET_S": "3", "FVLM_WORK__LEASE_S": str(3 * _DAY_S),
+        "CHAOS_CLOCK": str(clock), "CHAOS_FORK": "",
+        "FVLM_COMPLETION__QUIET_S": "3", "FVLM_WORK__LEASE_S": str(3 * _DAY_S),
     }  # fmt: skip
     with room(tmp_path, environment=environment) as made:
         here = Room(made.node, made.archive)

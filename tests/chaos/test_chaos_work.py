@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from archives import ScriptedPacs
 from house import pacs, wait_for
-from ledger import assert_one_result_set, current_set, doubled_or_missing, send, slices
+from ledger import assert_one_result_set, current_set, doubled_or_missing, send, slices, sources
 from pynetdicom import evt
 from rooms import Room, room
 from spool_data import ct_slice
@@ -29,7 +29,8 @@ def scripted() -> Iterator[ScriptedPacs]:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory, scripted: ScriptedPacs) -> Iterator[Room]:
     other = pacs("scripted", scripted.ae_title, scripted.port)
-    with room(tmp_path_factory.mktemp("work"), other) as made:
+    environment = {"FVLM_ROUTING__PRIORITY_FROM_IMAGES": '["STORESCU"]'}
+    with room(tmp_path_factory.mktemp("work"), other, environment=environment) as made:
         yield made
 
 
@@ -108,11 +109,11 @@ def test_row_05_embedded_broker_killed_and_wiped(here: Room, scripted: ScriptedP
 
 
 def test_row_08_archive_down_then_accepting_and_aborting(here: Room, scripted: ScriptedPacs) -> None:
+    """The other archive gets everything meanwhile; in the end what is urgent goes out first, though it came last."""
     scripted.stop()
-    for number in (801, 802):
+    for number in (801, 802, 803):
         send(here.node, slices(number), here.ledger)
     here.settle()  # the other destination is not held up
-    uid = next(iter(here.ledger.series))
     wait_for(lambda: "PEER_UNREACHABLE" in here.node.status(), "the cause in `status`", here.node)
     assert here.node.events("destination_away", destination="scripted")
     aborted: list[str] = []
@@ -123,11 +124,24 @@ def test_row_08_archive_down_then_accepting_and_aborting(here: Room, scripted: S
     scripted.on_store = abort
     scripted.start()
     wait_for(lambda: aborted, "an association that is aborted", here.node)
-    send(here.node, slices(803), here.ledger)
-    here.settle()
-    assert current_set(scripted.results(), here.ledger.series[uid]) == {"SR": [], "SEG": []}
-    scripted.on_store = lambda _: 0x0000
+    urgent = slices(804, RequestedProcedurePriority="STAT")
+    send(here.node, urgent, here.ledger)
+    here.settle()  # nor is it now
+    before = len(aborted)
+    wait_for(lambda: len(aborted) > before, "another one", here.node)
+    assert not any(current_set(scripted.results(), images)["SR"] for images in here.ledger.series.values())
+    order: list[bool] = []
+
+    def store(event: evt.Event) -> int:
+        order.append(bool(sources(event.dataset) & here.ledger.series[str(urgent[0].SeriesInstanceUID)]))
+        return 0x0000
+
+    scripted.on_store = store
     _both_have_them(here, scripted)
+    rest = order[1:]  # the first one, whichever it is, finds out that the archive works again
+    assert {*rest} == {True, False}
+    assert rest == sorted(rest, reverse=True), "what is urgent waited for what is not"
+    assert here.node.events("destination_back", destination="scripted")
 
 
 def test_row_09_warning_and_refusal_are_told_apart(here: Room, scripted: ScriptedPacs) -> None:

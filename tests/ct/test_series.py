@@ -21,7 +21,7 @@ from tiny_series import COLUMNS, FRAME, ROWS, SERIES, STUDY, make_slice, write, 
 
 from config import Reason
 from ct import SourceSlice, Unfit, load_volume, read_header, scan_folder, vet
-from ct.series import group, read_pixels
+from ct.series import group, read_data_set, read_pixels
 
 SYNTAXES = [
     ExplicitVRLittleEndian,
@@ -232,3 +232,14 @@ def test_damaged_bytes_end_in_a_reason_or_a_volume(tmp_path: Path, syntax: str) 
             else:
                 assert volume.hu.shape == volume.grid.shape
     assert Reason.TRUNCATED in outcomes
+
+
+def test_a_data_set_that_only_its_header_parser_can_read_is_refused(tmp_path: Path) -> None:
+    """The VR of the transfer syntax is none: the header is read all the same, pydicom's reader gives up."""
+    file = write(make_slice(0), tmp_path / "slice.dcm")
+    data = file.read_bytes()
+    at = data.index(b"\x02\x00\x10\x00UI")
+    file.write_bytes(data[: at + 4] + b"U\0" + data[at + 6 :])
+    with pytest.raises(Unfit) as refused:
+        read_data_set(SourceSlice("1.2", file))
+    assert refused.value.reason is Reason.TRUNCATED

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from sr_patients import arabic, japanese
 from sr_synthetic import MOMENT, anatomy_map, ct_headers, reading
 
 import dicom_sr
-from config import load_vocabulary
+from config import Reason, load_vocabulary
 from dicom_sr.identity import Kind, Names, derive_uid, device_uid, long_string
 from fvlm.reading import Reading
 
@@ -150,3 +152,28 @@ def test_long_strings_fit_their_vr(text: str) -> None:
     assert "\\" not in value
     assert value == value.strip()
     assert value.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00080005, "CS", b"zlib"),
+        (0x00180015, "PN", b"CHEST "),
+        (0x00200010, "UL", b"17"),
+        (0x00200010, "US", b"17"),
+        (0x00321064, "SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff\x08"),
+        (0x00081110, "LO", b"no sequence "),
+        (0x00280010, "LO", b"24  "),
+    ],
+)
+def test_a_header_with_a_value_under_a_wrong_vr_is_encoded_or_refused(tag: int, vr: str, value: bytes) -> None:
+    """What is written can be put into a file and read again."""
+    headers = ct_headers(StudyID="17")
+    for header in headers:
+        header[tag] = RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)
+    if tag == 0x00280010:
+        with pytest.raises(dicom_sr.WriteError, match=Reason.MIXED_SIZE):
+            dicom_sr.write(reading(), anatomy_map(), headers)
+        return
+    for dataset in dicom_sr.write(reading(), anatomy_map(), headers):
+        assert list(dcmread(BytesIO(as_bytes(dataset))))

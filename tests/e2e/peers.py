@@ -165,13 +165,18 @@ class Postgres(Process):
         if self._user is not None:
             shutil.chown(folder, self._user)
         self._data = folder / "data"
-        programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-        make = [str(programs[-1]), "-D", str(self._data), "-U", "node", "--auth=trust", "--no-sync"]
+        initdb = self.programs()[-1]
+        make = [str(initdb), "-D", str(self._data), "-U", "node", "--auth=trust", "--no-sync"]
         subprocess.run(make, user=self._user, cwd=folder, check=True, capture_output=True, timeout=120)
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(folder), "fsync": "off"}
-        command = [str(programs[-1].with_name("postgres")), "-D", str(self._data), "-p", str(self.port)]
+        command = [str(initdb.with_name("postgres")), "-D", str(self._data), "-p", str(self.port)]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         super().__init__(command, folder.with_suffix(".log"), user=self._user)
+
+    @staticmethod
+    def programs() -> list[Path]:
+        """`initdb` of every version that is installed, the newest last."""
+        return sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
     @property
     def url(self) -> str:

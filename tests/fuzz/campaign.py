@@ -31,10 +31,10 @@ ROOT = Path(__file__).parents[2]
 FINDINGS = ROOT / ".fuzz"
 LONGEST_CPU_S = 5.0
 LONGEST_WALL_S = 120.0
-"""For what sleeps; a busy machine must not fail a case."""
+"""For what sleeps, a batch of cases at once; a busy machine must not fail a case."""
 MEMORY = 1536 * 2**20
 """Address space of the process beyond what it has with everything imported; the bound on deflated data is 256 MiB."""
-BATCH = 40
+BATCH = 100
 """Cases between two looks at index and completion."""
 MOST_FAILURES = 20
 
@@ -145,6 +145,8 @@ def work(seed: str, first: int, last: int, folder: Path) -> None:
     failures = 0
     for number in range(first, last):
         stage(b"m")
+        if number == first or number % BATCH == 0:
+            faulthandler.dump_traceback_later(LONGEST_WALL_S, exit=True)
         kind, data = make_case(seed, number)
         with _deadline():
             try:
@@ -158,6 +160,7 @@ def work(seed: str, first: int, last: int, folder: Path) -> None:
                     break
                 gauntlet.close()  # what it holds must not spoil the cases that follow
                 gauntlet = Gauntlet(Path(tempfile.mkdtemp(dir=folder)), stage)
+    faulthandler.cancel_dump_traceback_later()
     print(json.dumps({"cases": number + 1 - first, "verdicts": verdicts, "peak_mb": _peak_mb()}), flush=True)
 
 
@@ -202,10 +205,8 @@ def _watch() -> None:
 @contextmanager
 def _deadline() -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, LONGEST_CPU_S)
-    faulthandler.dump_traceback_later(LONGEST_WALL_S, exit=True)
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)
-    faulthandler.cancel_dump_traceback_later()
 
 
 def main() -> int:

@@ -1,24 +1,28 @@
-"""One case on its way through the node: intake, index, vetting, volume, SR, network. Every way ends in a verdict.
+"""One case on its way through the node: intake, index, vetting, volume, SR, network, console, encoders. Every way ends
+in a verdict.
 
 A verdict is a reason code or what was made of the case; any exception that is not documented is a failure.
 """
 
 import random
 import socket
-import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import conftest  # noqa: F401 - the way to the other helpers
+import encoder_case
 import mutate_dicom
+import mutate_http
 import mutate_pdu
 import tiny_series
 from pynetdicom import _config
-from spool_data import Bench
+from spool_data import Bench, read_until_closed
 from sqlalchemy import delete, select
+from web_peer import WebPeer, broken, statuses
 
 import ct.load
 import dicom_sr
@@ -37,8 +41,7 @@ from node import check_sr, upper_layer
 from node.completion import complete_due
 from node.errors import CommandError
 from node.file_meta import Origin
-from node.headers import read_names
-from node.intake import Refused, Stored
+from node.intake import IntakeSession, Refused, Stored
 from node.negotiation import Negotiator
 from node.records import Instance, SpoolSegment, State, Unreadable, now
 from node.records import Series as SeriesRow
@@ -59,25 +62,45 @@ def corpus() -> list[tuple[str, bytes]]:
 
 
 def make_case(seed: str, number: int) -> tuple[str, bytes]:
-    """Kind (`file`, `sr` or `pdu`) and bytes of a case, from the seed and its number alone."""
+    """Kind and bytes of a case, from the seed and its number alone."""
     rng = random.Random(f"{seed}/{number}")
-    files = corpus_by_kind()
-    kind = "sr" if number % 20 == 0 else "pdu" if number % 5 == 1 else "file"
+    kind, files = _kind(number), corpus_by_kind()
+    if kind == "http":
+        return kind, mutate_http.mutate(rng)
     if kind == "pdu":
         return kind, mutate_pdu.mutate(rng.choice(files["file"])[-1800:], rng)
+    if kind == "write":
+        return kind, mutate_dicom.mutate(rng.choice(files["write"]), rng, encoder_case.MUTATIONS, encoder_case.SPARED)
     return kind, mutate_dicom.mutate(rng.choice(files[kind]), rng)
 
 
-_BY_KIND: dict[str, list[bytes]] = {}
+def _kind(number: int) -> str:
+    """What a case is: `file`, a data set by C-STORE or from a folder; `sr`, a report that is read; `pdu`, what a DICOM
+    peer sends; `http`, what a client of the console sends; `write`, a header that our results are made from (dear).
+    """
+    if number % 5 == 1:
+        return "pdu"
+    if number % 20 == 13:
+        return "http"
+    return {8: "write", 20: "sr", 50: "sr", 80: "sr", 120: "sr", 150: "sr", 180: "sr"}.get(number % 200, "file")
 
 
+@lru_cache(maxsize=1)
 def corpus_by_kind() -> dict[str, list[bytes]]:
-    """Seeds that are reports, and all."""
-    if not _BY_KIND:
-        seeds = [(name, data) for name, data in corpus() if not name.startswith("regressions/pdu")]
-        _BY_KIND["sr"] = [data for name, data in seeds if Path(name).name.startswith("sr")]
-        _BY_KIND["file"] = [data for _, data in seeds]
-    return _BY_KIND
+    """Seeds that are reports, those that results are made from, and all."""
+    seeds = [(name, data) for name, data in corpus() if not name.startswith("regressions/pdu")]
+    chosen = {"sr": ("sr",), "write": ("ct-rich", "ct-nested", "ct-japanese"), "file": ("",)}
+    return {
+        kind: [data for name, data in seeds if Path(name).name.startswith(starts)] for kind, starts in chosen.items()
+    }
+
+
+@lru_cache(maxsize=1)
+def _sound_heads() -> frozenset[bytes]:
+    """Preamble and meta information of the seeds that have them."""
+    return frozenset(
+        data[: mutate_dicom.meta(data).data_set] for data in corpus_by_kind()["file"] if data[128:132] == b"DICM"
+    )
 
 
 class Gauntlet:
@@ -96,6 +119,8 @@ class Gauntlet:
             for index in (1, 2, 4)
         ]
         self._stored: list[Record] = []
+        self._session: IntakeSession | None = None
+        self._web: WebPeer | None = None
         dicom = self._bench.settings.dicom.model_copy(update={"network_timeout_s": 2.0})
         self._dicom, self._negotiator = dicom, Negotiator(dicom)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -108,44 +133,48 @@ class Gauntlet:
     def close(self) -> None:
         self._listener.close()
         self._bench.records.engine.dispose()
+        if self._session is not None:
+            self._session.close()
+        if self._web is not None:
+            self._web.close()
 
     def run(self, kind: str, data: bytes) -> str:
         """The verdict. Raises BrokenPromiseError, and whatever the node raises against its promise."""
-        return {"file": self._one_file, "sr": self._report, "pdu": self._peer}[kind](data)
+        ways = {
+            "file": self._one_file, "sr": self._report, "pdu": self._peer, "http": self._browser, "write": self._encode,
+        }  # fmt: skip
+        return ways[kind](data)
 
     # --- a data set
 
     def _one_file(self, data: bytes) -> str:
         self._stage(b"i")
+        head = data[: mutate_dicom.meta(data).data_set]
         spooled = self._through_intake(data)
         self._stage(b"h")
-        self._file.write_bytes(data)
-        verdicts = [self._read(self._file)]
-        if spooled is not None:
-            verdicts.append(self._read(spooled))
-        return verdicts[0]
+        if spooled is not None and head in _sound_heads():
+            return self._read(spooled)  # the file is the same but for the meta information, which is sound
+        self._file.write_bytes(data)  # completion looks at what is in the spool
+        return self._read(self._file)
 
     def _through_intake(self, data: bytes) -> SourceSlice | None:
         """Into the spool, as a sender would announce it."""
         origin, start = _origin(data)
-        with self._bench.intake.open("STORESCU", "FVLM") as session:
-            answer = session.store(
-                origin.sop_class_uid, origin.sop_instance_uid, origin.transfer_syntax_uid, data[start:]
-            )
+        if self._session is None:
+            self._session = self._bench.intake.open("STORESCU", "FVLM")
+        answer = self._session.store(
+            origin.sop_class_uid, origin.sop_instance_uid, origin.transfer_syntax_uid, data[start:]
+        )
         if isinstance(answer, Refused):
             if answer.status not in (0xA700, 0xC000) or len(answer.comment) > 64:
                 raise BrokenPromiseError(f"refused with {answer}")
             return None
-        try:
-            read_names(memoryview(data)[start:], answer.record.origin)
-        except Unfit as unfit:
-            _check_reason(unfit)
         return self._note(answer)
 
     def _note(self, answer: Stored) -> SourceSlice:
         record = answer.record
         path = self._bench.settings.spool_dir / record.segment
-        if not path.resolve().is_relative_to(self._bench.settings.spool_dir.resolve()):
+        if path.parent != self._bench.settings.spool_dir or not path.is_file() or path.is_symlink():
             raise BrokenPromiseError("a segment outside the spool")
         self._stored.append(record)
         return SourceSlice(record.origin.sop_instance_uid, path, record.offset, record.length)
@@ -215,19 +244,15 @@ class Gauntlet:
         before = set(spool.glob("*.seg"))
         with socket.create_connection(self._listener.getsockname()) as peer:
             connection, _ = self._listener.accept()
-            heard: list[bytes] = []
-            hearing = threading.Thread(target=_hear, args=(peer, heard))
-            hearing.start()
             with suppress(OSError):
                 peer.sendall(data)
             peer.shutdown(socket.SHUT_WR)
-            released: list[None] = []
             association = node.association.Association(
                 connection, False, self._dicom, self._negotiator, self._bench.intake, on_rejected=lambda _: None
             )
-            association.run(lambda: released.append(None))
-            hearing.join()
-        answers = _pdus(b"".join(heard))
+            association.run(lambda: None)
+            heard = read_until_closed(peer)
+        answers = _pdus(heard)
         successes = sum(kind == upper_layer.P_DATA and _is_store_success(body) for kind, body in answers)
         stored = [record for path in sorted(set(spool.glob("*.seg")) - before) for record in scan(path)]
         if successes > len(stored):
@@ -239,11 +264,31 @@ class Gauntlet:
                 return name
         return "GONE"
 
+    # --- a client of the console, and the encoders
+
+    def _browser(self, data: bytes) -> str:
+        self._stage(b"w")
+        if self._web is None:
+            self._web = WebPeer(self._folder / "web", [_as_sent(seed) for _, seed in corpus()])
+        answer = self._web.send(data)
+        if broken(answer):
+            raise BrokenPromiseError(f"the console answers with {answer[:2000]!r}")
+        found = statuses(answer)
+        return str(found[0]) if found else "GONE"
+
+    def _encode(self, data: bytes) -> str:
+        self._stage(b"e")
+        self._file.write_bytes(data)
+        return encoder_case.encode(self._file)
+
     # --- the index and completion
 
     def settle(self) -> None:
         """Everything that was stored has a row or repeats one, every series gets a verdict; then all is forgotten."""
         self._stage(b"x")
+        if self._session is not None:
+            self._session.close()
+            self._session = None
         self._bench.indexer.catch_up()
         records = self._bench.records
         with records.reading() as session:
@@ -255,7 +300,7 @@ class Gauntlet:
             record for record in self._stored
             if (record.segment, record.offset) not in places and record.origin.sop_instance_uid not in known
         ]  # fmt: skip
-        if lost or any(reason is None for *_, reason in broken):
+        if lost or any(reason in (None, Reason.INTERNAL) for *_, reason in broken):
             raise BrokenPromiseError(f"{len(lost)} stored records are in no table")
         self._stage(b"c")
         complete_due(records, self._bench.settings, now() + timedelta(hours=1))
@@ -281,12 +326,18 @@ _NOTHING_FOUND = dicom_sr.Validation((), ())
 def _origin(data: bytes) -> tuple[Origin, int]:
     """What a sender would announce, taken from the (damaged) meta information, and where the data set starts."""
     try:
-        where = mutate_dicom.layout(data)
+        head = mutate_dicom.meta(data)
     except IndexError:
-        where = mutate_dicom.Layout((), 0, "little", True)
-    found = {e.tag: data[e.value : e.end].decode("latin-1").rstrip("\0 ") for e in where.elements if e.tag >> 16 == 2}
+        head = mutate_dicom.Meta((), 0, b"")
+    found = {e.tag: data[e.value : e.end].decode("latin-1").rstrip("\0 ") for e in head.elements}
     names = [found.get(tag) or default for tag, default in _MEDIA_STORAGE.items()]
-    return Origin(*names, "STORESCU", "FVLM"), min(where.data_set, max(0, len(data) - 1))
+    return Origin(*names, "STORESCU", "FVLM"), min(head.data_set, max(0, len(data) - 1))
+
+
+def _as_sent(data: bytes) -> tuple[str, str, str, bytes]:
+    """SOP class, instance, transfer syntax and data set."""
+    origin, start = _origin(data)
+    return origin.sop_class_uid, origin.sop_instance_uid, origin.transfer_syntax_uid, data[start:]
 
 
 _MEDIA_STORAGE = {0x00020002: "1.2.840.10008.5.1.4.1.1.2", 0x00020003: "1.2.3", 0x00020010: "1.2.840.10008.1.2.1"}
@@ -298,12 +349,6 @@ def _check_reason(unfit: Unfit) -> str:
     if unfit.reason is Reason.INTERNAL:
         raise BrokenPromiseError(f"refused for no fault of the case: {unfit}")
     return str(unfit.reason)
-
-
-def _hear(peer: socket.socket, heard: list[bytes]) -> None:
-    with suppress(OSError):
-        while data := peer.recv(65536):
-            heard.append(data)
 
 
 def _pdus(data: bytes) -> list[tuple[int, bytes]]:

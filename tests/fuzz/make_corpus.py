@@ -15,6 +15,7 @@ import tiny_series
 from pydicom import Dataset, Sequence, dcmread, dcmwrite
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    CTImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
@@ -110,6 +111,33 @@ def nested(depth: int) -> Dataset:
     return data
 
 
+def rich() -> Dataset:
+    """A slice with all that our results take over from it: patient, study, request, equipment."""
+    (data,) = sr_synthetic.ct_headers(1, 8, 8)
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "P5-09051", "SRT", "Thorax-CT, natïv"
+    request = Dataset()
+    request.AccessionNumber, request.StudyInstanceUID = "A-17", sr_synthetic.STUDY
+    request.RequestedProcedureID, request.RequestedProcedureDescription = "R-17", "CT Thorax"
+    request.PlacerOrderNumberImagingServiceRequest, request.FillerOrderNumberImagingServiceRequest = "P-1", "F-1"
+    request.RequestedProcedureCodeSequence = [code]
+    referenced = Dataset()
+    referenced.ReferencedSOPClassUID, referenced.ReferencedSOPInstanceUID = CTImageStorage, "1.2.3.4"
+    data.RequestAttributesSequence, data.ProcedureCodeSequence = [request], [code]
+    data.ReferencedStudySequence, data.SourceImageSequence = [referenced], [referenced]
+    data.StudyDescription, data.SeriesDescription, data.ProtocolName = "Thorax nativ", "Weichteil 5.0", "Thorax"
+    data.PatientAge, data.PatientSize, data.PatientWeight, data.EthnicGroup = "076Y", "1.82", "84.5", "n/a"
+    data.OtherPatientIDs, data.PatientComments, data.AdditionalPatientHistory = "P-18", "keine", "Husten"
+    data.SeriesDate = data.ContentDate = data.AcquisitionDate = "20260301"
+    data.SeriesTime = data.ContentTime = data.AcquisitionTime = "081502.125"
+    data.TimezoneOffsetFromUTC, data.AcquisitionDateTime = "+0100", "20260301081502.125+0100"
+    data.PositionReferenceIndicator, data.PatientPosition, data.KVP = "SN", "HFS", "120"
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = 1, 0, "HU"
+    tiny_series.store(data, np.arange(64, dtype=np.int16).reshape(8, 8))
+    return data
+
+
 def results() -> list[Dataset]:
     """A small SEG and SR of ours."""
     whole = sr_synthetic.anatomy_map(("lung",))
@@ -118,7 +146,8 @@ def results() -> list[Dataset]:
     labels[labels > 1] = 0
     small = AnatomyMap(labels, grid, whole.names, whole.algorithm, whole.measures)
     reading = sr_synthetic.reading()
-    reading = replace(reading, anatomies=reading.anatomies[:1], not_assessed=reading.not_assessed[:1])
+    lung = replace(reading.anatomies[0], findings=reading.anatomies[0].findings[:1])
+    reading = replace(reading, anatomies=(lung,), not_assessed=reading.not_assessed[:1])
     headers = sr_synthetic.ct_headers(2, 16, 16)
     return dicom_sr.write(reading, small, headers)
 
@@ -134,6 +163,7 @@ def main() -> None:
     tiny_series.store(data, (words >> 8).astype(np.uint8))
     jpeg(JPEGBaseline8Bit, imagecodecs.jpeg8_encode((words >> 8).astype(np.uint8)), data, CORPUS / "ct-jpeg-8.dcm")
     tiny_series.write(enhanced(), CORPUS / "enhanced-ct.dcm")
+    tiny_series.write(rich(), CORPUS / "ct-rich.dcm")
     tiny_series.write(nested(5), CORPUS / "ct-nested.dcm")
     tiny_series.write(nested(5), CORPUS / "ct-nested-implicit.dcm", ImplicitVRLittleEndian)
     for name, (sets, person) in CHARACTER_SETS.items():
@@ -158,7 +188,7 @@ def main() -> None:
     (CORPUS / "ct-bare.dcm").write_bytes(bare)
     bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
     start = bare[: bare.index(b"\xe0\x7f\x10\0OW")]
-    packed = bomb.compress(start + bytes(2**16)) + bomb.flush()
+    packed = bomb.compress(start + bytes(2**13)) + bomb.flush()
     meta = (CORPUS / "ct-deflated.dcm").read_bytes()
     length = int.from_bytes(meta[140:144], "little")
     (CORPUS / "ct-deflated-much.dcm").write_bytes(meta[: 144 + length] + packed)

@@ -2,8 +2,8 @@
 
 import random
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -117,19 +117,35 @@ class Layout:
     explicit: bool
 
 
-def layout(data: bytes) -> Layout:
-    """The elements of a sound file that is not deflated, nested ones and fragments among them."""
+@dataclass(frozen=True)
+class Meta:
+    """The meta information of a file, and what it says of the rest."""
+
+    elements: tuple[Element, ...]
+    data_set: int
+    syntax: bytes
+
+
+def meta(data: bytes) -> Meta:
+    """The elements of group 0002; Explicit VR Little Endian if they do not say otherwise."""
     elements: list[Element] = []
-    start = 132 if data[128:132] == b"DICM" else 0
-    at, syntax = start, b"1.2.840.10008.1.2.1"
+    at, syntax = 132 if data[128:132] == b"DICM" else 0, b"1.2.840.10008.1.2.1"
     while at + 8 <= len(data) and data[at : at + 2] == b"\x02\0":
         element = _head(data, at, "little", True)
         elements.append(element)
         if element.tag == 0x00020010:
             syntax = data[element.value : element.end].rstrip(b"\0 ")
         at = element.end
+    return Meta(tuple(elements), at, syntax)
+
+
+@lru_cache(maxsize=128)
+def layout(data: bytes) -> Layout:
+    """The elements of a sound file, nested ones and fragments too; of a deflated one, its meta information."""
+    head = meta(data)
+    elements, at, syntax = list(head.elements), head.data_set, head.syntax
     order: Order = "big" if syntax == b"1.2.840.10008.1.2.2" else "little"
-    explicit, first = syntax != b"1.2.840.10008.1.2", at
+    explicit = syntax != b"1.2.840.10008.1.2"
     while at + 8 <= len(data) and syntax != DEFLATED and len(elements) < 5000:
         element = _head(data, at, order, explicit)
         elements.append(element)
@@ -137,7 +153,7 @@ def layout(data: bytes) -> Layout:
         at = element.value if nested else element.end
         if element.end > len(data):
             break
-    return Layout(tuple(elements), first, order, explicit)
+    return Layout(tuple(elements), head.data_set, order, explicit)
 
 
 def _head(data: bytes, at: int, order: Order, explicit: bool) -> Element:
@@ -358,20 +374,27 @@ MUTATIONS: dict[str, float] = {
 """Names of the methods and how often each is taken."""
 
 
-def mutate(seed: bytes, rng: random.Random) -> bytes:
-    """One to three mutations, one after the other; a deflated data set is inflated for it, or damaged as it is."""
+def mutate(
+    seed: bytes, rng: random.Random, mutations: Mapping[str, float] = MUTATIONS, spared: frozenset[int] = frozenset()
+) -> bytes:
+    """One to three mutations, one after the other; a deflated data set is inflated for it, or damaged as it is.
+
+    `spared`: groups whose elements are not chosen.
+    """
     where = layout(seed)
-    inner = _inflated(seed, where)
-    if inner is not None and rng.random() < 0.7:
+    if spared:
+        where = replace(where, elements=tuple(e for e in where.elements if e.tag >> 16 not in spared))
+    inflated = _inflated(seed)
+    if inflated is not None and rng.random() < 0.7:
         if rng.random() < 0.003:
             return seed[: where.data_set] + _bomb()
-        meta = seed[: where.data_set].replace(DEFLATED, b"1.2.840.10008.1.2.1\0\0\0")
-        spoiled = mutate(meta + inner, rng)[len(meta) :]
+        start = layout(inflated).data_set
+        spoiled = mutate(inflated, rng, mutations, spared)[start:]
         packer = zlib.compressobj(1, zlib.DEFLATED, -15)
         return seed[: where.data_set] + packer.compress(spoiled) + packer.flush()
     data = seed
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        (name,) = rng.choices(list(MUTATIONS), weights=list(MUTATIONS.values()))
+        (name,) = rng.choices(list(mutations), weights=list(mutations.values()))
         method: Callable[[], bytes] = getattr(Mutator(data, where, rng), name)
         data = method()
         if not data:
@@ -381,7 +404,11 @@ def mutate(seed: bytes, rng: random.Random) -> bytes:
     return data
 
 
-def _inflated(seed: bytes, where: Layout) -> bytes | None:
-    if DEFLATED not in seed[: where.data_set]:
+@lru_cache(maxsize=16)
+def _inflated(seed: bytes) -> bytes | None:
+    """A deflated file as one that is not; None if it is none."""
+    start = layout(seed).data_set
+    if DEFLATED not in seed[:start]:
         return None
-    return zlib.decompress(seed[where.data_set :], -15)
+    head = seed[:start].replace(DEFLATED, b"1.2.840.10008.1.2.1\0\0\0")
+    return head + zlib.decompress(seed[start:], -15)

@@ -40,7 +40,7 @@ def _request(rng: random.Random) -> bytes:
     """An association request that is odd as a whole."""
     kind = rng.randrange(6)
     if kind == 0:
-        return raw_pdu.request(*(context(n % 256, CTImageStorage, *[ExplicitVRLittleEndian] * 20) for n in range(300)))
+        return raw_pdu.request(*(context(n % 256, CTImageStorage, *[ExplicitVRLittleEndian] * 3) for n in range(200)))
     if kind == 1:
         name = rng.choice(NASTY_UIDS)
         return raw_pdu.request(

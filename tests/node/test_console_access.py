@@ -70,6 +70,11 @@ def test_what_is_not_the_password_is_asked_for_it(bench: ConsoleBench) -> None:
     assert client.get("/", headers={"Authorization": basic(PASSWORD)}).status_code == 200
 
 
+def test_a_header_that_is_not_even_ascii_is_asked_for_the_password(bench: ConsoleBench) -> None:
+    client = bench.client(password=None)
+    assert client.get("/", headers={b"Authorization": b"Basic Y29uc29s\xc9"}).status_code == 401
+
+
 def test_guessing_is_stopped_and_the_owner_still_gets_in(bench: ConsoleBench, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, guesser = bench.client(), bench.client("wrong password", ELSEWHERE)
     assert owner.get("/").status_code == 200

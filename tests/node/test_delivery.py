@@ -25,7 +25,7 @@ from rows import (
 )
 from sqlalchemy import update
 
-from config import Reason
+from config import Priority, Reason
 from node import breaker, outbox
 from node.children import free_port
 from node.delivery import Courier
@@ -209,6 +209,44 @@ def test_a_peer_that_aborts_in_the_middle_of_an_object_holds_up_only_that_object
     assert sorted(set(arrived) - {poison}) == [f"2.25.{jobs[1]}1", f"2.25.{jobs[1]}2"]
     (stuck,) = [row for row in deliveries(records, "pacs") if row.attempts and row.sent_at is None]
     assert stuck.reason == Reason.PEER_UNREACHABLE
+
+
+def test_after_an_outage_the_most_urgent_goes_out_first_although_it_was_tried_most(tmp_path: Path) -> None:
+    """A peer that accepts and aborts: what was tried in vain meanwhile must not wait out a back-off of its own."""
+    arrived: list[str] = []
+    works = False
+    ae = AE(ae_title="PACS")
+    for sop_class in (SegmentationStorage, COMPREHENSIVE_3D_SR):
+        ae.add_supported_context(sop_class)
+
+    def store(event: evt.Event) -> int:
+        if not works:
+            event.assoc.abort()
+        arrived.append(event.request.AffectedSOPInstanceUID)
+        return 0x0000
+
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    settings = settings_for(tmp_path, ("pacs", server.socket.getsockname()[1]), delivery=_SLOW)
+    records = open_records(settings)
+    priorities = (Priority.ROUTINE, Priority.URGENT, Priority.STAT)
+    jobs = [add_job(records, f"2.25.{p}", State.ENCODED, priority=p) for p in priorities]
+    for job_id in jobs:
+        add_results(records, settings, job_id)
+    courier, some = Courier(records, settings), deliveries(records, "pacs")[0].id
+    with records.session() as session:
+        breaker.trip(session, "pacs", Reason.PEER_UNREACHABLE, "")  # it is known to be away
+    for _ in range(2):  # the SEG of the stat job, then, as that backs off, of the urgent one
+        with records.session() as session:
+            session.execute(update(Breaker).values(next_attempt_at=now()))
+        courier.deliver(some)
+    works, tried = True, len(arrived)
+    with records.session() as session:
+        session.execute(update(Breaker).values(next_attempt_at=now()))
+    courier.deliver(some)
+    server.shutdown()
+    routine, urgent, stat = jobs
+    order = [f"2.25.{each}{kind}" for each, kind in ((routine, 2), (stat, 2), (stat, 1), (urgent, 2), (urgent, 1))]
+    assert arrived[tried:] == [*order, f"2.25.{routine}1"]
 
 
 def test_refusals_are_final_visible_and_hold_up_nothing_else(tmp_path: Path) -> None:

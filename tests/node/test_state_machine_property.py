@@ -34,6 +34,7 @@ PROFILES = {
 }
 PROFILE = PROFILES[os.environ.get("HYPOTHESIS_PROFILE", "ci")]
 ENDS = {State.REJECTED, State.SENT, State.COMMITTED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}
+DONE = {State.SENT, State.COMMITTED, State.SUPERSEDED}
 NEEDS_REASON = {State.REJECTED, State.FAILED, State.QUARANTINED}
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -126,9 +127,21 @@ class NodeMachine(RuleBasedStateMachine):
         with self.node.crashing(point):
             self.node.deliver()
 
-    @rule(mode=st.sampled_from(["accept", "accept", "refuse", "busy", "dead"]))
-    def archive_turns(self, mode: str) -> None:
-        self.node.archive.mode = mode
+    @rule(
+        mode=st.sampled_from(["accept", "accept", "refuse", "busy", "dead"]),
+        commitment=st.sampled_from(["give", "give", "refuse", "silent", "unknown"]),
+    )
+    def archive_turns(self, mode: str, commitment: str) -> None:
+        self.node.archive.mode, self.node.archive.commitment = mode, commitment
+
+    @precondition(lambda self: self.node.rows("SELECT 1 FROM job WHERE state IN ('QUEUED', 'RUNNING')"))
+    @rule(point=points)
+    def cancel(self, point: Point | None) -> None:
+        """The newest job that waits or runs."""
+        ((job,),) = self.node.rows("SELECT max(id) FROM job WHERE state IN ('QUEUED', 'RUNNING')")
+        with self.node.crashing(point):
+            assert self.node.cancel(job)
+            assert self.node.rows(f"SELECT state, reason FROM job WHERE id = {job}") == [("FAILED", "CANCELLED")]
 
     @rule(what=st.sampled_from(["restart", "restart", "broker", "database"]))
     def lose(self, what: str) -> None:
@@ -150,6 +163,7 @@ class NodeMachine(RuleBasedStateMachine):
         self.ends_have_a_reason_or_a_result()
         self.older_generations_give_way()
         self.the_archive_has_nothing_twice()
+        self.what_counts_as_committed_is()
 
     def acknowledged_images_are_in_the_spool(self) -> None:
         assert self.node.acknowledged_in_spool()
@@ -181,6 +195,12 @@ class NodeMachine(RuleBasedStateMachine):
         assert not self.node.archive.rewritten
         assert all(len(uids) == 1 for uids in self.node.archive.meaning.values()), self.node.archive.meaning
 
+    def what_counts_as_committed_is(self) -> None:
+        results = self.node.rows(
+            "SELECT sop_instance_uid FROM result JOIN job ON job.id = result.job_id WHERE job.state = 'COMMITTED'"
+        )
+        assert {uid for (uid,) in results} <= self.node.archive.committed
+
     def check_indexed(self) -> None:
         """After the index has caught up."""
         rows = set(self.node.rows("SELECT sop_instance_uid, sha256 FROM instance"))
@@ -192,13 +212,14 @@ class NodeMachine(RuleBasedStateMachine):
         try:
             self.come_to_rest()
             self.check_rest()
+            self.check_clean()
         finally:
             self.node.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def come_to_rest(self) -> None:
         """Everything works from now on, for as long as it takes."""
-        self.node.archive.mode = "accept"
+        self.node.archive.mode, self.node.archive.commitment = "accept", "give"
         for number in (0, 1):
             self.node.release(number)
         for seconds in (1, 20, 1, 200, 1, 200, 1, 200, 1, 20, 1, 86400, 1):
@@ -206,7 +227,20 @@ class NodeMachine(RuleBasedStateMachine):
             self.node.reconcile(seconds)
             while self.node.work() or self.node.deliver():
                 pass
+            if seconds > 1 and self.rests():
+                break
+        self.node.reconcile(86400)
         self.what_always_holds()
+
+    def rests(self) -> bool:
+        """Nothing is under way any more."""
+        ends = ", ".join(f"'{state}'" for state in ENDS | {State.VETTED})
+        under_way = (
+            f"SELECT 1 FROM series WHERE state NOT IN ({ends}) UNION SELECT 1 FROM job WHERE state NOT IN ({ends})"
+        )
+        unrouted = "SELECT 1 FROM series WHERE state = 'VETTED' AND id NOT IN (SELECT series_id FROM job)"
+        asked = "SELECT 1 FROM delivery WHERE ask_at IS NOT NULL"
+        return not self.node.broker and not self.node.rows(f"{under_way} UNION {unrouted} UNION {asked}")
 
     def check_rest(self) -> None:
         """No series is forgotten; the current result of each is in the archive, once, and is of all its images."""
@@ -227,6 +261,27 @@ class NodeMachine(RuleBasedStateMachine):
             images = image_set(expected(self.node.acknowledged)[uid])
             current = [kept.meaning.get((f"{kind} of {uid}", images), set()) for kind in ("SEG", "SR")]
             assert set().union(*current) == objects, "the archive does not have the result of all images"
+
+    def check_clean(self) -> None:
+        """`fvlm-node clean`, ended somewhere and begun again: no image goes that may be read again, no only copy."""
+        jobs = self.node.rows(
+            "SELECT series_instance_uid, series.state, job.state FROM series LEFT JOIN job ON job.series_id = series.id"
+        )
+        needed = {
+            uid for uid, state, job in jobs if job not in (None, *DONE) or (job is None and state == State.VETTED)
+        }
+        with self.node.crashing(Point("commit", after=len(jobs) % 2 == 0, number=1 + len(self.node.acknowledged) % 4)):
+            self.node.clean()
+        self.node.clean()
+        spool = self.node.settings.spool_dir
+        there = {(one.uid, one.sha256) for one in self.node.acknowledged if (spool / one.record.segment).exists()}
+        gone = {one.series for one in self.node.acknowledged if (one.uid, one.sha256) not in there}
+        assert not gone & needed, "images went that may be read again"
+        left = "SELECT 1 FROM instance JOIN spool_segment ON name = segment WHERE released_at IS NOT NULL"
+        assert not self.node.rows(left), "rows of images that are gone"
+        for uid, path in self.node.rows("SELECT sop_instance_uid, path FROM result JOIN job ON job.id = job_id"
+                                        " WHERE job.state IN ('SENT', 'COMMITTED')"):  # fmt: skip
+            assert (self.node.settings.results_dir / path).exists() or uid in self.node.archive.committed
 
 
 def expected(acknowledged: list[Acknowledged]) -> dict[str, set[tuple[str, str]]]:

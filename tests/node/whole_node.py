@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -23,10 +24,12 @@ import numpy as np
 from pydicom import Dataset, dcmread
 from rows import DIGEST, small_object
 from spool_data import ct_slice, encode
+from sqlalchemy import Engine, event
 
 import node.clock
 import node.delivery
 import node.reconciler
+import node.segment_writer
 from config import Reason, Settings
 from config.settings import (
     CompletionSettings,
@@ -43,11 +46,14 @@ from dicom_sr.identity import Kind, Names
 from fvlm.reading import AnatomyReading, Reading
 from node import records as records_module
 from node.analysis import Analysis
+from node.clean import clean
 from node.completion import Completer
 from node.delivery import Courier
 from node.dimse_link import AwayError
+from node.errors import CommandError
 from node.indexer import Indexer
 from node.intake import Intake, IntakeSession, Stored
+from node.job_control import cancel
 from node.jobs import Analyst
 from node.migrations import upgrade
 from node.outbox import Outcome
@@ -113,8 +119,12 @@ class Archive:
 
     mode: str = "accept"
     """accept, refuse (for good), busy (for now) or dead (no association)."""
+    commitment: str = "give"
+    """give, refuse (it has no such object), silent (no report comes) or unknown (it does not offer the service)."""
     kept: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the objects, by SOP Instance UID."""
+    committed: set[str] = field(default_factory=set)
+    """SOP Instance UIDs that it has committed to."""
     meaning: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     """SOP Instance UIDs by (kind and series, images that were read)."""
     rewritten: list[str] = field(default_factory=list)
@@ -203,8 +213,10 @@ class WholeNode:
             dicom=DicomSettings(min_free_mb=0),
             completion=CompletionSettings(quiet_s=QUIET_S),
             routing=RoutingSettings(min_slices=2, destinations=("pacs",)),
-            destinations={"pacs": Destination(ae_title="PACS", host="127.0.0.1", port=104, commitment=False)},
-            delivery=DeliverySettings(retry_first_s=5.0, retry_max_s=60.0),
+            destinations={"pacs": Destination(ae_title="PACS", host="127.0.0.1", port=104)},
+            delivery=DeliverySettings(
+                retry_first_s=5.0, retry_max_s=60.0, commitment_timeout_s=60.0, commitment_resends=2
+            ),
             work=WorkSettings(max_attempts=3, lease_s=LEASE_S),
         )
         self._template, self._file = template, folder / "node.sqlite"
@@ -215,13 +227,11 @@ class WholeNode:
         self._point: Point | None = None
         self._seen: Counter[str] = Counter()
         self._sessions: dict[int, IntakeSession] = {}
-        self._patches = [
-            patch.object(module, "now", self.clock.now)
-            for name, module in list(sys.modules.items())
-            if name.startswith("node.") and getattr(module, "now", None) is _REAL_NOW
-        ]
+        self._patches = [patch.object(module, "now", self.clock.now) for module in _clocked()]
         self._patches += [
             patch.object(node.delivery, "DimseLink", self._link),
+            patch.object(node.delivery, "CommitmentLink", self._commitment_link),
+            patch.object(node.segment_writer, "_PREALLOCATE", 65536),
             patch.object(node.clock, "time", SimpleNamespace(monotonic=self.clock.monotonic)),
             patch.object(node.reconciler, "release_digest", lambda _: DIGEST),
         ]
@@ -229,21 +239,14 @@ class WholeNode:
             one.start()
         self.intake = Intake(self.settings.spool_dir, 0)
         shutil.copy(template, self._file)
+        self._reader = sqlite3.connect(self._file)
         self.start()
 
     # --- processes
 
     def start(self) -> None:
         """New objects on the files that are there."""
-        self.records = Records(open_database(self.settings.database))
-        dialect: Any = self.records.engine.dialect
-        commit = dialect.do_commit
-
-        def do_commit(connection: Any) -> None:
-            with self._counted("commit"):
-                commit(connection)
-
-        dialect.do_commit = do_commit
+        self.records = Records(_engine(self))
         self.indexer = Indexer(self.records, self.settings.spool_dir, poll_s=0.0)
         self.reconciler = Reconciler(self.records, self.settings, self.broker)  # type: ignore[arg-type]
         self.reconciler._completer = Completer(self.records, self.settings, clock=self.clock.monotonic)
@@ -259,14 +262,17 @@ class WholeNode:
     def lose_database(self) -> None:
         """And start with an empty one."""
         self.records.engine.dispose()
+        self._reader.close()
         for path in self.settings.data_dir.glob(f"{self._file.name}*"):
             path.unlink()
         shutil.copy(self._template, self._file)
+        self._reader = sqlite3.connect(self._file)
         self.start()
 
     def close(self) -> None:
         for session in self._sessions.values():
             session.close()
+        self._reader.close()
         self.records.engine.dispose()
         for one in self._patches:
             one.stop()
@@ -284,7 +290,7 @@ class WholeNode:
             self._point = None
 
     @contextmanager
-    def _counted(self, what: str) -> Iterator[None]:
+    def counted(self, what: str) -> Iterator[None]:
         self._seen[what] += 1
         here = self._point is not None and (self._point.what, self._point.number) == (what, self._seen[what])
         if here and self._point is not None and not self._point.after:
@@ -355,9 +361,43 @@ class WholeNode:
             raise AwayError(Reason.PEER_UNREACHABLE, "dead")
         return _Link(self)
 
+    def _commitment_link(self, _: object, __: str, ___: float, take: Callable[[int, bytes, str], int]) -> "_Question":
+        if self.archive.mode == "dead":
+            raise AwayError(Reason.PEER_UNREACHABLE, "dead")
+        return _Question(self, take)
+
+    def ask_archive(self, transaction_uid: str, uids: dict[str, str], take: Callable[[int, bytes, str], int]) -> None:
+        """N-ACTION at the destination, and its N-EVENT-REPORT. `uids`: SOP Instance UID -> SOP Class UID."""
+        with self.counted("send"):
+            if self.archive.commitment == "silent":
+                return
+            has = self.archive.kept.keys() if self.archive.commitment == "give" else set()
+            told = Dataset()
+            told.TransactionUID = transaction_uid
+            told.ReferencedSOPSequence = [_reference(uids[uid], uid) for uid in uids if uid in has]
+            failed = [_reference(uids[uid], uid, 0x0112) for uid in uids if uid not in has]
+            if failed:
+                told.FailedSOPSequence = failed
+            self.archive.committed |= {uid for uid in uids if uid in has}
+        assert take(2 if failed else 1, encode(told), EXPLICIT) == 0x0000
+
+    def cancel(self, job_id: int) -> bool:
+        """Whether the job could be cancelled."""
+        try:
+            cancel(self.records, str(job_id))
+        except CommandError:
+            return False
+        return True
+
+    def clean(self) -> None:
+        """Delete all that may go, as if it were old enough."""
+        self.clock.ahead += timedelta(seconds=1)
+        for _ in clean(self.records, self.settings, 0):
+            pass
+
     def store_in_archive(self, path: Path) -> Outcome:
         """C-STORE at the destination."""
-        with self._counted("send"):
+        with self.counted("send"):
             if self.archive.mode != "accept":
                 return judge({"refuse": 0xA900, "busy": 0xA700}[self.archive.mode])
             self.archive.keep(path)
@@ -367,16 +407,19 @@ class WholeNode:
 
     def acknowledged_in_spool(self) -> bool:
         """Whether every acknowledged data set is on the disk with its hash."""
+        by_segment: dict[str, list[Acknowledged]] = {}
         for one in self.acknowledged:
-            with SegmentReader(self.settings.spool_dir / one.record.segment) as reader:
-                found = reader.record_at(one.record.start)
-                if found != one.record or hashlib.sha256(reader.data_set(found)).hexdigest() != one.sha256:
-                    return False
+            by_segment.setdefault(one.record.segment, []).append(one)
+        for name, those in by_segment.items():
+            with SegmentReader(self.settings.spool_dir / name) as reader:
+                for one in those:
+                    found = reader.record_at(one.record.start)
+                    if found != one.record or hashlib.sha256(reader.data_set(found)).hexdigest() != one.sha256:
+                        return False
         return True
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self._file)) as connection:
-            return connection.execute(query).fetchall()
+        return self._reader.execute(query).fetchall()
 
 
 class _Link:
@@ -395,6 +438,69 @@ class _Link:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+class _Question(_Link):
+    """What `node.delivery` needs of an association in which commitment is asked for."""
+
+    def __init__(self, whole: WholeNode, take: Callable[[int, bytes, str], int]) -> None:
+        super().__init__(whole)
+        self._take = take
+        self.offered = whole.archive.commitment != "unknown"
+
+    def ask(self, transaction_uid: str, question: Any) -> int:
+        uids = {str(item.sop_instance_uid): str(item.sop_class_uid) for item in question.items}
+        self._node.ask_archive(transaction_uid, uids, self._take)
+        return 0x0000
+
+    def wait(self, *_: object) -> None:
+        pass
+
+
+def _reference(sop_class: str, uid: str, failure: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
+    if failure is not None:
+        item.FailureReason = failure
+    return item
+
+
+@lru_cache(maxsize=1)
+def _clocked() -> tuple[Any, ...]:
+    """The modules of the node that look at the clock."""
+    named = [module for name, module in list(sys.modules.items()) if name.startswith("node.")]
+    return tuple(module for module in named if getattr(module, "now", None) is _REAL_NOW)
+
+
+_present: list["WholeNode"] = []
+"""Whose database the engine opens."""
+
+
+@lru_cache(maxsize=1)
+def _the_engine() -> Engine:
+    """One for all nodes, one after the other: SQLAlchemy compiles each statement once an engine."""
+    engine = open_database("sqlite:///nowhere")
+    dialect: Any = engine.dialect
+    commit = dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        with _present[0].counted("commit"):
+            commit(connection)
+
+    def where(_: object, __: object, arguments: list[Any], ___: object) -> None:
+        arguments[0] = str(_present[0].settings.data_dir / "node.sqlite")
+
+    dialect.do_commit = do_commit
+    event.listen(engine, "do_connect", where)
+    return engine
+
+
+def _engine(whole: WholeNode) -> Engine:
+    """The engine, with new connections, on the database of a node."""
+    _present[:] = [whole]
+    engine = _the_engine()
+    engine.dispose()
+    return engine
 
 
 def make_template(path: Path) -> Path:
