@@ -41,7 +41,7 @@ class Ohif:
         self.page = page
         page.goto(f"{site}/viewer?StudyInstanceUIDs={study}")
         page.locator('[data-cy="study-browser-thumbnail"]').first.wait_for()
-        page.evaluate("document.querySelectorAll('[class*=shepherd]').forEach(e => e.remove())")  # a tour covers all
+        page.add_style_tag(content="[class*=shepherd] { display: none !important }")  # a tour covers all
 
     def series(self) -> list[str]:
         """What the study browser lists: modality and description."""

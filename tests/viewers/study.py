@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
-from config import Reason
+from config import Plan, Reason, outputs_of
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
 from ct.load import load_series
 from ct.measure import measure
@@ -51,4 +51,5 @@ def make_study(folder: Path) -> Study:
     reading = Reading(model, model, tuple(read), rest, datetime(2026, 3, 1, 9, 30, tzinfo=UTC))
     headers = {str(h.SOPInstanceUID): h for h in (dcmread(file, stop_before_pixels=True) for file in files)}
     sources = [headers[source.sop_instance_uid] for source in volume.sources]
-    return Study(tuple(files), tuple(write(reading, anatomy_map, sources)), anatomy_map)
+    results = write(reading, anatomy_map, sources, plan=Plan.of([outputs_of("air+sc")]), volume=volume)
+    return Study(tuple(files), tuple(results), anatomy_map)

@@ -117,10 +117,22 @@ def _likeness(
     return float(np.corrcoef(picture[y[seen], x[seen]].mean(-1), np.clip(hu[seen], -160, 240))[0, 1])
 
 
-def test_orthancs_own_viewer_shows_the_ct(archive: Archive) -> None:
-    """It draws images; reports and overlays are beyond it, which is what the summary page is for."""
+def test_ohif_shows_the_report_as_text(archive: Archive) -> None:
     with browser_page() as page:
-        page.goto(f"{archive.orthanc.url}/web-viewer/app/viewer.html?series={archive.orthanc.series_of('CT')}")
+        ohif = Ohif(page, archive.site, archive.study.uid)
+        ohif.open("AI report, text")
+        page.get_by_text("Pleural effusion").first.wait_for()
+        shown = page.locator("body").inner_text()
+        for expected in ("Cardiomegaly", "93", "not verified"):
+            assert expected in shown
+        _keep("ohif-report.png", page.screenshot())
+
+
+@pytest.mark.parametrize(("modality", "name"), [("CT", "orthanc-ct.png"), ("OT", "orthanc-summary.png")])
+def test_orthancs_own_viewer_shows_the_ct_and_the_summary_page(archive: Archive, modality: str, name: str) -> None:
+    """It draws images only: reports and overlays are beyond it, which is what the summary page is for."""
+    with browser_page() as page:
+        page.goto(f"{archive.orthanc.url}/web-viewer/app/viewer.html?series={archive.orthanc.series_of(modality)}")
         page.locator("canvas").first.wait_for()
         until(lambda: as_picture(page.locator("canvas").first.screenshot()).std() > 20, 120, "an image")
-        _keep("orthanc-ct.png", page.screenshot())
+        _keep(name, page.screenshot())
