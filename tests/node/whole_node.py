@@ -58,7 +58,7 @@ from node.jobs import Analyst
 from node.migrations import upgrade
 from node.outbox import Outcome
 from node.reconciler import Reconciler
-from node.records import Records, open_database
+from node.records import Base, Records, open_database
 from node.spool import Record, SegmentReader
 from node.store_status import judge
 from node.tasks import ANALYZE, DELIVER
@@ -228,6 +228,7 @@ class WholeNode:
         self._seen: Counter[str] = Counter()
         self._sessions: dict[int, IntakeSession] = {}
         self._patches = [patch.object(module, "now", self.clock.now) for module in _clocked()]
+        _take_over_defaults()
         self._patches += [
             patch.object(node.delivery, "DimseLink", self._link),
             patch.object(node.delivery, "CommitmentLink", self._commitment_link),
@@ -274,6 +275,7 @@ class WholeNode:
             session.close()
         self._reader.close()
         self.records.engine.dispose()
+        _present.clear()
         for one in self._patches:
             one.stop()
 
@@ -374,8 +376,8 @@ class WholeNode:
             has = self.archive.kept.keys() if self.archive.commitment == "give" else set()
             told = Dataset()
             told.TransactionUID = transaction_uid
-            told.ReferencedSOPSequence = [_reference(uids[uid], uid) for uid in uids if uid in has]
-            failed = [_reference(uids[uid], uid, 0x0112) for uid in uids if uid not in has]
+            told.ReferencedSOPSequence = [reference(uids[uid], uid) for uid in uids if uid in has]
+            failed = [reference(uids[uid], uid, 0x0112) for uid in uids if uid not in has]
             if failed:
                 told.FailedSOPSequence = failed
             self.archive.committed |= {uid for uid in uids if uid in has}
@@ -457,7 +459,8 @@ class _Question(_Link):
         pass
 
 
-def _reference(sop_class: str, uid: str, failure: int | None = None) -> Dataset:
+def reference(sop_class: str, uid: str, failure: int | None = None) -> Dataset:
+    """An item of a Referenced or Failed SOP Sequence; `failure`: Failure Reason (PS3.3 C.14.1.1)."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
     if failure is not None:
@@ -472,8 +475,18 @@ def _clocked() -> tuple[Any, ...]:
     return tuple(module for module in named if getattr(module, "now", None) is _REAL_NOW)
 
 
+@lru_cache(maxsize=1)
+def _take_over_defaults() -> None:
+    """Columns that take the time of their row get it from the present node's clock (SQLAlchemy keeps what it calls)."""
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            default: Any = column.default
+            if default is not None and getattr(default.arg, "__name__", "") == _REAL_NOW.__name__:
+                default.arg = lambda _: _present[0].clock.now() if _present else _REAL_NOW()
+
+
 _present: list["WholeNode"] = []
-"""Whose database the engine opens."""
+"""Whose database the engine opens, and whose clock holds."""
 
 
 @lru_cache(maxsize=1)
