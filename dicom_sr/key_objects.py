@@ -34,6 +34,9 @@ def build(case: Case, slices: Mapping[str, Sequence[int]]) -> Dataset | None:
         requested_procedures=requested_procedures(case.headers[0]) or None,
         **case.arguments(Kind.KO),
     )
+    for item in dataset.ContentSequence:
+        if item.ValueType == "IMAGE" and "ConceptNameCodeSequence" in item:
+            del item.ConceptNameCodeSequence  # TID 2010 allows no purpose of reference
     case.finish(dataset)
     return dataset
 

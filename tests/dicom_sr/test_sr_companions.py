@@ -199,6 +199,7 @@ def test_key_objects_name_the_slices_of_the_heat(usual: list[Dataset]) -> None:
     assert 13 <= shown[0] <= 15
     assert 17 <= shown[1] <= 20
     assert "Lung nodule, lung, 91.3 %" in dicom_sr.as_text(made)
+    assert not any("ConceptNameCodeSequence" in each for each in items)  # TID 2010 rows 7 to 10
 
 
 @pytest.mark.parametrize(

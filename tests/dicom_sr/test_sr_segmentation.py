@@ -219,7 +219,7 @@ def test_objects_with_sides_and_a_label_map_are_valid(headers) -> None:  # type:
     assert validate_set([*images, *written]).errors == ()
 
 
-def test_the_report_has_a_group_a_side_and_findings_refer_to_the_only_segment_or_to_none() -> None:
+def test_the_report_has_a_group_a_side_and_findings_refer_to_all_segments_of_their_anatomy() -> None:
     source, of = sided_map(), reading()
     seg, sr = dicom_sr.write(of, source, ct_headers())
     groups = [i for i in descendants(sr) if codes.is_a(i, codes.MEASUREMENT_GROUP)]
@@ -227,15 +227,16 @@ def test_the_report_has_a_group_a_side_and_findings_refer_to_the_only_segment_or
     for group in groups:
         kind = next(i for i in group.ContentSequence if codes.is_a(i, codes.FINDING))
         numbers = [
-            int(i.ReferencedSOPSequence[0].ReferencedSegmentNumber)
+            int(number)
             for i in group.ContentSequence
-            if "ReferencedSOPSequence" in i
+            for reference in i.get("ReferencedSOPSequence") or []
+            for number in reference["ReferencedSegmentNumber"]
         ]
         referred.setdefault(kind.ConceptCodeSequence[0].CodeMeaning, []).extend(numbers)
     assert referred["Lung"] == [1, 2]
     assert referred["Kidney"] == [5, 6]
     assert referred["Cardiomegaly"] == [3]
-    assert referred["Nodule of lung"] == []
+    assert referred["Nodule of lung"] == [1, 2]
     parsed = dicom_sr.read(sr)
     lung = parsed.reading.anatomies[0]
     sides = source.sides["lung"].measures
