@@ -230,7 +230,7 @@ def test_the_report_has_a_group_a_side_and_findings_refer_to_all_segments_of_the
             int(number)
             for i in group.ContentSequence
             for reference in i.get("ReferencedSOPSequence") or []
-            for number in reference["ReferencedSegmentNumber"]
+            for number in np.atleast_1d(reference.ReferencedSegmentNumber)
         ]
         referred.setdefault(kind.ConceptCodeSequence[0].CodeMeaning, []).extend(numbers)
     assert referred["Lung"] == [1, 2]

@@ -11,6 +11,7 @@ from ct.anatomy import AlgorithmIdentity, AnatomyMap
 from ct.load import load_series
 from ct.measure import measure
 from ct.phantom import ANATOMIES, PhantomPatient, render, write_series
+from ct.sides import tell_sides
 from dicom_sr import write
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
@@ -40,7 +41,8 @@ def make_study(folder: Path) -> Study:
     labels = render(patient, SPACING, SHAPE).labels
     model = AlgorithmIdentity("fVLM", "1.0", "a" * 64, test_only=True)
     measures = measure(volume, labels, ANATOMIES)
-    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, model, measures)
+    sides = tell_sides(volume, labels, ANATOMIES, measures)
+    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, model, measures, sides)
     read = []
     for name in READ:
         findings = [Finding(key, 0.93, Verdict.PRESENT, 0.5, True) for key in DISEASES if key.startswith(name)]
