@@ -180,7 +180,7 @@ def load_release(path: Path | str, device: str | torch.device = "cpu") -> FVLM:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise ReleaseError(f"{path / WEIGHTS}: does not fit config.json: {', '.join(wrong)}; copy the release again")
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=True)
     model.text_encoder.make_buffers(torch.device(device))
     model.release = release
     return model.eval()

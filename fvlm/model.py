@@ -108,18 +108,30 @@ class FVLM(nn.Module):
     def encode_tokens(self, image: Tensor) -> list[Tensor]:
         """Image [B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, the final normed ones last.
 
-        Raises ValueError if D, H, W are no multiples of the patch.
+        A model with cells has them as its first level, on a finer grid than the others. Raises ValueError if D, H, W
+        are no multiples of the patch.
         """
         return self.visual_encoder(image)  # type: ignore[no-any-return]
 
     def pool_anatomies(self, tokens: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of `encode_tokens` and labels [B, D, H, W] -> features [B, A, E], present bool [B, A]."""
-        return self.pool_tokens(tokens, tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies)))
+        return self.pool_tokens(tokens, self.select(labels, len(tokens)))
 
-    def pool_tokens(self, tokens: list[Tensor], selected: Tensor) -> tuple[Tensor, Tensor]:
-        """As `pool_anatomies`, with the tokens of each anatomy bool [B, A, L] (`tokens_of_anatomies`)."""
-        present = selected.any(-1)
-        pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
+    def select(self, labels: Tensor, levels: int) -> list[Tensor]:
+        """Which tokens of each of the levels of `encode_tokens` hold a voxel of which anatomy.
+
+        Labels [B, D, H, W] -> bool [B, A, L] for each level.
+        """
+        anatomies = len(self.config.anatomies)
+        coarse = tokens_of_anatomies(labels, self.config.patch, anatomies)
+        if self.config.cells is None:
+            return [coarse] * levels
+        return [tokens_of_anatomies(labels, self.config.cells.size, anatomies), *[coarse] * (levels - 1)]
+
+    def pool_tokens(self, tokens: list[Tensor], selected: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `pool_anatomies`, with the tokens of each anatomy (`select`)."""
+        present = selected[-1].any(-1)
+        pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), torch.cat(selected, -1))
         weight = torch.stack([proj.weight for proj in self.vision_projs])  # type: ignore[misc]
         bias = torch.stack([proj.bias for proj in self.vision_projs])  # type: ignore[misc]
         features = F.normalize((torch.einsum("baw,aew->bae", pooled, weight) + bias).float(), dim=-1)

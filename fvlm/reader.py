@@ -16,8 +16,8 @@ from ct.volume import Grid, Volume
 from fvlm.checkpoint import ReleaseError
 from fvlm.config import Calibration, FindingConfig
 from fvlm.engine import BATCH, Engine, Precision
-from fvlm.evidence import Evidence, as_heat, explain, token_grid
-from fvlm.model import FVLM, tokens_of_anatomies
+from fvlm.evidence import Evidence, Level, as_heat, explain, token_grid
+from fvlm.model import FVLM
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 from fvlm.text_cache import text_features
@@ -71,14 +71,13 @@ class Reader:
         with torch.inference_mode():
             for encoded in self._engine.encode(prepared):
                 window, tokens = encoded.window, encoded.tokens
-                selected = tokens_of_anatomies(encoded.labels, self.model.config.patch, len(names))
+                selected = self.model.select(encoded.labels, len(tokens))
                 features, _ = self.model.pool_tokens(tokens, selected)
                 grid = token_grid(volume.grid, window.box, self.release.config)
                 for name in window.anatomies:
                     index = names.index(name)
-                    evidence = explain(
-                        self.model, [level[0] for level in tokens], selected[0, index], index, self._directions(name)
-                    )
+                    states = [Level(level[0], own[0, index]) for level, own in zip(tokens, selected, strict=True)]
+                    evidence = explain(self.model, states, grid.shape, index, self._directions(name))
                     readings[name] = self._describe(name, features[0, index], evidence, grid, anatomy_map)
         return Reading(
             model=self.release.identity,

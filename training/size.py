@@ -10,7 +10,9 @@ class Size:
     patients: int = 4000
     stem_steps: int = 1400
     trunk_steps: int = 600
-    steps: int = 150
+    cell_steps: int = 2500
+    query_steps: int = 400
+    steps: int = 200
     segmenter_steps: int = 4000
     validation: int = 300
     test: int = 500
