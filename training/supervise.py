@@ -124,7 +124,7 @@ def lesion_places(
 
 
 def select(model: FVLM, image: Tensor, labels: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Image [B, 1, D, H, W], labels [B, D, H, W] -> tokens [B, L, W] of each level but the cells, those of an anatomy [B, A, L]."""
+    """Tokens [B, L, W] of each level but the cells, and which of them hold an anatomy, bool [B, A, L]."""
     config = model.config
     return model.visual_encoder.transform(image), tokens_of_anatomies(labels, config.patch, len(config.anatomies))
 
