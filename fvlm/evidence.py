@@ -74,9 +74,12 @@ def _gather(values: Tensor, levels: list[Level], config: ModelConfig, shape: Tri
     finest = levels[0].own
     total = values.new_zeros(len(values), len(finest))
     z, y, x = (patch // size for patch, size in zip(config.patch, config.finest, strict=True))
-    for level, part in zip(levels, values.split([int(level.own.sum()) for level in levels], -1), strict=True):
+    first = 0
+    for level in levels:
+        count = int(level.own.sum())
         on_level = values.new_zeros(len(values), len(level.own))
-        on_level[:, level.own] = part
+        on_level[:, level.own] = values[:, first : first + count]
+        first += count
         if len(level.own) < len(finest):
             among = finest.view(shape[0] // z, z, shape[1] // y, y, shape[2] // x, x)
             even = among / among.sum((1, 3, 5), keepdim=True).clamp_min(1)
