@@ -73,17 +73,17 @@ def encode_set(
     the model has no cells.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i, p in enumerate(data.patients) if not (folder / f"{p.seed}.safetensors").exists()]
-    for first in range(0, len(missing), batch):
-        progress(len(data.patients) - len(missing) + first, len(data.patients))
-        chosen = missing[first : first + batch]
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            encoded = _encode(model, data, findings, chosen)
-        for index, features in zip(chosen, encoded, strict=True):
-            partial = folder / "one.part"
-            save_file({field.name: getattr(features, field.name) for field in fields(Features)}, partial)
-            partial.replace(folder / f"{data.patients[index].seed}.safetensors")
-    progress(len(data.patients), len(data.patients))
+    files = [folder / f"{patient.seed}.safetensors" for patient in data.patients]
+    for first in range(0, len(files), batch):
+        chosen = [index for index in range(first, min(first + batch, len(files))) if not files[index].exists()]
+        if chosen:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+                encoded = _encode(model, data, findings, chosen)
+            for index, features in zip(chosen, encoded, strict=True):
+                partial = files[index].with_suffix(".part")
+                save_file({field.name: getattr(features, field.name) for field in fields(Features)}, partial)
+                partial.replace(files[index])
+        progress(min(first + batch, len(files)), len(files))
     return FeatureSet(folder, data.patients)
 
 

@@ -108,7 +108,7 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
     encoded = {"train": _encode(out, "train", encoder, training, focal, stages, "bfloat16")}
     _school_queries(out, encoder, encoded["train"], findings, focal, size, stages)
     pooled = {"train": pool_set(encoder, encoded["train"], lambda *_: None)}
-    methods: tuple[Method, ...] = ("clip", "fvlm")
+    methods: tuple[Method, ...] = ("fvlm", "clip")
     learners = {m: _align(out, m, encoder, tokenizer, pooled["train"], size, stages) for m in methods}
     if former is None:
         with stages("segmenter: training") as update:
