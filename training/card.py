@@ -94,12 +94,13 @@ cells of {_times(model.finest)} voxels, made by convolutions alone; one query fo
 ```
 
 {size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. The image trunk, stem and transformer,
-{_trunk(size, began)}. The cells learn in {size.cell_steps} steps of 48 small crops which of them
-hold which lesion (only a phantom can tell). Then trunk and cells are frozen. The anatomies' queries and their attention
-learn in {size.query_steps} steps of 16 to tell the findings that the reports name, and half of the heads to look at the
-cells of focal lesions. Last, anatomy projections and text encoder are aligned with the reports by anatomy-wise contrast
-with the normal-normal correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the
-patients and the number of steps; it aligns the whole image, by its tokens, with the whole report.
+{_trunk(size, began)}. The cells learn in {size.cell_steps} steps of 48
+small crops which of them hold which lesion (only a phantom can tell). Then trunk and cells are frozen, and the first
+{size.aligned} phantoms teach the rest. The anatomies' queries and their attention learn in {size.query_steps} steps
+of 16 to tell the findings that the reports name, and half of the heads to look at the cells of focal lesions. Last,
+anatomy projections and text encoder are aligned with the reports by anatomy-wise contrast with the normal-normal
+correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the number
+of steps; it aligns the whole image, by its tokens, with the whole report.
 
 ## What it reaches
 
@@ -144,12 +145,12 @@ def _commands(size: Size, began: AlgorithmIdentity | None) -> str:
     held_out = f"--validation {size.validation} --test {size.test}"
     if began is None:
         return f"""fvlm-node train segmenter --out RUN --steps {size.segmenter_steps}
-fvlm-node train phantom --out RUN --patients {size.patients} --stem-steps {size.stem_steps} \\
-    --trunk-steps {size.trunk_steps} --cell-steps {size.cell_steps} --query-steps {size.query_steps} \\
-    --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
+fvlm-node train phantom --out RUN --patients {size.patients} --aligned {size.aligned} \\
+    --stem-steps {size.stem_steps} --trunk-steps {size.trunk_steps} --cell-steps {size.cell_steps} \\
+    --query-steps {size.query_steps} --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
     {held_out}"""
     return f"""fvlm-node train phantom --out RUN --start RELEASE-{began.version} --patients {size.patients} \\
-    --cell-steps {size.cell_steps} --query-steps {size.query_steps} --steps {size.steps} \\
+    --aligned {size.aligned} --cell-steps {size.cell_steps} --query-steps {size.query_steps} --steps {size.steps} \\
     {held_out}"""
 
 

@@ -43,6 +43,9 @@ def segmenter(
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
     patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = Size.patients,
+    aligned: Annotated[
+        int, typer.Option(min=32, help="How many of them teach queries, projections and text encoder.")
+    ] = Size.aligned,
     stem_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image stem.")] = Size.stem_steps,
     trunk_steps: Annotated[int, typer.Option(min=1, help="Of the whole image trunk.")] = Size.trunk_steps,
     cell_steps: Annotated[int, typer.Option(min=1, help="Of the cells, the finest level.")] = Size.cell_steps,
@@ -70,6 +73,7 @@ def phantom(
     """
     size = Size(
         patients,
+        min(aligned, patients),
         stem_steps,
         trunk_steps,
         cell_steps,

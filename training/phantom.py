@@ -105,7 +105,7 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
     _school_cells(out, encoder, training, findings, size, stages)
     drawn = {ball.finding for balls in training.balls for ball in balls}
     focal = [f.finding for f in findings if f.finding in drawn]
-    encoded = {"train": _encode(out, "train", encoder, training, focal, stages, "bfloat16")}
+    encoded = {"train": _encode(out, "train", encoder, training.first(size.aligned), focal, stages, "bfloat16")}
     _school_queries(out, encoder, encoded["train"], findings, focal, size, stages)
     pooled = {"train": pool_set(encoder, encoded["train"], lambda *_: None)}
     methods: tuple[Method, ...] = ("fvlm", "clip")
@@ -221,7 +221,7 @@ def _school_queries(
     lesson = QueryLesson(model, [f.finding for f in findings], focal, data)
     recipe = Recipe("queries", size.query_steps, peak_lr=1e-3)
     with stages("queries: supervised") as update:
-        fit(lesson, size.patients, recipe, out / "queries", partial(_report, update, recipe.steps))
+        fit(lesson, len(data.patients), recipe, out / "queries", partial(_report, update, recipe.steps))
 
 
 def _report(update: Callable[[int, int, float | None], None], steps: int, step: int, loss: float) -> None:
@@ -242,7 +242,7 @@ def _align(
     learner = build(trunk, tokenizer, pooled, method, seed=0)
     with stages(f"{method}: alignment") as update:
         recipe = Recipe(method, size.steps, batch=32)
-        return fit(learner, size.patients, recipe, out / method, partial(_report, update, recipe.steps))
+        return fit(learner, len(pooled.patients), recipe, out / method, partial(_report, update, recipe.steps))
 
 
 def _set(
