@@ -99,8 +99,8 @@ small crops which of them hold which lesion (only a phantom can tell). Then trun
 {size.aligned} phantoms teach the rest. The anatomies' queries and their attention learn in {size.query_steps} steps
 of 16 to tell the findings that the reports name, and half of the heads to look at the cells of focal lesions. Last,
 anatomy projections and text encoder are aligned with the reports by anatomy-wise contrast with the normal-normal
-correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the number
-of steps; it aligns the whole image, by its tokens, with the whole report.
+correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the
+number of steps; it aligns the whole image, by its tokens, with the whole report.
 
 ## What it reaches
 
