@@ -93,7 +93,7 @@ cells of {_times(model.finest)} voxels, made by convolutions alone; one query fo
 {_commands(size, began)}
 ```
 
-{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. The image trunk, stem and transformer,
+{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. The image trunk (stem and transformer)
 {_trunk(size, began)}. The cells learn in {size.cell_steps} steps of 48
 small crops which of them hold which lesion (only a phantom can tell). Then trunk and cells are frozen, and the first
 {size.aligned} phantoms teach the rest. The anatomies' queries and their attention learn in {size.query_steps} steps

@@ -8,7 +8,7 @@ class Size:
     """Patients and steps of one run; the defaults are those of the networks that ship."""
 
     patients: int = 4000
-    aligned: int = 2400
+    aligned: int = 1500
     """Of these, the first so many teach queries, projections and text encoder."""
     stem_steps: int = 1400
     trunk_steps: int = 600
