@@ -107,4 +107,4 @@ def _fill(part: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
         raise ReleaseError(f"{path / WEIGHTS}: does not fit config.json: {', '.join(wrong)}; copy the release again")
-    part.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    part.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()}, assign=True)

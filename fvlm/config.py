@@ -1,5 +1,6 @@
 """What a release's `config.json` says: the architecture, the anatomies, the preprocessing."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -38,6 +39,35 @@ class TextConfig(_Frozen):
         return self
 
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class CellsConfig(_Frozen):
+    """A level of fine tokens made by convolutions alone (`fvlm.cells`)."""
+
+    windows: Annotated[tuple[tuple[Unit, Unit], ...], Field(min_length=1)]
+    """Parts of the input's range 0..1 that are each stretched to a channel of their own, as a reader of CT does."""
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Of each strided 3x3x3 convolution."""
+    strides: tuple[PositiveTriple, ...]
+    """z, y, x of each; together they make the size of a cell."""
+    blocks: Annotated[int, Field(ge=0)] = 0
+    """Residual 3x3x3 convolutions after them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.strides) != len(self.channels):
+            raise ValueError("strides and channels of the cells differ in length")
+        if any(low >= high for low, high in self.windows):
+            raise ValueError(f"windows {self.windows} of the cells must rise")
+        return self
+
+    @property
+    def size(self) -> Triple:
+        """Voxels z, y, x of one cell."""
+        return _product(self.strides)
+
+
 class ModelConfig(_Frozen):
     """The architecture; defaults are the public fVLM (ViT-B/16x16x32 and BERT-base, arXiv 2501.14548)."""
 
@@ -65,6 +95,8 @@ class ModelConfig(_Frozen):
     """Channels of each stem stage; only with `conv`."""
     stem_strides: tuple[PositiveTriple, ...] = ()
     """Strides z, y, x of each stem stage; empty is (2, 2, 2) each."""
+    cells: CellsConfig | None = None
+    """A level of tokens finer than `patch`, for small lesions; the public model has none."""
     text: TextConfig = TextConfig()
 
     @model_validator(mode="after")
@@ -83,6 +115,8 @@ class ModelConfig(_Frozen):
             raise ValueError("stem_strides and stem_channels differ in length")
         if any(patch % stride for patch, stride in zip(self.patch, self.stem_stride, strict=True)):
             raise ValueError(f"patch {self.patch} is not a multiple of the stem's stride {self.stem_stride}")
+        if any(patch % size for patch, size in zip(self.patch, self.finest, strict=True)):
+            raise ValueError(f"patch {self.patch} is not a multiple of the cells' size {self.finest}")
         return self
 
     @property
@@ -94,16 +128,26 @@ class ModelConfig(_Frozen):
     @property
     def stem_stride(self) -> Triple:
         """Total stride of the stem, z, y, x."""
-        z = y = x = 1
-        for _, stride in self.stages:
-            z, y, x = z * stride[0], y * stride[1], x * stride[2]
-        return z, y, x
+        return _product(stride for _, stride in self.stages)
+
+    @property
+    def finest(self) -> Triple:
+        """Voxels z, y, x of the finest tokens: the cells, where there are any."""
+        return self.patch if self.cells is None else self.cells.size
 
     @property
     def grid(self) -> Triple:
         """Tokens z, y, x of the training window."""
         z, y, x = (size // patch for size, patch in zip(self.image_shape, self.patch, strict=True))
         return z, y, x
+
+
+def _product(strides: Iterable[Triple]) -> Triple:
+    """Total stride, z, y, x."""
+    z = y = x = 1
+    for stride in strides:
+        z, y, x = z * stride[0], y * stride[1], x * stride[2]
+    return z, y, x
 
 
 class PreprocessConfig(_Frozen):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from fvlm.cells import Cells
 from fvlm.config import ModelConfig, Triple
 from fvlm.kernels import attention, linear, linear_gelu
 
@@ -151,7 +152,7 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """ViT without class token that also returns the raw tokens of inner blocks."""
+    """ViT without class token that also returns the raw tokens of inner blocks, and cells where there are any."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -159,12 +160,19 @@ class VisionEncoder(nn.Module):
         self.patch_embedding = PatchEmbedding(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
+        self.cells = None if config.cells is None else Cells(config.cells, config.width)
 
     def forward(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
-        """[B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, raw, then the last block's, normed.
+        """[B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level.
 
-        `wanted` bool [B, L]: tokens whose last level is needed; of the others it may be anything finite.
+        First the cells, if there are any; then the raw tokens of inner blocks, then the last block's, normed. `wanted`
+        bool [B, L]: tokens whose last level is needed; of the others it may be anything finite.
         """
+        fine = [] if self.cells is None else [self.cells(image)]
+        return [*fine, *self.transform(image, wanted)]
+
+    def transform(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
+        """As `forward`, without cells."""
         x = self.patch_embedding(image)
         tokens = []
         for index, block in enumerate(self.blocks):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -27,8 +28,8 @@ class Encoded:
     window: Window
     tokens: list[Tensor]
     """Float32 [1, L, W] of each level."""
-    selected: Tensor
-    """bool [1, A, L]: the tokens of each anatomy; the last level holds no others."""
+    selected: list[Tensor]
+    """bool [1, A, L] of each level: the tokens of each anatomy; the last level holds no others."""
 
 
 class Engine:
@@ -49,7 +50,7 @@ class Engine:
         self._device = model.temp.device
         self._precision = precision
         self._batch = batch or (1 if self._device.type == "cpu" else BATCH)
-        self._select = model.select_tokens
+        self._select = partial(model.select, levels=model.levels)
         encode: Callable[[Tensor, Tensor], list[Tensor]] = model.encode_tokens
         self._encode = torch.compile(encode) if compiled else encode
 
@@ -70,8 +71,8 @@ class Engine:
         selected = self._select(torch.cat(labels).to(self._device))
         low = self._precision == "bfloat16"
         with torch.autocast(self._device.type, torch.bfloat16) if low else nullcontext():
-            levels = self._encode(batch, selected.any(1))
+            levels = self._encode(batch, selected[-1].any(1))
         return [
-            Encoded(window, [level[row : row + 1].float() for level in levels], selected[row : row + 1])
+            Encoded(window, [level[row : row + 1].float() for level in levels], [s[row : row + 1] for s in selected])
             for row, window in enumerate(windows)
         ]

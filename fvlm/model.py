@@ -122,23 +122,36 @@ class FVLM(nn.Module):
     def encode_tokens(self, image: Tensor, wanted: Tensor | None = None) -> list[Tensor]:
         """Image [B, 1, D, H, W] in [0, 1] -> tokens [B, L, W] of each level, the final normed ones last.
 
-        `wanted` bool [B, L]: tokens whose last level is needed (default: all); of the others it may be anything finite.
-        Raises ValueError if D, H, W are no multiples of the patch.
+        A model with cells has them as its first level, on a finer grid than the others. `wanted` bool [B, L]: tokens
+        whose last level is needed (default: all); of the others it may be anything finite. Raises ValueError if D, H,
+        W are no multiples of the patch.
         """
         return self.visual_encoder(image, wanted)  # type: ignore[no-any-return]
 
-    def select_tokens(self, labels: Tensor) -> Tensor:
-        """Labels uint8 [B, D, H, W] -> bool [B, A, L]: the tokens of each anatomy (`tokens_of_anatomies`)."""
-        return tokens_of_anatomies(labels, self.config.patch, len(self.config.anatomies))
+    @property
+    def levels(self) -> int:
+        """How many levels of tokens `encode_tokens` gives."""
+        return len(self.config.levels) + 1 + (self.config.cells is not None)
 
     def pool_anatomies(self, tokens: list[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of `encode_tokens` and labels [B, D, H, W] -> features [B, A, E], present bool [B, A]."""
-        return self.pool_tokens(tokens, self.select_tokens(labels))
+        return self.pool_tokens(tokens, self.select(labels, len(tokens)))
 
-    def pool_tokens(self, tokens: list[Tensor], selected: Tensor) -> tuple[Tensor, Tensor]:
-        """As `pool_anatomies`, with the tokens of each anatomy (`select_tokens`)."""
-        present = selected.any(-1)
-        pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), selected.repeat(1, 1, len(tokens)))
+    def select(self, labels: Tensor, levels: int) -> list[Tensor]:
+        """Which tokens of each of the levels of `encode_tokens` hold a voxel of which anatomy.
+
+        Labels [B, D, H, W] -> bool [B, A, L] for each level.
+        """
+        anatomies = len(self.config.anatomies)
+        coarse = tokens_of_anatomies(labels, self.config.patch, anatomies)
+        if self.config.cells is None:
+            return [coarse] * levels
+        return [tokens_of_anatomies(labels, self.config.cells.size, anatomies), *[coarse] * (levels - 1)]
+
+    def pool_tokens(self, tokens: list[Tensor], selected: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `pool_anatomies`, with the tokens of each anatomy (`select`)."""
+        present = selected[-1].any(-1)
+        pooled = self.attention(self.query_tokens, torch.cat(tokens, 1), torch.cat(selected, -1))
         weight = torch.stack([proj.weight for proj in self.vision_projs])  # type: ignore[misc]
         bias = torch.stack([proj.bias for proj in self.vision_projs])  # type: ignore[misc]
         features = F.normalize((torch.einsum("baw,aew->bae", pooled, weight) + bias).float(), dim=-1)
@@ -155,8 +168,8 @@ class FVLM(nn.Module):
             raise ValueError(
                 f"image {tuple(image.shape)} and labels {tuple(labels.shape)} must be [B, 1, D, H, W] and [B, D, H, W]"
             )
-        selected = self.select_tokens(labels)
-        return self.pool_tokens(self.encode_tokens(image, selected.any(1)), selected)
+        selected = self.select(labels, self.levels)
+        return self.pool_tokens(self.encode_tokens(image, selected[-1].any(1)), selected)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids and attention mask int64 [N, T], padded at the end -> float32 [N, E] of unit length."""

@@ -15,7 +15,7 @@ from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
 from fvlm.config import Calibration, FindingConfig
 from fvlm.engine import Engine, Precision
-from fvlm.evidence import Evidence, as_heat, explain, token_grid
+from fvlm.evidence import Evidence, Level, as_heat, explain, token_grid
 from fvlm.model import FVLM
 from fvlm.preprocess import prepare
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
@@ -75,9 +75,8 @@ class Reader:
                 grid = token_grid(volume.grid, window.box, self.release.config)
                 for name in window.anatomies:
                     index = names.index(name)
-                    evidence = explain(
-                        self.model, [level[0] for level in tokens], selected[0, index], index, self._directions(name)
-                    )
+                    states = [Level(level[0], own[0, index]) for level, own in zip(tokens, selected, strict=True)]
+                    evidence = explain(self.model, states, grid.shape, index, self._directions(name))
                     readings[name] = self._describe(name, features[0, index], evidence, grid, anatomy_map)
         return Reading(
             model=self.release.identity,

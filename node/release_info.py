@@ -60,6 +60,7 @@ def _identity(release: Release) -> Table:
     config = release.config
     model, text = config.model, config.model.text
     stem = "" if model.stem == "patch" else f" behind {len(model.stages)} convolutions"
+    cells = "" if model.cells is None else f", cells z, y, x {model.finest}"
     table = Table.grid(padding=(0, 2))
     use = "TEST MODEL - NOT FOR CLINICAL USE" if config.test_only else "see the card"
     for key, value in (
@@ -69,7 +70,7 @@ def _identity(release: Release) -> Table:
         ("Use", use),
         (
             "Architecture",
-            f"ViT of {model.depth} blocks, width {model.width}, patch z, y, x {model.patch}{stem}; BERT of "
+            f"ViT of {model.depth} blocks, width {model.width}, patch z, y, x {model.patch}{stem}{cells}; BERT of "
             f"{text.depth} blocks, width {text.width}; features of {model.embedding}",
         ),
         ("Anatomies", ", ".join(model.anatomies)),

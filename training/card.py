@@ -1,5 +1,6 @@
 """The card of the bundled release: what it is, how it was trained, what it reaches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -72,7 +73,7 @@ def write_card(config: ReleaseConfig, size: Size, figures: Figures, began: Algor
     overlaps = "\n".join(f"| {name} | {score:.3f} |" for name, score in figures.dice.items())
     *several, everywhere = figures.located
     heats = "\n".join(f"| {row.finding} | {row.lesions} | {row.share:.0%} | {row.chance:.0%} |" for row in several)
-    model = config.model
+    model, spacing = config.model, config.preprocess.spacing
     return f"""# {config.name}, version {config.version}
 
 **TEST MODEL - NOT FOR CLINICAL USE.** It was trained on synthetic phantoms only and has never seen a patient. It
@@ -81,9 +82,10 @@ exists so that the node can be installed, tested and demonstrated without any do
 ## What it is
 
 fVLM (Shui et al., ICLR 2025) in small: a vision transformer of {model.depth} blocks of width {model.width} over tokens
-of {model.patch[0]} x {model.patch[1]} x {model.patch[2]} voxels behind a convolutional stem, on a grid of
-{" x ".join(f"{mm:g}" for mm in config.preprocess.spacing)} mm (z, y, x); one query for each of
-{len(model.anatomies)} anatomies; a text encoder of {model.text.depth} blocks. Weights are stored as float16.
+of {_times(model.patch)} voxels behind a convolutional stem, on a grid of {_times(spacing)} mm (z, y, x); beside them
+cells of {_times(model.finest)} voxels, made by convolutions alone; one query for each of
+{len(model.anatomies)} anatomies attends over the tokens of all levels and the cells; a text encoder of
+{model.text.depth} blocks. Weights are stored as float16.
 
 ## How it was trained
 
@@ -91,12 +93,14 @@ of {model.patch[0]} x {model.patch[1]} x {model.patch[2]} voxels behind a convol
 {_commands(size, began)}
 ```
 
-{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. First the image trunk is
-schooled: {_stem(size, began)}, then stem, transformer and anatomy attention in {size.trunk_steps} steps of 16, each
-anatomy on the findings that its report names, each token on the focal lesions that lie in it, and each anatomy's query
-on looking at those tokens. Then the trunk is frozen, and anatomy projections and text encoder are aligned with the
-reports by anatomy-wise contrast with the normal-normal correction (paper section 3.3), {size.steps} steps of 32. The
-CLIP baseline shares the trunk, the patients and the number of steps; it aligns the whole image with the whole report.
+{size.patients} phantoms (seeds 0 to {size.patients - 1}) with generated reports. The image trunk (stem and transformer)
+{_trunk(size, began)}. The cells learn in {size.cell_steps} steps of 48
+small crops which of them hold which lesion (only a phantom can tell). Then trunk and cells are frozen, and the first
+{size.aligned} phantoms teach the rest. The anatomies' queries and their attention learn in {size.query_steps} steps
+of 16 to tell the findings that the reports name, and half of the heads to look at the cells of focal lesions. Last,
+anatomy projections and text encoder are aligned with the reports by anatomy-wise contrast with the normal-normal
+correction (paper section 3.3), {size.steps} steps of 32. The CLIP baseline shares the trunk, the patients and the
+number of steps; it aligns the whole image, by its tokens, with the whole report.
 
 ## What it reaches
 
@@ -141,22 +145,27 @@ def _commands(size: Size, began: AlgorithmIdentity | None) -> str:
     held_out = f"--validation {size.validation} --test {size.test}"
     if began is None:
         return f"""fvlm-node train segmenter --out RUN --steps {size.segmenter_steps}
-fvlm-node train phantom --out RUN --patients {size.patients} --stem-steps {size.stem_steps} \\
-    --trunk-steps {size.trunk_steps} --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
+fvlm-node train phantom --out RUN --patients {size.patients} --aligned {size.aligned} \\
+    --stem-steps {size.stem_steps} --trunk-steps {size.trunk_steps} --cell-steps {size.cell_steps} \\
+    --query-steps {size.query_steps} --steps {size.steps} --segmenter-steps {size.segmenter_steps} \\
     {held_out}"""
     return f"""fvlm-node train phantom --out RUN --start RELEASE-{began.version} --patients {size.patients} \\
-    --trunk-steps {size.trunk_steps} --steps {size.steps} {held_out}"""
+    --aligned {size.aligned} --cell-steps {size.cell_steps} --query-steps {size.query_steps} --steps {size.steps} \\
+    {held_out}"""
 
 
-def _stem(size: Size, began: AlgorithmIdentity | None) -> str:
+def _trunk(size: Size, began: AlgorithmIdentity | None) -> str:
     if began is None:
         return (
-            f"the convolutional stem in {size.stem_steps} steps of 8 on which anatomies and focal lesions lie where "
-            "(only a phantom can tell)"
+            f"is schooled first: the stem in {size.stem_steps} steps of 8 on which anatomies and focal lesions lie\n"
+            f"where, then all of it in {size.trunk_steps} steps of 16, each anatomy on the findings that its report\n"
+            "names and each token on the focal lesions in it"
         )
-    return (
-        f"it begins as that of version {began.version} (digest {began.digest[:16]}…), whose card says how it was made"
-    )
+    return f"is that of version {began.version} (digest {began.digest[:16]}…), whose card says how it was made"
+
+
+def _times(sizes: Sequence[float]) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
 
 
 def _interval(row: FindingMetrics) -> str:

@@ -43,8 +43,13 @@ def segmenter(
 def phantom(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
     patients: Annotated[int, typer.Option(min=32, help="Phantoms to train on.")] = Size.patients,
+    aligned: Annotated[
+        int, typer.Option(min=32, help="How many of them teach queries, projections and text encoder.")
+    ] = Size.aligned,
     stem_steps: Annotated[int, typer.Option(min=1, help="Supervised steps of the image stem.")] = Size.stem_steps,
     trunk_steps: Annotated[int, typer.Option(min=1, help="Of the whole image trunk.")] = Size.trunk_steps,
+    cell_steps: Annotated[int, typer.Option(min=1, help="Of the cells, the finest level.")] = Size.cell_steps,
+    query_steps: Annotated[int, typer.Option(min=1, help="Of the anatomies' queries.")] = Size.query_steps,
     steps: Annotated[
         int, typer.Option(min=1, help="Steps that align fVLM, and as many for the CLIP baseline.")
     ] = Size.steps,
@@ -54,7 +59,7 @@ def phantom(
     processes: Annotated[int, typer.Option(min=1, help="Processes that render phantoms.")] = Size.processes,
     start: Annotated[
         Path | None,
-        typer.Option(help="Go on from the image trunk of this release, with the bundled segmenter; no stem steps."),
+        typer.Option(help="Take the image trunk of this release and the bundled segmenter: no stem and trunk steps."),
     ] = None,
 ) -> None:
     """Train the two bundled networks on synthetic patients and write a release with its card.
@@ -63,10 +68,22 @@ def phantom(
 
     Example: fvlm-node train phantom --out runs/phantom
 
-    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --stem-steps 4 --trunk-steps 4 --steps 4
-    --segmenter-steps 4 --validation 16 --test 16
+    Quick trial: fvlm-node train phantom --out runs/try --patients 64 --stem-steps 4 --trunk-steps 4 --cell-steps 4
+    --query-steps 4 --steps 4 --segmenter-steps 4 --validation 16 --test 16
     """
-    size = Size(patients, stem_steps, trunk_steps, steps, segmenter_steps, validation, test, processes)
+    size = Size(
+        patients,
+        min(aligned, patients),
+        stem_steps,
+        trunk_steps,
+        cell_steps,
+        query_steps,
+        steps,
+        segmenter_steps,
+        validation,
+        test,
+        processes,
+    )
     with _stages() as stages:
         from training.phantom import train_phantom
 

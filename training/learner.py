@@ -12,11 +12,12 @@ from transformers import BertTokenizer
 
 from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
+from training.features import FeatureSet
 from training.objective import AnatomyPairs, anatomy_losses, clip_loss
-from training.phantom_data import Patient, PhantomSet, Progress, touches_border
+from training.phantom_data import Patient, Progress
 from training.pretrain import Trainee
+from training.queries import joined
 from training.standardise import Standardise
-from training.supervise import gather, select
 
 Method = Literal["fvlm", "clip"]
 
@@ -38,14 +39,12 @@ class Pooled:
 
 
 @torch.inference_mode()
-def pool_set(model: FVLM, data: PhantomSet, progress: Progress, batch: int = 8) -> Pooled:
-    """Run the trunk once over a set."""
+def pool_set(model: FVLM, data: FeatureSet, progress: Progress, batch: int = 16) -> Pooled:
+    """Let the queries gather once over a set."""
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for first in range(0, len(data.patients), batch):
         some = data.batch(range(first, min(first + batch, len(data.patients))))
-        tokens, selected = select(model, some.image, some.labels)
-        usable = selected.any(-1) & ~touches_border(some.labels, selected.shape[1])
-        rows.append((tokens[-1].mean(1), gather(model, tokens, selected), usable))
+        rows.append((some.whole, model.attention(model.query_tokens, *joined(model, some)), some.usable))
         progress(min(first + batch, len(data.patients)), len(data.patients))
     whole, anatomies, usable = (torch.cat(parts).clone() for parts in zip(*rows, strict=True))
     return Pooled(whole, anatomies, usable, data.patients)

@@ -16,21 +16,25 @@ from config import load_vocabulary
 from ct.bundled import WEIGHTS, BundledSegmenter
 from ct.phantom import PhantomPatient
 from fvlm.checkpoint import load_release, save_release
-from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
+from fvlm.config import CellsConfig, FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
+from fvlm.engine import Precision
 from fvlm.model import FVLM
 from training.calibrate import operating_points
 from training.card import SENSITIVITY, SPECIFICITY, Figures, Operating, write_card
+from training.cells import CellLesson
 from training.evaluate import probabilities, rate, truth
+from training.features import FeatureSet, encode_set
 from training.learner import Learner, Method, Pooled, build, pool_set
 from training.localise import localise
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
 from training.pretrain import Recipe, fit
+from training.queries import QueryLesson
 from training.segmenter import dice, train_segmenter
 from training.size import Size
 from training.supervise import Lesson, Supervised
 from training.vocabulary_text import build_tokenizer
 
-NAME, VERSION = "fVLM phantom", "2"
+NAME, VERSION = "fVLM phantom", "3"
 VALIDATION_SEED, TEST_SEED, LOCALISATION_SEED = 2_000_000, 3_000_000, 4_000_000
 """First seeds of the patients for operating points, metrics and heat maps; training starts at 0."""
 LOCALISED = 100
@@ -65,6 +69,12 @@ def release_config(vocabulary_size: int) -> ReleaseConfig:
             stem="conv",
             stem_channels=(24, 48, 64, 64),
             stem_strides=((2, 2, 2), (2, 2, 2), (1, 1, 1), (1, 1, 1)),
+            cells=CellsConfig(
+                windows=((0.0, 1.0), (0.0, 0.3), (0.73, 0.96), (0.75, 0.83)),
+                channels=(32, 64),
+                strides=((2, 2, 2), (2, 2, 2)),
+                blocks=2,
+            ),
             text=TextConfig(vocab_size=vocabulary_size, width=128, depth=2, heads=4, max_positions=384, max_tokens=384),
         ),
         preprocess=PreprocessConfig(
@@ -78,7 +88,7 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
 
     `out/segmenter/` holds the segmenter's weights, `out/release/` the release, `out/metrics.json` the figures.
     Validation and test patients are segmented by the trained segmenter, as in the node. With a release to `start` from,
-    its image trunk is schooled further and the bundled segmenter stays. Raises ReleaseError (`start`).
+    its image trunk is taken as it is and the bundled segmenter stays. Raises ReleaseError (`start`).
     """
     former = None if start is None else load_release(start)
     preset = load_vocabulary().preset("phantom")
@@ -91,10 +101,15 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
     tokenizer = build_tokenizer([*(patient.report for patient in texts), *(c.text for p in texts for c in p.captions)])
     config = release_config(len(tokenizer))
     training = _set(out, "train", range(size.patients), config, stages, size)
-    trunk = _trunk(out, training, config, findings, size, stages, former)
-    pooled = {"train": _pool(trunk, training, "train", stages)}
-    methods: tuple[Method, ...] = ("clip", "fvlm")
-    learners = {m: _align(out, m, trunk, tokenizer, pooled["train"], size, stages) for m in methods}
+    encoder = _trunk(out, training, config, findings, size, stages) if former is None else _taken(former, config)
+    _school_cells(out, encoder, training, findings, size, stages)
+    drawn = {ball.finding for balls in training.balls for ball in balls}
+    focal = [f.finding for f in findings if f.finding in drawn]
+    encoded = {"train": _encode(out, "train", encoder, training.first(size.aligned), focal, stages, "bfloat16")}
+    _school_queries(out, encoder, encoded["train"], findings, focal, size, stages)
+    pooled = {"train": pool_set(encoder, encoded["train"], lambda *_: None)}
+    methods: tuple[Method, ...] = ("fvlm", "clip")
+    learners = {m: _align(out, m, encoder, tokenizer, pooled["train"], size, stages) for m in methods}
     if former is None:
         with stages("segmenter: training") as update:
             segmenter = train_segmenter(out / "segmenter", size.segmenter_steps, update)
@@ -106,7 +121,9 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
         ),
         "test": _set(out, "test", _seeds(TEST_SEED, size.test), config, stages, size, segmenter),
     }
-    pooled |= {name: _pool(trunk, data, name, stages) for name, data in held_out.items()}
+    for name, data in held_out.items():
+        encoded[name] = _encode(out, name, encoder, data, focal, stages, "float32")
+        pooled[name] = pool_set(encoder, encoded[name], lambda *_: None)
     operating = _operating(learners["fvlm"], pooled["validation"], pooled["test"], findings)
     judged = [
         finding.model_copy(update={"threshold": row.points.present_from, "absent_below": row.points.absent_below})
@@ -156,30 +173,67 @@ def _trunk(
     findings: list[FindingConfig],
     size: Size,
     stages: Stages,
-    former: FVLM | None,
 ) -> FVLM:
+    """A model whose stem, transformer and anatomy attention are schooled."""
     torch.manual_seed(0)
     supervised = Supervised(config.model, [f.finding for f in findings], data)
     lessons: dict[Lesson, Recipe] = {
         "stem": Recipe("stem", size.stem_steps, batch=8, peak_lr=3e-3),
         "trunk": Recipe("trunk", size.trunk_steps),
     }
-    if former is not None:
-        supervised.go_on_from(former)
-        lessons = {"trunk": Recipe("trunk", size.trunk_steps, peak_lr=1e-3)}
     for supervised.lesson, recipe in lessons.items():
         with stages(f"{recipe.name}: supervised") as update:
             fit(supervised, size.patients, recipe, out / recipe.name, partial(_report, update, recipe.steps))
     return supervised.model
 
 
+def _taken(former: FVLM, config: ReleaseConfig) -> FVLM:
+    """A model with the image trunk of another one."""
+    torch.manual_seed(0)
+    model = FVLM(config.model)
+    for mine, its in ((model.visual_encoder, former.visual_encoder), (model.attention, former.attention)):
+        mine.load_state_dict({**mine.state_dict(), **its.state_dict()})
+    with torch.no_grad():
+        model.query_tokens.copy_(former.query_tokens)
+    return model.eval()
+
+
+def _school_cells(
+    out: Path, model: FVLM, data: PhantomSet, findings: list[FindingConfig], size: Size, stages: Stages
+) -> None:
+    torch.manual_seed(0)
+    lesson = CellLesson(model.config, [f.finding for f in findings], data)
+    recipe = Recipe("cells", size.cell_steps, batch=48, peak_lr=3e-3)
+    with stages("cells: supervised") as update:
+        fit(lesson, size.patients, recipe, out / "cells", partial(_report, update, recipe.steps))
+    model.visual_encoder.cells = lesson.cells
+
+
+def _school_queries(
+    out: Path,
+    model: FVLM,
+    data: FeatureSet,
+    findings: list[FindingConfig],
+    focal: list[str],
+    size: Size,
+    stages: Stages,
+) -> None:
+    lesson = QueryLesson(model, [f.finding for f in findings], focal, data)
+    recipe = Recipe("queries", size.query_steps, peak_lr=1e-3)
+    with stages("queries: supervised") as update:
+        fit(lesson, len(data.patients), recipe, out / "queries", partial(_report, update, recipe.steps))
+
+
 def _report(update: Callable[[int, int, float | None], None], steps: int, step: int, loss: float) -> None:
     update(step, steps, loss)
 
 
-def _pool(trunk: FVLM, data: PhantomSet, name: str, stages: Stages) -> Pooled:
-    with stages(f"{name}: trunk features") as update:
-        return pool_set(trunk, data, lambda done, total: update(done, total, None))
+def _encode(
+    out: Path, name: str, model: FVLM, data: PhantomSet, focal: list[str], stages: Stages, precision: Precision
+) -> FeatureSet:
+    with stages(f"{name}: features") as update:
+        folder = out / name / "features"
+        return encode_set(model, data, focal, folder, lambda done, total: update(done, total, None), precision)
 
 
 def _align(
@@ -188,7 +242,7 @@ def _align(
     learner = build(trunk, tokenizer, pooled, method, seed=0)
     with stages(f"{method}: alignment") as update:
         recipe = Recipe(method, size.steps, batch=32)
-        return fit(learner, size.patients, recipe, out / method, partial(_report, update, recipe.steps))
+        return fit(learner, len(pooled.patients), recipe, out / method, partial(_report, update, recipe.steps))
 
 
 def _set(

@@ -109,6 +109,12 @@ class PhantomSet:
     spacing: tuple[float, float, float]
     """mm z, y, x."""
 
+    def first(self, count: int) -> "PhantomSet":
+        """The first so many patients."""
+        return PhantomSet(
+            self.images[:count], self.labels[:count], self.patients[:count], self.balls[:count], self.spacing
+        )
+
     def batch(self, chosen: Sequence[int], generator: np.random.Generator | None = None) -> Batch:
         """Some patients; each window is shifted at random if a generator is given."""
         images, labels, balls = [], [], []

@@ -1,9 +1,9 @@
 """The image trunk's schooling, before images and texts are aligned: what is there, and where.
 
-Two lessons. First the convolutional stem alone learns, cell by cell, which anatomies and which focal lesions lie there;
-only a phantom knows that. Then the whole trunk learns the findings that the reports name, each anatomy as a whole, and
-each token the focal lesions that lie in it: what is small is lost in an average over an organ. So each anatomy's query
-learns to look at the tokens of its focal lesions, where there are any.
+Two lessons. First the convolutional stem alone learns, place by place, which anatomies and which focal lesions lie
+there; only a phantom knows that. Then the whole trunk learns the findings that the reports name, each anatomy as a
+whole, and each token the focal lesions that lie in it. What is too small for tokens is left to the cells
+(`training.cells`).
 
 Contrast alone needs far more patients than two cores can render; trunks that were supervised first align at once
 (arXiv 2603.06467 shows it at scale). fVLM and its CLIP baseline start from the same trunk.
@@ -28,8 +28,6 @@ _RARE = 10.0
 """Weight of a place with a lesion against one without."""
 _ELSEWHERE = 0.1
 """Weight of a place outside of the lesion's anatomy."""
-_LOOKING = 0.1
-"""Weight of where the queries look against what is found."""
 
 
 Lesson = Literal["stem", "trunk"]
@@ -62,23 +60,13 @@ class Supervised(Trainee):
             nn.init.zeros_(head.weight)
             nn.init.constant_(head.bias, -3.0)
 
-    @torch.no_grad()
-    def go_on_from(self, former: FVLM) -> None:
-        """Take the image trunk of a schooled model of the same architecture; what is asked of it starts anew."""
-        for mine, its in (
-            (self.model.visual_encoder, former.visual_encoder),
-            (self.model.attention, former.attention),
-        ):
-            mine.load_state_dict(its.state_dict())
-        self.model.query_tokens.copy_(former.query_tokens)
-
     def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:
         """Binary cross-entropies of the lesson on some patients."""
         batch = self.data.batch(chosen, generator)
         return self._stem_loss(batch) if self.lesson == "stem" else self._trunk_loss(batch, self.truth[list(chosen)])
 
     def _stem_loss(self, batch: Batch) -> Tensor:
-        """Which anatomies and focal lesions lie in each cell of the stem."""
+        """Which anatomies and focal lesions lie in each place of the stem."""
         config = self.model.config
         with torch.autocast("cpu", torch.bfloat16):
             cells = self.model.visual_encoder.patch_embedding.stem(batch.image)
@@ -100,27 +88,7 @@ class Supervised(Trainee):
             self._lesion_loss(head(norm(level)).transpose(1, 2), selected, batch, self.model.config.patch)
             for level, norm, head in zip(tokens, self.norms, self.heads, strict=True)
         ]
-        return whole + torch.stack(places).mean() + _LOOKING * self._looking_loss(tokens, selected, batch)
-
-    def _looking_loss(self, tokens: list[Tensor], selected: Tensor, batch: Batch) -> Tensor:
-        """How little of an anatomy's attention lies on the tokens of its focal lesions.
-
-        Of the first half of the heads; the others are free for what concerns the whole anatomy.
-        """
-        model = self.model
-        spread = selected.repeat(1, 1, len(tokens))
-        heads = model.attention.weights(model.query_tokens, torch.cat(tokens, 1), spread)
-        weights = heads[:, :, : (heads.shape[2] + 1) // 2].mean(2)
-        attended = weights.view(*weights.shape[:2], len(tokens), -1).sum(2)
-        lesions = torch.zeros_like(attended)
-        found = self._lesions(batch, model.config.patch)
-        lesions.index_add_(1, torch.tensor(self.focal_anatomy), found)
-        lesions = (lesions > 0) & selected
-        ill = lesions.any(-1)
-        if not bool(ill.any()):
-            return torch.zeros(())
-        seen: Tensor = (attended * lesions).sum(-1)[ill]
-        return -seen.clamp_min(1e-6).log().mean()
+        return whole + torch.stack(places).mean()
 
     def _lesion_loss(self, logits: Tensor, there: Tensor, batch: Batch, patch: Triple) -> Tensor:
         """Logits [B, F, L] of the places of the size `patch` (voxels), of which `there` [B, A, L] hold an anatomy."""
@@ -156,9 +124,9 @@ def lesion_places(
 
 
 def select(model: FVLM, image: Tensor, labels: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Image [B, 1, D, H, W], labels [B, D, H, W] -> tokens [B, L, W] of each level, those of an anatomy [B, A, L]."""
+    """Tokens [B, L, W] of each level but the cells, and which of them hold an anatomy, bool [B, A, L]."""
     config = model.config
-    return model.encode_tokens(image), tokens_of_anatomies(labels, config.patch, len(config.anatomies))
+    return model.visual_encoder.transform(image), tokens_of_anatomies(labels, config.patch, len(config.anatomies))
 
 
 def gather(model: FVLM, tokens: list[Tensor], selected: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from dicom_sr.validate import validate, validate_set
 from fvlm.heat import Heat
 from fvlm.reading import Reading
 
-ALL = Plan(frozenset(Output), frozenset(Output))
+ALL = Plan(frozenset(Output), frozenset(Output) - {Output.LABEL_MAP})
 
 
 def written(
@@ -70,7 +70,7 @@ def usual() -> list[Dataset]:
 
 def test_every_object_is_valid_and_sent_after_what_it_refers_to(usual: list[Dataset]) -> None:
     kinds = [dicom_sr.output_of(each) for each in usual]
-    assert kinds == ["SEG", "PM", "PM", "SC", "KO", "PDF", "TEXT", "SR"]
+    assert kinds == ["SEG", "LABELMAP", "PM", "PM", "SC", "KO", "PDF", "TEXT", "SR"]
     for made in usual:
         verdict = validate(made)
         assert (verdict.errors, verdict.warnings) == ((), ()), dicom_sr.output_of(made)
@@ -106,7 +106,7 @@ def test_companions_of_any_patient_are_valid(of: Reading, source: AnatomyMap, he
 
 def test_what_each_destination_gets_is_complete_in_itself() -> None:
     air, keys = outputs_of("air"), outputs_of("air+sc", key_objects=True)
-    made = written(plan=Plan.of([air, keys, outputs_of("air+sc", True, True), outputs_of("legacy")]))
+    made = written(plan=Plan.of([air, keys, outputs_of("air+sc", True, True, True), outputs_of("legacy")]))
     assert made.keys() == set(Output)
     for kinds in (air, keys):
         assert validate_set([*ct_headers(), *(each for kind, each in made.items() if kind in kinds)]).ok
@@ -119,9 +119,10 @@ def test_the_sr_is_the_root_of_what_all_get(usual: list[Dataset]) -> None:
             str(r.ReferencedSOPInstanceUID) for s in study.ReferencedSeriesSequence for r in s.ReferencedSOPSequence
         }
 
-    assert {str(each.SOPInstanceUID) for each in usual[:-1]} <= named(usual[-1])
+    label_map = usual[1]
+    assert {str(each.SOPInstanceUID) for each in usual[:-1]} - named(usual[-1]) == {str(label_map.SOPInstanceUID)}
     both = Plan.of([outputs_of("air+sc"), outputs_of("air+sc", key_objects=True), outputs_of("legacy")])
-    assert both.outputs == set(Output) - {Output.PM}
+    assert both.outputs == set(Output) - {Output.PM, Output.LABEL_MAP}
     assert both.linked == outputs_of("air+sc")
     made = written(plan=both)
     assert made[Output.TEXT].SOPInstanceUID in named(made[Output.SR])

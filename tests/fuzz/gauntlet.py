@@ -223,7 +223,7 @@ class Gauntlet:
         self._stage(b"r")
         self._file.write_bytes(data)
         try:
-            text, _, _ = check_sr.check(self._file)
+            text = check_sr.check(self._file).text
         except CommandError:
             verdict = "NOT_SR"
         else:

@@ -14,7 +14,7 @@ from ct.anatomy import AnatomyMap
 from ct.volume import Grid, Volume
 from fvlm import FVLM, Reader, load_release, save_release
 from fvlm.config import FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig
-from fvlm.evidence import explain
+from fvlm.evidence import Level, explain
 from fvlm.heat import Heat
 
 Scan = Callable[..., tuple[Volume, AnatomyMap]]
@@ -59,9 +59,9 @@ def test_parts_add_up_over_levels_and_heads(
     tokens, selected, directions = case
     every = torch.zeros(1, 3, 20, dtype=torch.bool)
     every[0, anatomy] = selected
-    evidence = explain(model, tokens, selected, anatomy, directions)
+    evidence = explain(model, [Level(level, selected) for level in tokens], (20, 1, 1), anatomy, directions)
     with torch.inference_mode():
-        feature = model.pool_tokens([level[None] for level in tokens], every)[0][0, anatomy]
+        feature = model.pool_tokens([level[None] for level in tokens], [every] * len(tokens))[0][0, anatomy]
         scores = directions @ feature / model.temp
     assert evidence.contributions.nansum(1).tolist() == pytest.approx(scores.tolist(), abs=1e-4)
     assert evidence.attention.nansum().item() == pytest.approx(1.0, abs=1e-5)
@@ -81,8 +81,10 @@ def test_a_part_belongs_to_its_token(model: FVLM, case: tuple[list[torch.Tensor]
     changed = [level.clone() for level in tokens]
     at = int(selected.nonzero()[4])
     changed[1][at] += 3.0
-    before = explain(even, tokens, selected, 1, directions).contributions
-    after = explain(even, changed, selected, 1, directions).contributions
+    before, after = (
+        explain(even, [Level(level, selected) for level in levels], (20, 1, 1), 1, directions).contributions
+        for levels in (tokens, changed)
+    )
     others = selected.clone()
     others[at] = False
     ratios = after[:, others] / before[:, others]

@@ -6,6 +6,7 @@ import pytest
 from ct.phantom import PhantomPatient
 from node.release import BUNDLED
 from training.localise import LEAST_MM, Located, is_hit, localise
+from training.phantom import LOCALISATION_SEED
 
 HEAT = np.arange(100, dtype=np.float16)
 
@@ -30,15 +31,17 @@ def test_heat_that_tells_nothing_or_is_not_there_hits_nothing() -> None:
 
 def test_the_bundled_model_is_measured_one_lesion_a_seed() -> None:
     seen: list[tuple[int, int]] = []
-    rows = localise(BUNDLED, range(2), lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 2), (2, 2)]
+    seeds = range(LOCALISATION_SEED, LOCALISATION_SEED + 6)
+    rows = localise(BUNDLED, seeds, lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 6) for done in range(1, 7)]
     assert rows[-1].finding == "all"
-    assert rows[-1].lesions == 2 == sum(row.lesions for row in rows[:-1])
+    assert rows[-1].lesions == 6 == sum(row.lesions for row in rows[:-1])
+    assert rows[-1].hits >= 5  # its card has the share of 100 seeds, these among them
     assert rows[-1].hits == sum(row.hits for row in rows[:-1])
     for row in rows[:-1]:
         assert any(
             lesion.balls and lesion.size_mm >= LEAST_MM
-            for seed in range(2)
+            for seed in seeds
             for lesion in PhantomPatient.draw(seed, [row.finding]).lesions(row.finding)
         )
         assert 0.0 <= row.chance <= 1.0

@@ -8,15 +8,18 @@ import torch
 from sklearn.metrics import roc_auc_score
 from transformers import BertTokenizer
 
-from fvlm.config import FindingConfig, ModelConfig, TextConfig
+from fvlm.config import CellsConfig, FindingConfig, ModelConfig, TextConfig
 from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
 from training.calibrate import OperatingPoints
 from training.card import Operating
+from training.cells import CellLesson
 from training.evaluate import evaluate, macro_auc, probabilities, truth
+from training.features import FeatureSet, encode_set
 from training.learner import Learner, build, pool_set
 from training.phantom_data import Ball, Caption, Patient, PhantomSet, touches_border
 from training.pretrain import Recipe, Trainee, fit, learning_rate
+from training.queries import QueryLesson
 from training.standardise import Standardise
 from training.supervise import Supervised, lesion_places
 from training.vocabulary_text import build_tokenizer
@@ -59,28 +62,38 @@ def _config(vocabulary: int) -> ModelConfig:
         dropout=0.0,
         stem="conv",
         stem_channels=(8,),
+        cells=CellsConfig(windows=((0.0, 1.0), (0.2, 0.6)), channels=(8,), strides=((2, 2, 2),), blocks=1),
         text=TextConfig(vocab_size=vocabulary, width=32, depth=1, heads=2, max_positions=32, max_tokens=32),
     )
 
 
-def _trainee(kind: str, data: PhantomSet, tokenizer: BertTokenizer) -> Trainee:
-    """One of the three things the loop trains, fresh."""
+def _encoded(model: FVLM, data: PhantomSet, folder: Path) -> FeatureSet:
+    return encode_set(model, data, ["lung.nodule"], folder / "features", lambda *_: None)
+
+
+def _trainee(kind: str, data: PhantomSet, tokenizer: BertTokenizer, folder: Path) -> Trainee:
+    """One of the things the loop trains, fresh."""
     torch.manual_seed(0)
     config = _config(len(tokenizer))
+    if kind == "cells":
+        return CellLesson(config, ["lung.nodule"], data, crop=(12, 12, 12))
     if kind in ("stem", "trunk"):
         supervised = Supervised(config, ["lung.nodule"], data)
         supervised.lesson = "stem" if kind == "stem" else "trunk"
         return supervised
     trunk = FVLM(config).eval()
-    return build(trunk, tokenizer, pool_set(trunk, data, lambda *_: None), "clip" if kind == "clip" else "fvlm", 0)
+    encoded = _encoded(trunk, data, folder)
+    if kind == "queries":
+        return QueryLesson(trunk, ["lung.nodule"], ["lung.nodule"], encoded)
+    return build(trunk, tokenizer, pool_set(trunk, encoded, lambda *_: None), "clip" if kind == "clip" else "fvlm", 0)
 
 
-@pytest.mark.parametrize("kind", ["stem", "trunk", "fvlm", "clip"])
+@pytest.mark.parametrize("kind", ["stem", "trunk", "cells", "queries", "fvlm", "clip"])
 def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, kind: str) -> None:
     torch.set_num_threads(1)
     data, tokenizer = _data()
     recipe = Recipe(kind, steps=52, batch=4, warmup=2)
-    whole = fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "whole", lambda *_: None)
+    whole = fit(_trainee(kind, data, tokenizer, tmp_path), 24, recipe, tmp_path / "whole", lambda *_: None)
 
     class Cut(Exception):  # noqa: N818
         pass
@@ -90,9 +103,11 @@ def test_interrupted_run_equals_uninterrupted_bit_for_bit(tmp_path: Path, kind: 
             raise Cut
 
     with pytest.raises(Cut):
-        fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "cut", cut)
+        fit(_trainee(kind, data, tokenizer, tmp_path), 24, recipe, tmp_path / "cut", cut)
     seen: list[int] = []
-    resumed = fit(_trainee(kind, data, tokenizer), 24, recipe, tmp_path / "cut", lambda step, _: seen.append(step))
+    resumed = fit(
+        _trainee(kind, data, tokenizer, tmp_path), 24, recipe, tmp_path / "cut", lambda step, _: seen.append(step)
+    )
     assert seen == [51, 52]
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
@@ -107,7 +122,16 @@ def test_schooled_trunk_and_alignment_tell_ill_from_healthy_by_prompt(tmp_path: 
     recipe = Recipe("trunk", steps=80, batch=8, warmup=5, peak_lr=3e-3)
     fit(supervised, 48, recipe, tmp_path / "trunk", lambda _, loss: losses.append(loss))
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
-    pooled = pool_set(supervised.model, data, lambda *_: None)
+    encoded = _encoded(supervised.model.eval(), data, tmp_path)
+    queries = QueryLesson(supervised.model, ["lung.nodule"], ["lung.nodule"], encoded)
+    fit(
+        queries,
+        48,
+        Recipe("queries", steps=60, batch=16, warmup=5, peak_lr=3e-3),
+        tmp_path / "queries",
+        lambda *_: None,
+    )
+    pooled = pool_set(supervised.model, encoded, lambda *_: None)
     learner = build(supervised.model, tokenizer, pooled, "fvlm", 0)
     fit(learner, 48, Recipe("fvlm", steps=80, batch=16, warmup=5), tmp_path / "fvlm", lambda *_: None)
     finding = FindingConfig(finding="lung.nodule", negative="No nodule.", positive="Nodule.")
@@ -153,9 +177,9 @@ def test_batch_moves_image_labels_and_lesions_alike() -> None:
     assert len({balls[0].centre_mm for balls in batch.balls}) > 1
 
 
-def test_pooled_and_whole_model_give_the_same_anatomy_features() -> None:
+def test_pooled_and_whole_model_give_the_same_anatomy_features(tmp_path: Path) -> None:
     data, tokenizer = _data(4)
-    learner = _trainee("fvlm", data, tokenizer)
+    learner = _trainee("fvlm", data, tokenizer, tmp_path)
     assert isinstance(learner, Learner)
     learner.finish()
     pooled = learner.pooled
@@ -164,14 +188,14 @@ def test_pooled_and_whole_model_give_the_same_anatomy_features() -> None:
         features, _ = learner.model.anatomy_features(batch.image, batch.labels)
         for k, projection in enumerate(learner.model.vision_projs):
             alone = torch.nn.functional.normalize(projection(pooled.anatomies[:, k]), dim=-1)
-            assert torch.allclose(alone, features[:, k], atol=1e-5)
+            assert torch.allclose(alone, features[:, k], atol=2e-3)  # features are stored as float16
 
 
 def test_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     data, tokenizer = _data()
-    fit(_trainee("fvlm", data, tokenizer), 24, Recipe("fvlm", 1, 4), tmp_path, lambda *_: None)
+    fit(_trainee("fvlm", data, tokenizer, tmp_path), 24, Recipe("fvlm", 1, 4), tmp_path, lambda *_: None)
     with pytest.raises(ValueError, match="another recipe"):
-        fit(_trainee("fvlm", data, tokenizer), 24, Recipe("fvlm", 2, 4), tmp_path, lambda *_: None)
+        fit(_trainee("fvlm", data, tokenizer, tmp_path), 24, Recipe("fvlm", 2, 4), tmp_path, lambda *_: None)
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
@@ -223,14 +247,14 @@ def test_folded_projections_give_the_same_features() -> None:
     before = standard(outputs())
     assert before.mean(0).abs().max() < 0.01
     standard.fold_into(*projections)
-    assert torch.allclose(outputs(), before, atol=1e-5)
-    assert torch.allclose(standard(outputs()), before, atol=1e-5)
+    assert torch.allclose(outputs(), before, atol=2e-3)  # features are stored as float16
+    assert torch.allclose(standard(outputs()), before, atol=2e-3)  # features are stored as float16
 
 
 @pytest.mark.parametrize("kind", ["fvlm", "clip"])
-def test_finished_model_alone_gives_the_learners_text_features(kind: str) -> None:
+def test_finished_model_alone_gives_the_learners_text_features(tmp_path: Path, kind: str) -> None:
     data, tokenizer = _data()
-    learner = _trainee(kind, data, tokenizer)
+    learner = _trainee(kind, data, tokenizer, tmp_path)
     assert isinstance(learner, Learner)
     learner.train()
     learner.loss(range(8), np.random.default_rng(0))
@@ -238,4 +262,4 @@ def test_finished_model_alone_gives_the_learners_text_features(kind: str) -> Non
     with torch.no_grad():
         texts = ["Nodule.", "No nodule."]
         alone = learner.model.text_features(*tokenize(tokenizer, texts, 32))
-        assert torch.allclose(learner.texts(texts), alone, atol=1e-5)
+        assert torch.allclose(learner.texts(texts), alone, atol=2e-3)  # features are stored as float16
