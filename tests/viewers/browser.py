@@ -41,7 +41,9 @@ class Ohif:
         self.page = page
         page.goto(f"{site}/viewer?StudyInstanceUIDs={study}")
         page.locator('[data-cy="study-browser-thumbnail"]').first.wait_for()
-        page.add_style_tag(content="[class*=shepherd] { display: none !important }")  # a tour covers all
+        page.add_style_tag(
+            content=".shepherd-element, .shepherd-modal-overlay-container { display: none !important }"
+        )  # a tour covers all
 
     def series(self) -> list[str]:
         """What the study browser lists: modality and description."""
