@@ -37,8 +37,8 @@ from fvlm.preprocess import prepare  # noqa: E402
 from fvlm.reading import Reading  # noqa: E402
 from fvlm.text_cache import text_features  # noqa: E402
 from node.broker import EmbeddedBroker  # noqa: E402
+from node.database import open_database  # noqa: E402
 from node.migrations import upgrade  # noqa: E402
-from node.records import open_database  # noqa: E402
 from node.worker import write_settings  # noqa: E402
 
 AGREEMENT = 1e-4

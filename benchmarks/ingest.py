@@ -27,7 +27,8 @@ from sqlalchemy import func, select
 from config import Settings
 from config.settings import DicomSettings
 from node.children import Child, free_port, listens
-from node.records import Instance, Records, open_database
+from node.database import Records, open_database
+from node.records import Instance
 from node.spool import scan, segments
 from node.worker import write_settings
 

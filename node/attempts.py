@@ -1,7 +1,8 @@
 """What follows a failed attempt of a job: another one, another one in the smaller configuration, or the end."""
 
 from config import Reason
-from node.records import Job, State
+from node.records import Job
+from node.states import State
 
 TRANSIENT = frozenset({Reason.MODEL_UNAVAILABLE, Reason.DEVICE_ERROR, Reason.TIME_LIMIT, Reason.INTERNAL})
 """Reasons that another attempt may mend; but for OUT_OF_MEMORY, every other ends the job at once."""

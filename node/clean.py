@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from config import Settings
 from node import retention
-from node.records import Records, now
+from node.database import Records
+from node.records import now
 from node.result_retention import Candidate, asked_by, old_results, remove_results
 
 

@@ -11,7 +11,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from config import Settings
-from node.records import Delivery, Job, State
+from node.records import Delivery, Job
+from node.states import State
 
 _JUMP_S = 2.0
 """Slower corrections of the clock are not told apart from a busy machine, and do no harm."""

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from config import Reason
 from config.settings import DeliverySettings
 from node import outbox
-from node.records import CommitmentTransaction, Delivery, Job, Result, State, now
+from node.records import CommitmentTransaction, Delivery, Job, Result, now
+from node.states import State
 
 _LONGEST_WAIT_S = 86400.0
 _STATES = (State.ENCODED, State.SENT, State.FAILED)

@@ -14,7 +14,8 @@ from pynetdicom import AE, build_context, build_role
 from config import Reason, Settings
 from node import commitment_rows, dimse
 from node.commitment import STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE, CommitmentFiles, report
-from node.records import CommitmentRequest, Records
+from node.database import Records
+from node.records import CommitmentRequest
 from node.scu import associate, tls_failure
 from node.tls import TlsError
 

@@ -12,7 +12,8 @@ from config.settings import DeliverySettings
 from ct.part10 import Unfit
 from node import commitment_due
 from node.commitment_event import ALL_KEPT, SOME_FAILED, EventFiles, parse_report
-from node.records import CommitmentTransaction, Records, now
+from node.database import Records
+from node.records import CommitmentTransaction, now
 
 _log = structlog.get_logger(__name__)
 

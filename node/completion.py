@@ -25,10 +25,12 @@ from ct.vetting import vet
 from ct.volume import SourceSlice
 from node import feedback_arrivals, signals
 from node.announced_rows import Announced
-from node.records import CommitmentRequest, Instance, Records, Series, Signal, State, now
+from node.database import Records
+from node.records import CommitmentRequest, Instance, Series, Signal, now
 from node.retention import missing_images
 from node.signals import Receiving
 from node.source_count import SourceCounts
+from node.states import State
 
 _log = structlog.get_logger(__name__)
 

@@ -14,9 +14,10 @@ from node import breaker, commitment_due, outbox
 from node.commitment_due import Question
 from node.commitment_result import take_report
 from node.commitment_scu import CommitmentLink
+from node.database import Records
 from node.dimse_link import AwayError, DimseLink
 from node.outbox import Due, Fate, Outcome
-from node.records import Delivery, Records, now
+from node.records import Delivery, now
 from node.web_link import WebLink
 
 _log = structlog.get_logger(__name__)

@@ -27,8 +27,8 @@ from node.demo_report import Outcome, show_outcomes
 from node.errors import CommandError
 from node.folder_scan import Problems, find_series, place_of
 from node.logs import configure_logs
-from node.records import State
 from node.results import remove_results
+from node.states import State
 from node.watch import ENDED, QUEUED, ArchiveView, NodeView, SeriesState
 
 DISEASES = ("lung.nodule", "lung.pleural_effusion", "heart.cardiomegaly", "kidney.cyst")

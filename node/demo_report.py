@@ -14,9 +14,9 @@ from dicom_sr.validate import validate
 from fvlm.reading import Reading
 from node.errors import CommandError
 from node.folder_scan import Problems
-from node.records import State
 from node.results import write_results
 from node.show import reading_table, seconds_table
+from node.states import State
 from node.watch import ArchiveView, SeriesState
 
 _NEGATIVES = ("No finding of the model's list is present", "None of the ")

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from config import Settings
 from node import breaker
 from node.outbox import is_open
-from node.records import Breaker, Delivery, Job, Result, State
+from node.records import Breaker, Delivery, Job, Result
+from node.states import State
 
 _COLORS = {"closed": "green", "half-open": "yellow", "open": "red"}
 

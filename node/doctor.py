@@ -119,7 +119,7 @@ def _disk(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Check:
-    from node.records import open_database
+    from node.database import open_database
 
     url = make_url(settings.database)
     shown = url.render_as_string()

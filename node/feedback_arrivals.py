@@ -8,8 +8,8 @@ from pydicom import Dataset, dcmread
 
 from config import Reason, Settings
 from ct.volume import SourceSlice
+from node.database import Records
 from node.pseudonyms import Pseudonyms
-from node.records import Records
 
 _log = structlog.get_logger(__name__)
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from config import Reason
 from node.headers import Names
-from node.records import Instance, SegmentSeries, Series, State, Unreadable, now
+from node.records import Instance, SegmentSeries, Series, Unreadable, now
 from node.spool import Record
+from node.states import State
 
 _log = structlog.get_logger(__name__)
 

@@ -27,9 +27,10 @@ from node import announced_rows, commitment_rows
 from node.announced_files import AnnouncementFiles
 from node.bell import bell_file, ring
 from node.commitment import CommitmentFiles
+from node.database import Records
 from node.headers import read_names
 from node.index_rows import Broken, Entry, Readable, write_entries
-from node.records import Instance, Records, SpoolSegment, Unreadable, now
+from node.records import Instance, SpoolSegment, Unreadable, now
 from node.spool import Damage, Ending, EndMark, Record, SegmentReader, has_writer, segments
 
 _log = structlog.get_logger(__name__)

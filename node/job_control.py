@@ -5,10 +5,12 @@ from sqlalchemy.orm import Session
 from config import Priority, Reason, Settings
 from node import leases, outbox
 from node.completion import series_slices
+from node.database import Records
 from node.errors import CommandError
-from node.records import Job, Records, State
+from node.records import Job
 from node.retention import missing_images
 from node.retry import database_answers, find_job, queue_again
+from node.states import State
 
 _FINISHED = (State.SENT, State.COMMITTED, State.FAILED, State.QUARANTINED)
 

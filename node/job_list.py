@@ -8,8 +8,10 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import joinedload
 
 from config import Priority, Reason
+from node.database import Records
 from node.errors import CommandError
-from node.records import OF_JOBS, Job, Records, State
+from node.records import Job
+from node.states import OF_JOBS, State
 
 _ORDER = (State.RUNNING, State.QUEUED)
 """What comes first; the rest is newest first."""

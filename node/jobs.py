@@ -22,10 +22,12 @@ from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
+from node.database import Records
 from node.leases import Heartbeat, LeaseLostError
 from node.predecessors import delivered_before
-from node.records import Delivery, Job, Records, Result, State
+from node.records import Delivery, Job, Result
 from node.result_files import write_objects
+from node.states import State
 from node.watchdog import time_limit
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from datetime import datetime
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from node.database import Records
 from node.handover import Caller
-from node.records import Knock, Records, now
+from node.records import Knock, now
 
 MOST = 200
 """Rows kept, and callers remembered between two flushes."""

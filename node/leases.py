@@ -15,7 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from node.attempts import worker_lost
-from node.records import Job, Records, State, now
+from node.database import Records
+from node.records import Job, now
+from node.states import State
 
 _log = structlog.get_logger(__name__)
 

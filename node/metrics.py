@@ -11,8 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from config import Reason, Settings
-from node.records import Delivery, Job, Knock, Records, Result, Series, SpoolSegment, State, Unreadable, now
+from node.database import Records
+from node.records import Delivery, Job, Knock, Result, Series, SpoolSegment, Unreadable, now
 from node.spool import free_bytes
+from node.states import State
 
 _OF_SERIES = (State.RECEIVING, State.COMPLETE, State.VETTED, State.REJECTED, State.SUPERSEDED)
 _OF_JOBS = tuple(State)[tuple(State).index(State.QUEUED) :]

@@ -18,7 +18,8 @@ from config import Output, Reason
 from config.outputs import essential
 from config.settings import DeliverySettings
 from node import breaker
-from node.records import Delivery, Job, Result, State, now
+from node.records import Delivery, Job, Result, now
+from node.states import State
 
 _BATCH = 64
 """Objects looked up at once for one destination."""

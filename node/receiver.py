@@ -10,11 +10,11 @@ from sqlalchemy.exc import DBAPIError
 from config import Reason, Settings
 from node.commitment_reports import Reporter
 from node.commitment_result import take_kept
+from node.database import Records, open_database
 from node.indexer import Indexer
 from node.intake import Intake
 from node.knocks import Knocks
 from node.migrations import SchemaError, upgrade
-from node.records import Records, open_database
 from node.store_scp import StoreScp
 
 _log = structlog.get_logger(__name__)

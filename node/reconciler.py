@@ -17,11 +17,13 @@ from node import leases, outbox
 from node.bell import Bell, bell_file
 from node.clock import Clock, begin_waits_anew, forget_the_future
 from node.completion import Completer
+from node.database import Records
 from node.priority_rule import PriorityRule
-from node.records import Delivery, Job, Records, Result, Series, State, now
+from node.records import Delivery, Job, Result, Series, now
 from node.release import release_digest
 from node.routing import route
 from node.source_count import SourceCounts
+from node.states import State
 from node.survey import survey
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
 from node.work_queue import most_urgent

@@ -1,11 +1,8 @@
-"""What the node remembers, in SQL: instances, series, jobs, results, deliveries, and the one state machine.
+"""What the node remembers, in SQL: instances, series, jobs, results, deliveries.
 
 Images themselves live in the spool (`node.spool`); instance rows are an index over it and can be rebuilt from it.
 """
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -13,78 +10,19 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
-    Connection,
-    DateTime,
-    Dialect,
-    Engine,
     Float,
     ForeignKey,
     Index,
     LargeBinary,
     String,
     UniqueConstraint,
-    create_engine,
-    event,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship, sessionmaker
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from config import Priority, Reason
+from node.database import UtcDateTime
 from node.spool import Ending
-
-
-class State(StrEnum):
-    """States of a series (up to VETTED or REJECTED) and of its job (from QUEUED on)."""
-
-    RECEIVING = "RECEIVING"
-    """Instances are coming in."""
-    COMPLETE = "COMPLETE"
-    """The completion rule says that nothing more is expected."""
-    VETTED = "VETTED"
-    """Geometry and modality are fit to be read."""
-    REJECTED = "REJECTED"
-    """Not fit, or no rule wants it; the reason says why. End."""
-    QUEUED = "QUEUED"
-    """A job waits for a worker."""
-    RUNNING = "RUNNING"
-    """A worker holds the lease."""
-    ENCODED = "ENCODED"
-    """The DICOM objects are written and validated; deliveries are due."""
-    SENT = "SENT"
-    """Every destination has accepted every object. End if none is asked for commitment, or none gives it."""
-    COMMITTED = "COMMITTED"
-    """Every destination that is asked for it has committed to keep them. End."""
-    FAILED = "FAILED"
-    """Ended without result for a reason that a repeat does not mend, or cancelled. End until run again."""
-    QUARANTINED = "QUARANTINED"
-    """Every attempt failed; a person has to look. End until run again."""
-    SUPERSEDED = "SUPERSEDED"
-    """A newer generation of the series, or a job of it that the loaded release has read, took its place. End."""
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.RECEIVING: frozenset({State.COMPLETE}),
-    State.COMPLETE: frozenset({State.VETTED, State.REJECTED, State.SUPERSEDED}),
-    State.VETTED: frozenset({State.QUEUED, State.REJECTED, State.SUPERSEDED}),
-    State.REJECTED: frozenset({State.SUPERSEDED}),
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.SUPERSEDED}),
-    State.RUNNING: frozenset({State.ENCODED, State.QUEUED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}),
-    State.ENCODED: frozenset({State.SENT, State.FAILED, State.SUPERSEDED}),
-    State.SENT: frozenset({State.COMMITTED, State.ENCODED, State.FAILED, State.QUEUED, State.SUPERSEDED}),
-    State.COMMITTED: frozenset({State.QUEUED, State.SUPERSEDED}),
-    State.FAILED: frozenset({State.QUEUED, State.SUPERSEDED}),
-    State.QUARANTINED: frozenset({State.QUEUED, State.SUPERSEDED}),
-    State.SUPERSEDED: frozenset(),
-}
-"""Every change of state that is allowed. RUNNING -> QUEUED: another attempt, or an expired lease.
-
-QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again. SENT -> ENCODED: a destination did not keep
-an object, which is sent again; SENT -> FAILED: it was, in vain.
-"""
-
-
-OF_JOBS = tuple(State)[tuple(State).index(State.QUEUED) :]
-"""States of a job; the others are of its series."""
+from node.states import TRANSITIONS, ForbiddenTransition, State
 
 
 class Signal(StrEnum):
@@ -106,25 +44,8 @@ class Signal(StrEnum):
     """A person closed it (`fvlm-node series complete`)."""
 
 
-class ForbiddenTransition(RuntimeError):  # noqa: N818 - named for what it refuses
-    """A change of state that the state machine does not have."""
-
-
-class _UtcDateTime(TypeDecorator[datetime]):
-    """Aware datetimes in UTC, also on SQLite, which forgets the zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return value.astimezone(UTC) if value is not None else None
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
-
-
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: _UtcDateTime, State: String(16), Signal: String(16), Reason: String(40)}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime, State: String(16), Signal: String(16), Reason: String(40)}  # noqa: RUF012
 
 
 def now() -> datetime:
@@ -514,50 +435,3 @@ class Breaker(Base):
     """That attempt is under way; `next_attempt_at` is when it counts as lost."""
     reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
     detail: Mapped[str] = mapped_column(String(1000), default="")
-
-
-def open_database(url: str) -> Engine:
-    """An engine for the node's database; SQLite gets WAL, full sync, foreign keys and a busy time-out.
-
-    A transaction on SQLite takes the write lock at its start and waits for it: one that reads first and writes later
-    would fail at once when another process has written in between.
-    """
-    engine = create_engine(url, pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # BEGIN comes from _begin_sqlite, not from the driver
-    for pragma in ("busy_timeout=20000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get(_SQLITE_BEGIN, 'IMMEDIATE')}")
-
-
-_SQLITE_BEGIN = "sqlite_begin"
-
-
-class Records:
-    """Sessions on the node's database."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._sessions = sessionmaker(engine, expire_on_commit=False)
-        self._readers = sessionmaker(engine.execution_options(**{_SQLITE_BEGIN: "DEFERRED"}), expire_on_commit=False)
-
-    @contextmanager
-    def session(self) -> Iterator[Session]:
-        """A session that commits at the end, or rolls back on an exception."""
-        with self._sessions.begin() as session:
-            yield session
-
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """A session that only reads: it does not wait for writers. Writing in it is an error of the caller."""
-        with self._readers() as session:
-            yield session

@@ -14,7 +14,9 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from config import Settings
-from node.records import Delivery, Job, Records, Result, State, now
+from node.database import Records
+from node.records import Delivery, Job, Result, now
+from node.states import State
 
 _log = structlog.get_logger(__name__)
 

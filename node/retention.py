@@ -13,9 +13,11 @@ from sqlalchemy import ColumnElement, and_, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from config import Reason
-from node.records import Instance, Job, Records, SegmentSeries, Series, SpoolSegment, State, Unreadable, now
+from node.database import Records
+from node.records import Instance, Job, SegmentSeries, Series, SpoolSegment, Unreadable, now
 from node.result_retention import Candidate, unkept
 from node.spool import SegmentBusyError, remove
+from node.states import State
 
 _log = structlog.get_logger(__name__)
 

@@ -9,8 +9,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from node import commitment_due, leases, outbox
+from node.database import Records
 from node.errors import CommandError
-from node.records import Job, Records, Series, State
+from node.records import Job, Series
+from node.states import State
 
 _ENDED = (State.FAILED, State.QUARANTINED)
 

@@ -7,7 +7,9 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from config import Priority
-from node.records import TRANSITIONS, Job, Records, Series, State
+from node.database import Records
+from node.records import Job, Series
+from node.states import TRANSITIONS, State
 
 _log = structlog.get_logger(__name__)
 

@@ -3,9 +3,11 @@
 from sqlalchemy import select
 
 from node import signals
+from node.database import Records
 from node.errors import CommandError
-from node.records import Records, Series, Signal, State
+from node.records import Series, Signal
 from node.retry import database_answers
+from node.states import State
 
 
 def complete(records: Records, series_instance_uid: str) -> tuple[int, int | None]:

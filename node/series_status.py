@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session, selectinload
 
 from config import Reason
 from node.announced_rows import discontinued
-from node.records import Breaker, Delivery, Instance, Job, Result, Series, State
+from node.records import Breaker, Delivery, Instance, Job, Result, Series
+from node.states import State
 
 
 @dataclass(frozen=True)

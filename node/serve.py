@@ -30,13 +30,13 @@ from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
 from node.console.notice import Notice, console_url
 from node.console.password import USER, PasswordFile
+from node.database import Records, open_database
 from node.errors import CommandError
 from node.leases import hand_back
 from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
-from node.records import Records, open_database
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 

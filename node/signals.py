@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session, undefer
 from node import announced_rows
 from node.announced_rows import Announced
 from node.commitment_rows import chunks
-from node.records import CommitmentRequest, Instance, SegmentSeries, Series, Signal, SpoolSegment, State, now
+from node.records import CommitmentRequest, Instance, SegmentSeries, Series, Signal, SpoolSegment, now
 from node.spool import Ending, Record, SegmentReader, segments
+from node.states import State
 
 
 @dataclass(frozen=True)

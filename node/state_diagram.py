@@ -6,8 +6,8 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from node import records
-from node.records import OF_JOBS, TRANSITIONS, State
+from node import states
+from node.states import OF_JOBS, TRANSITIONS, State
 
 
 def page() -> str:
@@ -15,7 +15,7 @@ def page() -> str:
     lines = [
         "# States of a series and of its job",
         "",
-        "Made from `node/records.py` by `python -m node.state_diagram docs/operations/states.md`; do not edit.",
+        "Made from `node/states.py` by `python -m node.state_diagram docs/operations/states.md`; do not edit.",
         "",
         "A series goes from `RECEIVING` to `VETTED` or `REJECTED`, its job from `QUEUED` on. Every change of state is",
         "one of these arrows; the code refuses any other.",
@@ -37,7 +37,7 @@ def page() -> str:
 
 def _meanings() -> dict[State, str]:
     """The docstring of each member of State, from the source: Python itself forgets them."""
-    module = ast.parse(inspect.getsource(records))
+    module = ast.parse(inspect.getsource(states))
     (body,) = (node.body for node in module.body if isinstance(node, ast.ClassDef) and node.name == State.__name__)
     found = {}
     for name, text in pairwise(body):

@@ -12,20 +12,14 @@ from sqlalchemy.orm import Session
 
 from config import Reason, Settings
 from node.console.notice import Notice
+from node.database import Records, open_database
 from node.destination_table import destination_table
 from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
-from node.records import (
-    CommitmentRequest,
-    Knock,
-    Records,
-    Series,
-    State,
-    Unreadable,
-    open_database,
-)
+from node.records import CommitmentRequest, Knock, Series, Unreadable
 from node.series_status import SeriesStatus, load, newest_first
+from node.states import State
 from node.worker_starts import failed_starts
 
 _COLORS = {

@@ -6,8 +6,9 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from node.records import Delivery, Job, Result, SpoolSegment, State, now
+from node.records import Delivery, Job, Result, SpoolSegment, now
 from node.spool import SegmentReader, segments
+from node.states import State
 
 
 @dataclass(frozen=True)

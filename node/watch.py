@@ -12,8 +12,10 @@ from sqlalchemy.orm import selectinload
 
 from config import Output, Reason, Settings
 from dicom_sr.outputs import OUTPUT_OF_CLASS, output_of
-from node.records import Instance, Job, Records, Result, Series, State, now, open_database
+from node.database import Records, open_database
+from node.records import Instance, Job, Result, Series, now
 from node.series_status import notes
+from node.states import State
 
 QUEUED = "complete, vet, route"
 """The stage that ends with a job in the queue."""

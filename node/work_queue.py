@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, case, select
 
 from config import Priority
-from node.records import Job, State, now
+from node.records import Job, now
+from node.states import State
 
 RESEARCH_TURN = 10
 """One turn in so many may go to research work that has waited for long."""

@@ -17,9 +17,9 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from config import Reason, Settings
+from node.database import Records, open_database
 from node.logs import configure_logs
 from node.processes import name_process, share_cores, without_collections
-from node.records import Records, open_database
 from node.release import release_digest
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
 from node.worker_starts import note_start

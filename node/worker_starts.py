@@ -6,7 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from config import Reason
-from node.records import Records, WorkerStart, now
+from node.database import Records
+from node.records import WorkerStart, now
 
 
 def note_start(records: Records, worker: str, reason: Reason | None = None, detail: str = "") -> None:

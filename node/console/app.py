@@ -19,7 +19,7 @@ from node.console.judging import Judging
 from node.console.password import PasswordFile
 from node.console.queries import Queries
 from node.console.rendering import Renderer
-from node.records import Records
+from node.database import Records
 
 _log = structlog.get_logger(__name__)
 

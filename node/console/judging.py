@@ -19,9 +19,9 @@ from starlette.exceptions import HTTPException
 from config import ReaderVerdict, Settings, load_vocabulary
 from node.console.parameters import SeriesId
 from node.console.views import FindingRow, Said
+from node.database import Records
 from node.feedback_rows import agrees, judge_on_console, newest_findings, verdicts_of
 from node.pseudonyms import Pseudonyms
-from node.records import Records
 
 _log = structlog.get_logger(__name__)
 

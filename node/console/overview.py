@@ -10,7 +10,8 @@ from config import Settings
 from node.console.processes import siblings
 from node.console.queries import Queries, states
 from node.console.views import Disk, Lease, Overview
-from node.records import Delivery, Job, Result, Series, State, Unreadable, now
+from node.records import Delivery, Job, Result, Series, Unreadable, now
+from node.states import State
 
 SHOWN = 10
 """Series in each of the two lists."""

@@ -11,7 +11,7 @@ from node.console.overview import SHOWN, overview
 from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
 from node.console.refused import refused_callers
 from node.console.rendering import Renderer
-from node.records import State
+from node.states import State
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 

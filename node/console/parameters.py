@@ -6,7 +6,7 @@ from fastapi import Depends, Path, Query, Request
 
 from node.console.queries import Queries
 from node.console.views import MOST
-from node.records import State
+from node.states import State
 
 _LARGEST = 2**31 - 1
 """Largest row id (a 32-bit integer on PostgreSQL)."""

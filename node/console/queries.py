@@ -24,8 +24,10 @@ from node.console.views import (
     View,
     Why,
 )
-from node.records import Breaker, Delivery, Job, Records, Result, Series, State, Unreadable, now
+from node.database import Records
+from node.records import Breaker, Delivery, Job, Result, Series, Unreadable, now
 from node.series_status import SeriesStatus, load, newest_first
+from node.states import State
 
 R = TypeVar("R")
 V = TypeVar("V", bound=View)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from config import Settings
 from node.console.app import make_app
 from node.console.notice import Notice, console_url
-from node.records import Records, open_database
+from node.database import Records, open_database
 
 _log = structlog.get_logger(__name__)
 

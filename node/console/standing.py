@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 
 from config import Reason, Settings
 from node.console.views import Mood, Standing
-from node.records import Delivery, Job, Series, State
+from node.records import Delivery, Job, Series
 from node.series_status import SeriesStatus
+from node.states import State
 
 EXPECTED = frozenset({Reason.NOT_CT, Reason.LOCALIZER, Reason.READER_FEEDBACK, Reason.FEEDBACK_NOTHING_SAID})
 """Reasons of a rejection that nobody has to look at."""

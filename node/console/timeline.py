@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from config import Reason
 from node.console.views import Event, Mood
-from node.records import Delivery, Job, Series, State
+from node.records import Delivery, Job, Series
 from node.series_status import SeriesStatus, notes
+from node.states import State
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 """What still waits stands last."""

@@ -7,7 +7,7 @@ from typing import Annotated, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from config import ReaderVerdict, Reason
-from node.records import State
+from node.states import State
 
 T = TypeVar("T")
 MOST = 200

@@ -23,7 +23,7 @@ def upgrade(engine: Engine) -> None:
     Raises sqlalchemy.exc.DBAPIError if the database cannot be reached, SchemaError.
     """
     config = _config()
-    with engine.begin() as connection:  # on SQLite this takes the write lock (node.records.open_database)
+    with engine.begin() as connection:  # on SQLite this takes the write lock (node.database.open_database)
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         config.attributes["connection"] = connection

@@ -16,7 +16,8 @@ from sqlalchemy import select
 
 from config import Settings
 from node.children import listens
-from node.records import Instance, Job, Records, Series, SpoolSegment, open_database
+from node.database import Records, open_database
+from node.records import Instance, Job, Series, SpoolSegment
 from node.spool import scan, segments
 
 HERE = Path(__file__).parent

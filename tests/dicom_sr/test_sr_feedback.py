@@ -37,8 +37,9 @@ from node.indexer import Indexer
 from node.intake import Intake
 from node.logs import ALLOWED_KEYS
 from node.pseudonyms import Pseudonyms
-from node.records import Feedback, Job, Result, Series, State, now
+from node.records import Feedback, Job, Result, Series, now
 from node.result_files import write_objects
+from node.states import State
 
 NODULE, EMPHYSEMA = (tracking_uid(SERIES, key) for key in ("lung.nodule", "lung.emphysema"))
 QUALITY = Code("113001", "DCM", "Rejected for Quality Reasons")

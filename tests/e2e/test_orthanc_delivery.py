@@ -18,8 +18,10 @@ from rows import QUICK, add_job, add_results, deliveries, job, open_records, set
 from config import Settings
 from config.settings import Destination, WebDestination
 from node.commitment_result import take_report
+from node.database import Records
 from node.delivery import Courier
-from node.records import Delivery, Records, State, now
+from node.records import Delivery, now
+from node.states import State
 
 pytestmark = pytest.mark.peers
 

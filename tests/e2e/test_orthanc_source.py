@@ -15,8 +15,10 @@ from sqlalchemy import select
 from config import Settings
 from config.settings import CompletionSettings, DicomSettings, Source
 from node.children import free_port, listens
+from node.database import Records, open_database
 from node.migrations import upgrade
-from node.records import CommitmentRequest, Records, Series, Signal, State, open_database
+from node.records import CommitmentRequest, Series, Signal
+from node.states import State
 from node.worker import write_settings
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(900)]

@@ -43,9 +43,10 @@ from node.errors import CommandError
 from node.file_meta import Origin
 from node.intake import IntakeSession, Refused, Stored
 from node.negotiation import Negotiator
-from node.records import Instance, SpoolSegment, State, Unreadable, now
+from node.records import Instance, SpoolSegment, Unreadable, now
 from node.records import Series as SeriesRow
 from node.spool import Record, scan
+from node.states import State
 
 CORPUS = Path(__file__).with_name("corpus")
 DECODING = b"d"

@@ -16,7 +16,7 @@ from mutate_dicom import LENGTHS, NASTY_TEXTS, NASTY_UIDS
 
 import node.console
 from node.console.password import USER
-from node.records import State
+from node.states import State
 
 _METHODS = (
     "GET",

@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 from node.console.server import server_config
 from node.indexer import Indexer
 from node.intake import Intake
-from node.records import State
+from node.states import State
 
 _LONGEST_S = 60.0
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")

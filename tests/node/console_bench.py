@@ -10,7 +10,7 @@ from config.settings import ConsoleSettings, DicomSettings
 from node.console.app import make_app
 from node.console.password import USER, PasswordFile
 from node.console.server import read_only_database
-from node.records import Records
+from node.database import Records
 
 PASSWORD = "correct horse"
 HERE, ELSEWHERE = ("127.0.0.1", 50000), ("192.0.2.7", 50000)

@@ -11,9 +11,11 @@ from sqlalchemy import select
 from config import Priority, Settings
 from config.settings import DeliverySettings, Destination, RoutingSettings
 from node.archive_scp import Archive
+from node.database import Records, open_database
 from node.migrations import upgrade
-from node.records import Delivery, Job, Records, Result, Series, State, now, open_database
+from node.records import Delivery, Job, Result, Series, now
 from node.result_files import write_objects
+from node.states import State
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 DIGEST = "d" * 64

@@ -21,10 +21,10 @@ from pynetdicom.dsutils import encode as encode_data_set
 
 from config import Settings
 from config.settings import CompletionSettings, DicomSettings
+from node.database import Records, open_database
 from node.indexer import Indexer
 from node.intake import Intake, IntakeSession, Stored
 from node.migrations import upgrade
-from node.records import Records, open_database
 from node.spool import Ending
 
 REPOSITORY = Path(__file__).parents[2]

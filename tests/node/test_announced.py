@@ -40,10 +40,12 @@ from node.announced_files import KEPT_S, AnnouncementFiles
 from node.announced_request import Announcing
 from node.cli import app
 from node.completion import Completer
+from node.database import Records, open_database
 from node.dimse import Command, parse_command
-from node.records import AnnouncedSeries, Records, Series, Signal, State, now, open_database
+from node.records import AnnouncedSeries, Series, Signal, now
 from node.series_status import load, newest_first
 from node.spool import Ending
+from node.states import State
 
 pytestmark = pytest.mark.timeout(900)  # a safety net on a busy machine, not an expectation
 

@@ -16,9 +16,11 @@ from config.settings import ModelSettings, WorkSettings
 from dicom_sr.identity import tracking_uid
 from node import leases, watchdog
 from node.attempts import TRANSIENT, attempt_failed, worker_lost
+from node.database import Records
 from node.jobs import Analyst, WorkerUnfitError
 from node.reconciler import Reconciler
-from node.records import Job, Records, ReportedFinding, State
+from node.records import Job, ReportedFinding
+from node.states import State
 from node.tasks import Dispatcher, make_app
 from node.worker import frugal_settings
 

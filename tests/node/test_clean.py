@@ -14,9 +14,11 @@ from config.settings import Destination, RetentionSettings
 from node import breaker
 from node.clean import clean, dry_run
 from node.completion import complete_due
-from node.records import Delivery, Job, Records, Result, State, now
+from node.database import Records
+from node.records import Delivery, Job, Result, now
 from node.routing import route
 from node.spool import segments
+from node.states import State
 from node.status import status_tables
 
 

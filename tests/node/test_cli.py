@@ -18,8 +18,10 @@ from config.settings import Settings
 from ct.phantom import DISEASES
 from node.archive_scp import Archive
 from node.cli import app
+from node.database import Records, open_database
 from node.migrations import upgrade
-from node.records import Job, Records, Series, State, open_database
+from node.records import Job, Series
+from node.states import State
 
 COMMANDS = [
     "demo", "init", "serve", "analyze", "phantom", "send", "check-sr", "doctor", "status", "jobs", "prioritise",

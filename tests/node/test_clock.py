@@ -9,8 +9,10 @@ from rows import add_job, add_results, deliveries, job, open_records, settings_f
 from config import Settings
 from node.children import free_port
 from node.clock import Clock, begin_waits_anew, forget_the_future
+from node.database import Records
 from node.reconciler import Reconciler
-from node.records import Delivery, Job, Records, State, now
+from node.records import Delivery, Job, now
+from node.states import State
 
 DAY = timedelta(days=1)
 

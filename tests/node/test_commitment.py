@@ -31,7 +31,8 @@ from node.commitment import (
     report,
 )
 from node.commitment_reports import Reporter
-from node.records import CommitmentRequest, Records, now, open_database
+from node.database import Records, open_database
+from node.records import CommitmentRequest, now
 from node.spool import segments
 
 pytestmark = pytest.mark.timeout(900)  # a safety net on a busy machine, not an expectation

@@ -13,8 +13,10 @@ from node import dimse
 from node.commitment import COMMITMENT_FOLDER, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
 from node.commitment_event import LONGEST_REPORT, Event, EventFiles, parse_report
 from node.commitment_result import take_kept
+from node.database import Records
 from node.dimse import Command
-from node.records import CommitmentTransaction, Records, State
+from node.records import CommitmentTransaction
+from node.states import State
 
 
 def _report(transaction: str = "2.25.77", kept: tuple[str, ...] = ("2.25.1",), lost: tuple[str, ...] = ()) -> bytes:

@@ -21,9 +21,11 @@ from config.settings import DeliverySettings
 from node import commitment_result
 from node.commitment_event import LONGEST_REPORT
 from node.commitment_result import take_report
+from node.database import Records, open_database
 from node.delivery import Courier
-from node.records import Breaker, CommitmentTransaction, Delivery, Job, Records, State, now, open_database
+from node.records import Breaker, CommitmentTransaction, Delivery, Job, now
 from node.retry import retry
+from node.states import State
 
 PATIENT = DeliverySettings(
     **QUICK.model_dump() | {"commitment_wait_s": 30.0, "commitment_resends": 2, "commitment_attempts": 2}

@@ -14,9 +14,10 @@ from ct.series import group, read_header
 from ct.vetting import vet
 from node import completion
 from node.completion import Verdict, complete_due, images_at, index_lag_s, series_slices
-from node.records import Instance, Job, Series, State, now
+from node.records import Instance, Job, Series, now
 from node.routing import job_for, route
 from node.spool import segments
+from node.states import State
 
 DIGEST = "d" * 64
 

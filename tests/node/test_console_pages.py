@@ -19,7 +19,8 @@ from node.console.refused import refused_callers
 from node.console.views import Mood, Page, SeriesPage, SeriesRow
 from node.indexer import Indexer
 from node.intake import Intake
-from node.records import Delivery, Job, Knock, Series, State, Unreadable, now
+from node.records import Delivery, Job, Knock, Series, Unreadable, now
+from node.states import State
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""

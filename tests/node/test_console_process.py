@@ -19,7 +19,9 @@ from running import Processes, wait_for
 from config import Reason, Settings
 from node.children import free_port
 from node.console.password import USER
-from node.records import Job, Records, State
+from node.database import Records
+from node.records import Job
+from node.states import State
 from node.status import console_line
 
 CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",

@@ -28,9 +28,11 @@ from sqlalchemy import update
 from config import Priority, Reason
 from node import breaker, outbox
 from node.children import free_port
+from node.database import Records
 from node.delivery import Courier
 from node.outbox import Fate
-from node.records import Breaker, Delivery, Job, Records, State, now
+from node.records import Breaker, Delivery, Job, now
+from node.states import State
 from node.store_status import judge
 from node.upper_layer import read_request
 

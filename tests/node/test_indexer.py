@@ -25,9 +25,10 @@ from node.file_meta import Origin
 from node.headers import read_names
 from node.indexer import BATCH, Indexed, Indexer
 from node.intake import Stored
-from node.records import Instance, Job, Series, SpoolSegment, State, Unreadable, now
+from node.records import Instance, Job, Series, SpoolSegment, Unreadable, now
 from node.retention import release_segments
 from node.spool import segments
+from node.states import State
 
 
 @pytest.fixture

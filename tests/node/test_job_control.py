@@ -14,16 +14,18 @@ from test_cli import fvlm_node, told
 
 from config import Priority, Reason, Settings
 from node.completion import complete_due
+from node.database import Records
 from node.delivery import Courier
 from node.errors import CommandError
 from node.job_control import cancel, prioritise, rerun
 from node.job_list import jobs_table
 from node.jobs import Analyst
 from node.reconciler import Reconciler
-from node.records import OF_JOBS, Job, Records, Result, State, now
+from node.records import Job, Result, now
 from node.retention import release_segments
 from node.retry import retry
 from node.routing import route
+from node.states import OF_JOBS, State
 from node.tasks import ANALYZE, Dispatcher, make_app
 
 DIGEST = "d" * 64

@@ -13,9 +13,10 @@ from sqlalchemy import func, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from config import Reason
+from node.database import Records, open_database
 from node.handover import LONGEST_NOTE, Caller
 from node.knocks import MOST, Knocks
-from node.records import Knock, Records, open_database
+from node.records import Knock
 from node.status import status_tables
 
 

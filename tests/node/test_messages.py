@@ -12,7 +12,7 @@ from rows import add_job, job, open_records, settings_for
 from running import Processes, running_broker, wait_for
 
 from config import Settings
-from node.records import State
+from node.states import State
 from node.tasks import ANALYZE, DELIVER, Dispatcher, make_app
 
 Send = Callable[[Celery, redis.Redis, str], None]

@@ -31,9 +31,10 @@ from node.children import free_port, listens
 from node.completion import complete_due
 from node.jobs import Analyst
 from node.pipeline import Pipeline
-from node.records import Job, Series, State, now
+from node.records import Job, Series, now
 from node.release import release_digest
 from node.routing import route
+from node.states import State
 from node.worker import frugal_settings
 
 CAME = datetime(2026, 3, 1, 9, 30, 15, 250000, UTC)

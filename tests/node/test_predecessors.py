@@ -11,9 +11,11 @@ from rows import DIGEST, add_job, add_results, open_records, settings_for
 
 from config import Settings
 from dicom_sr.identity import Predecessor
+from node.database import Records
 from node.jobs import Analyst
 from node.predecessors import delivered_before
-from node.records import Delivery, Job, Records, Result, State, now
+from node.records import Delivery, Job, Result, now
+from node.states import State
 
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 

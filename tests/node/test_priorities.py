@@ -14,12 +14,14 @@ from config import Priority, Settings
 from config.settings import RoutingSettings
 from node import outbox
 from node.completion import complete_due
+from node.database import Records
 from node.job_control import prioritise
 from node.jobs import Analyst
 from node.priority_rule import PriorityRule
 from node.reconciler import Reconciler
-from node.records import Job, Records, State, now
+from node.records import Job, now
 from node.routing import route
+from node.states import State
 from node.tasks import ANALYZE, Dispatcher, make_app
 from node.work_queue import RESEARCH_TURN
 

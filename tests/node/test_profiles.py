@@ -17,11 +17,13 @@ from config.settings import SettingsError
 from dicom_sr import output_of
 from dicom_sr.outputs import OUTPUT_OF_CLASS
 from node import result_retention
+from node.database import Records
 from node.delivery import Courier
 from node.jobs import Analyst
-from node.records import Job, Records, State, now
+from node.records import Job, now
 from node.results import remove_results, write_results
 from node.retry import retry
+from node.states import State
 
 _CLASSES = {kind: sop_class for sop_class, kind in reversed(OUTPUT_OF_CLASS.items())}
 

@@ -15,10 +15,12 @@ from structlog.testing import capture_logs
 from config import Settings
 from config.settings import ModelSettings, WorkSettings
 from node import leases
+from node.database import Records
 from node.logs import ALLOWED_KEYS
 from node.reconciler import Reconciler
-from node.records import Delivery, Job, Records, Series, State, now
+from node.records import Delivery, Job, Series, now
 from node.release import release_digest
+from node.states import State
 from node.tasks import ANALYZE, DELIVER, Dispatcher, make_app
 
 

@@ -18,9 +18,11 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from config import Priority, Reason, Settings
+from node.database import Records, open_database
 from node.errors import CommandError
 from node.migrations import SchemaError, is_current, upgrade
-from node.records import TRANSITIONS, Base, ForbiddenTransition, Job, Records, Series, State, now, open_database
+from node.records import Base, Job, Series, now
+from node.states import TRANSITIONS, ForbiddenTransition, State
 from node.status import open_existing
 
 
@@ -80,7 +82,7 @@ def test_a_database_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 _START = """
 import sys
 from node.migrations import upgrade
-from node.records import open_database
+from node.database import open_database
 upgrade(open_database(sys.argv[1]))
 """
 

@@ -10,10 +10,11 @@ from sqlalchemy import select
 
 from config import Reason
 from node.completion import Verdict, complete_due, series_slices
-from node.records import Instance, Job, Series, State, now
+from node.records import Instance, Job, Series, now
 from node.retention import release_segments
 from node.routing import route
 from node.spool import segments
+from node.states import State
 
 DIGEST = "d" * 64
 

@@ -7,8 +7,9 @@ from rows import add_job, add_results, deliveries, job, open_records, settings_f
 
 from config import Reason
 from node.errors import CommandError
-from node.records import Delivery, Job, State, now
+from node.records import Delivery, Job, now
 from node.retry import retry
+from node.states import State
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.QUARANTINED])

@@ -12,9 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
 from config import Priority
+from node.database import Records, open_database
 from node.leases import take
 from node.migrations import upgrade
-from node.records import Job, Records, Series, State, now, open_database
+from node.records import Job, Series, now
+from node.states import State
 from node.work_queue import most_urgent
 
 SERIES = 30
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 ROUTER = """
 import sys
-from node.records import Records, open_database
+from node.database import Records, open_database
 from node.routing import route
 records = Records(open_database(sys.argv[1]))
 print("ready", flush=True)
@@ -33,7 +35,7 @@ print(len(route(records, "d" * 64)))
 TAKER = """
 import sys
 from node.leases import take
-from node.records import Records, open_database
+from node.database import Records, open_database
 from node.work_queue import most_urgent
 records = Records(open_database(sys.argv[1]))
 print("ready", flush=True)

@@ -17,9 +17,11 @@ from ct.phantom import PhantomPatient, write_series
 from ct.volume import SourceSlice
 from fvlm.reading import AnatomyReading, NotAssessed, Reading
 from node import cli, embeddings
+from node.database import Records
 from node.pipeline import Pipeline
-from node.records import Embedding, Job, Records, Series, State, now
+from node.records import Embedding, Job, Series, now
 from node.release import release_digest
+from node.states import State
 
 pytestmark = pytest.mark.timeout(600)
 

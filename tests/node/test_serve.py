@@ -22,9 +22,11 @@ from test_cli import fvlm_node
 
 from config import Settings
 from node.children import free_port
+from node.database import Records, open_database
 from node.leases import take
 from node.node_lock import node_runs, running_ports
-from node.records import Job, Records, State, open_database
+from node.records import Job
+from node.states import State
 from node.worker import worker_name
 
 ROOT = Path(__file__).parents[2]

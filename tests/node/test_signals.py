@@ -25,11 +25,13 @@ from node import completion, index_rows, signals
 from node.bell import Bell, bell_file, ring
 from node.commitment import CommitmentFiles
 from node.completion import Completer
+from node.database import Records, open_database
 from node.migrations import upgrade
 from node.reconciler import Reconciler
-from node.records import Records, Series, Signal, State, open_database
+from node.records import Series, Signal
 from node.source_count import NoCountError, SourceCounts, ask
 from node.spool import Ending, EndMark, SegmentReader, scan, segments
+from node.states import State
 from node.tasks import Dispatcher, make_app
 
 LONG = CompletionSettings(quiet_s=3600.0, missing_s=7200.0)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from node.records import TRANSITIONS, State
 from node.state_diagram import page
+from node.states import TRANSITIONS, State
 
 FILE = Path(__file__).parents[2] / "docs" / "operations" / "states.md"
 

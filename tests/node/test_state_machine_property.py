@@ -35,7 +35,7 @@ from whole_node import (
 
 from node.index_rows import Written, write_entries
 from node.indexer import Indexed, Indexer
-from node.records import TRANSITIONS, State
+from node.states import TRANSITIONS, State
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 PROFILES = {

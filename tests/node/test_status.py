@@ -11,9 +11,10 @@ from sqlalchemy import select
 
 from config import Reason
 from node.completion import complete_due
-from node.records import Job, Series, State, now
+from node.records import Job, Series, now
 from node.routing import route
 from node.spool import segments
+from node.states import State
 from node.status import status_tables
 
 

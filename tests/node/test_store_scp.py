@@ -38,9 +38,10 @@ from spool_data import (
 from sqlalchemy import func, select
 
 from config import Settings
+from node.database import Records, open_database
 from node.indexer import Indexer
 from node.migrations import upgrade
-from node.records import Instance, Records, open_database
+from node.records import Instance
 from node.spool import SegmentReader, scan, segments
 
 pytestmark = pytest.mark.timeout(900)  # a safety net on a busy machine, not an expectation

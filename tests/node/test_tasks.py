@@ -22,11 +22,13 @@ from config import Output, Reason, Settings
 from config.settings import WorkSettings
 from node import embeddings, leases
 from node.analysis import Analysis
+from node.database import Records
 from node.delivery import Courier
 from node.jobs import Analyst
 from node.logs import configure_logs
 from node.reconciler import Reconciler
-from node.records import Breaker, Delivery, Job, Records, Result, State, now
+from node.records import Breaker, Delivery, Job, Result, now
+from node.states import State
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app
 
 WORK = WorkSettings(max_attempts=3, lease_s=30.0, reconcile_s=0.2)

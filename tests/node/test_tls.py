@@ -23,11 +23,12 @@ from config import Reason, Settings
 from config.settings import DicomSettings, ReceiverTls
 from node import serve
 from node.association import Association
+from node.database import Records, open_database
 from node.errors import CommandError
 from node.intake import Intake
 from node.knocks import Knocks
 from node.negotiation import Negotiator
-from node.records import Instance, Knock, Records, open_database
+from node.records import Instance, Knock
 from node.status import status_tables
 from node.store_scp import StoreScp
 from node.tls import TlsError, readable, server_context

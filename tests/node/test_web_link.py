@@ -19,7 +19,8 @@ from node import breaker
 from node.delivery import Courier
 from node.dimse_link import AwayError
 from node.outbox import Fate
-from node.records import Breaker, Delivery, State, now
+from node.records import Breaker, Delivery, now
+from node.states import State
 from node.web_link import WebLink, judge_stow
 
 UID = "2.25.5"

@@ -12,7 +12,8 @@ from tiny_release import make_release, text_cache
 
 from config import Reason, Settings
 from config.settings import ModelSettings
-from node.records import Records, State
+from node.database import Records
+from node.states import State
 from node.status import problems
 from node.tasks import ANALYZE, Dispatcher, make_app
 

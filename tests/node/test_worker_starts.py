@@ -9,7 +9,7 @@ from tiny_release import make_release
 
 from config import Reason, Settings
 from config.settings import ModelSettings
-from node.records import Records
+from node.database import Records
 from node.status import problems
 from node.worker import run_analyze
 from node.worker_starts import failed_starts, note_start

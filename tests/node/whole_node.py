@@ -48,6 +48,7 @@ from node import records as records_module
 from node.analysis import Analysis
 from node.clean import clean
 from node.completion import Completer
+from node.database import Records, open_database
 from node.delivery import Courier
 from node.dimse_link import AwayError
 from node.errors import CommandError
@@ -58,7 +59,7 @@ from node.jobs import Analyst
 from node.migrations import upgrade
 from node.outbox import Outcome
 from node.reconciler import Reconciler
-from node.records import Base, Records, open_database
+from node.records import Base
 from node.spool import Record, SegmentReader
 from node.store_status import judge
 from node.tasks import ANALYZE, DELIVER
