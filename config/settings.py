@@ -26,8 +26,9 @@ from config.priority import PriorityName
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
 UID = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
-ReaderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """A DICOM UID (PS3.5 section 9)."""
+ReaderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+"""1 to 32 lower-case letters, digits, dot, dash, underscore: a user of the console, and part of a file name."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 

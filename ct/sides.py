@@ -170,7 +170,7 @@ def _left(
         if np.count_nonzero(other) > MAX_DISAGREEMENT * sizes.sum():
             return None
     main = int(np.count_nonzero(sizes >= PIECE_SHARE * sizes.max()))
-    confirmed = body.confirmed or said is not None
+    confirmed = body.confirmed or (said is not None and bool((said[mask] > 0).any()))
     held = _on_their_sides(mask, left, first)
     if held.lesser == 0:
         holds = confirmed and main == 1 and held.share >= ENTIRELY

@@ -177,10 +177,11 @@ def merge_classes(classes: npt.NDArray[np.uint8], names: dict[int, str], anatomi
 
 
 def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides:
-    """The sides in the names of the classes (`kidney_left`) of class numbers [z, y, x]."""
+    """The sides in the names of the classes (`kidney_left`, `rib_left_1`) of class numbers [z, y, x]."""
     table = np.zeros(256, dtype=np.uint8)
     for number, name in names.items():
-        table[number] = LEFT if name.endswith("_left") else RIGHT if name.endswith("_right") else 0
+        parts = name.split("_")
+        table[number] = LEFT if "left" in parts else RIGHT if "right" in parts else 0
     return lambda box: table[classes[box]]
 
 

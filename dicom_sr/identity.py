@@ -114,8 +114,8 @@ class Names:
     """The UIDs of everything written for one reading of one series.
 
     Series and instances depend on the series, the source instances, when the last of them came, and both sets of
-    weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. All
-    but the SEG depend on the predecessor too: what names another one is another document.
+    weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. Only
+    the SR depends on the predecessor too: what names another one is another document.
     """
 
     series_uid: str

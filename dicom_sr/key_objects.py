@@ -63,7 +63,8 @@ def _description(case: Case, slices: Mapping[str, Sequence[int]]) -> str:
         for finding in case.reading.positives
         if slices.get(finding.key)
     ]
-    return f"{mark}{identity.NOT_VERIFIED} The slices that the model looked at most. {' '.join(lines)}"
+    chosen = "The slices that speak most for each finding; where no place does, the largest slice of its anatomy."
+    return f"{mark}{identity.NOT_VERIFIED} {chosen} {' '.join(lines)}"
 
 
 def named_images(case: Case, slices: Sequence[int]) -> str:

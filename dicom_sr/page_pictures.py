@@ -144,7 +144,7 @@ class Pictures:
 
     def _glow(self, finding: Finding) -> Glow | None:
         stack = self._stacks.get(finding.key)
-        if stack is None or finding.heat is None:
+        if stack is None or finding.heat is None or not np.nanmax(stack.values) > 0.0:
             return None
         return Glow(finding.heat, finding.anatomy, float(np.nanmax(stack.values)))
 

@@ -45,7 +45,11 @@ def build(case: Case, finding: Finding, stack: HeatStack) -> Dataset:
             )
         ],
         voi_lut_transformations=[
-            VOILUTTransformation(window_center=high / 2, window_width=max(high, 1e-6), voi_lut_function="LINEAR_EXACT")
+            VOILUTTransformation(
+                window_center=(high if high > 0.0 else low) / 2,
+                window_width=max(high if high > 0.0 else -low, 1e-6),
+                voi_lut_function="LINEAR_EXACT",
+            )
         ],
         content_label="TEST_MODEL" if case.reading.test_only else "AI_HEAT",
         content_description=identity.long_string(_description(case, spacing)),

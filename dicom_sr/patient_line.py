@@ -29,7 +29,7 @@ def patient_name(header: Dataset) -> str:
 
 def identity_line(header: Dataset) -> str:
     """`ID 4711   born 1950-02-20   M`, as far as known."""
-    told = [f"ID {header.PatientID}" if header.get("PatientID") else "no ID"]
+    told = [f"ID {_whole(header.PatientID)}" if header.get("PatientID") else "no ID"]
     if born := _date(header, "PatientBirthDate"):
         told.append(f"born {born}")
     if header.get("PatientSex"):
@@ -45,13 +45,18 @@ def patient_line(header: Dataset) -> str:
 def study_line(header: Dataset) -> str:
     """The study and the series that was read, as far as they tell: date, descriptions, accession number."""
     told = [f"CT {_date(header, 'StudyDate')}".strip()]
-    told += [str(header.get(keyword)) for keyword in ("StudyDescription", "BodyPartExamined") if header.get(keyword)]
+    told += [_whole(header.get(keyword)) for keyword in ("StudyDescription", "BodyPartExamined") if header.get(keyword)]
     if header.get("AccessionNumber"):
-        told.append(f"accession {header.AccessionNumber}")
+        told.append(f"accession {_whole(header.AccessionNumber)}")
     series = f"series {header.SeriesNumber}" if header.get("SeriesNumber") not in (None, "") else "series"
     if header.get("SeriesDescription"):
-        series += f" ({header.SeriesDescription})"
+        series += f" ({_whole(header.SeriesDescription)})"
     return "  |  ".join([*told[:1], *dict.fromkeys(told[1:]), series])
+
+
+def _whole(value: object) -> str:
+    """A value as text, or that it cannot be drawn: part of an identifier would be another one."""
+    return str(value) if can_draw(str(value)) else "(in letters that cannot be drawn here)"
 
 
 def _spoken(group: str) -> str:

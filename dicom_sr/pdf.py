@@ -54,7 +54,7 @@ def build(case: Case, page: Image.Image, slices: Mapping[str, Sequence[int]]) ->
 def document(pages: Sequence[Image.Image], case: Case) -> bytes:
     """The pages as a PDF file; the same pages give the same bytes."""
     stream = io.BytesIO()
-    made = case.moment.timetuple()
+    made = case.moment.utctimetuple()
     pages[0].save(
         stream,
         format="PDF",

@@ -122,7 +122,8 @@ def _method(case: Case) -> list[str]:
     ]
     told.append(
         f"The percentages are probabilities of the model, {reading.calibration}. A finding belongs to the anatomy as a "
-        "whole: no lesion was outlined. The slices named are those that the model looked at most."
+        "whole: no lesion was outlined. The slices named are those that speak most for the finding or, "
+        "where no place does, the largest slice of the anatomy."
     )
     return told
 

@@ -13,6 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from config import ReaderVerdict, Reason
+from ct.part10 import is_uid
 from dicom_sr import codes
 from dicom_sr.reports_in import sr
 from dicom_sr.reports_in.parts import ObserverKind, Presence, ReportError
@@ -22,6 +23,9 @@ _TITLES = {
     Code("113037", "DCM", "Rejected for Patient Safety Reasons"): ReaderVerdict.REJECTED,
     Code("113000", "DCM", "Of Interest"): ReaderVerdict.OF_INTEREST,
 }
+
+_MOST_REFERENCES = 20_000
+"""Objects that a reader's document may name: more than any study has."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,15 @@ def read_statement(dataset: Dataset) -> Statement:
 def _statement(dataset: Dataset) -> Statement:
     report = sr.read(dataset)
     key_object = dataset.get("SOPClassUID") == KeyObjectSelectionDocumentStorage
-    predecessors = frozenset(_instances(dataset, "PredecessorDocumentsSequence"))
+    predecessors = frozenset(filter(is_uid, _instances(dataset, "PredecessorDocumentsSequence")))
     evidence = {
         *_instances(dataset, "CurrentRequestedProcedureEvidenceSequence"),
         *_instances(dataset, "PertinentOtherEvidenceSequence"),
     }
+    references = frozenset(filter(is_uid, evidence | set(_items(dataset))))
+    findings = {f.tracking_uid: f.presence for f in report.findings if is_uid(f.tracking_uid)}
+    if max(map(len, (references, predecessors, findings))) > _MOST_REFERENCES:
+        raise ReportError(Reason.REPORT_TOO_LARGE, f"it refers to more than {_MOST_REFERENCES} objects")
     return Statement(
         sop_instance_uid=report.document_id,
         study_instance_uid=report.study_instance_uid,
@@ -76,9 +84,9 @@ def _statement(dataset: Dataset) -> Statement:
         observer_name=report.observer_name,
         at=report.issued,
         verified=dataset.get("VerificationFlag") == "VERIFIED" and report.observer is ObserverKind.PERSON,
-        findings={} if key_object else {f.tracking_uid: f.presence for f in report.findings if f.tracking_uid},
+        findings={} if key_object else findings,
         predecessors=predecessors,
-        references=frozenset(evidence | set(_items(dataset))),
+        references=references,
         whole=next((verdict for title, verdict in _TITLES.items() if codes.is_a(dataset, title)), None)
         if key_object
         else None,

@@ -82,13 +82,15 @@ def load_release(path: Path | str, device: str | torch.device = "cpu", text: boo
 
 def load_text_encoder(model: FVLM) -> None:
     """Give a model of `load_release` the text encoder of its release. Raises ReleaseError."""
+    from fvlm.text_encoder import TextEncoder
+
     assert model.release is not None, "only a model of load_release has a release"
     path, device = model.release.path, model.temp.device
     with torch.device("meta"):
-        encoder = model.add_text_encoder()
+        encoder = TextEncoder(model.config.text)
     _fill(encoder, _weights(path, device, text=True), path)
     encoder.make_buffers(device)
-    encoder.eval()
+    model.text_encoder = encoder.eval()
 
 
 def _weights(path: Path, device: str | torch.device, text: bool) -> dict[str, Tensor]:

@@ -103,6 +103,8 @@ class ModelConfig(_Frozen):
     def _check(self) -> Self:
         if len(set(self.anatomies)) != len(self.anatomies):
             raise ValueError("an anatomy stands twice")
+        if len(set(self.levels)) != len(self.levels):
+            raise ValueError("a level stands twice")
         if self.width % self.heads or self.width % self.attention_heads:
             raise ValueError(f"width {self.width} is not a multiple of its heads")
         if any(level >= self.depth - 1 for level in self.levels):

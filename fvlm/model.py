@@ -11,7 +11,6 @@ from fvlm.encoders import VisionEncoder
 
 if TYPE_CHECKING:
     from fvlm.release import Release
-    from fvlm.text_encoder import TextEncoder
 
 TEMPERATURE = (0.001, 0.5)
 """Least and greatest temperature; the reference clamps before each training step."""
@@ -101,19 +100,14 @@ class FVLM(nn.Module):
         anatomies = len(config.anatomies)
         self.visual_encoder = VisionEncoder(config)
         if text:
-            self.add_text_encoder()
+            from fvlm.text_encoder import TextEncoder
+
+            self.text_encoder = TextEncoder(config.text)
         self.query_tokens = nn.Parameter(torch.zeros(anatomies, config.width))
         self.attention = AnatomyAttention(config.width, config.attention_heads, config.dropout)
         self.vision_projs = nn.ModuleList(nn.Linear(config.width, config.embedding) for _ in range(anatomies))
         self.text_proj = nn.Linear(config.text.width, config.embedding)
         self.temp = nn.Parameter(torch.tensor(0.07))
-
-    def add_text_encoder(self) -> "TextEncoder":
-        """Give the model the text encoder that it was made without."""
-        from fvlm.text_encoder import TextEncoder
-
-        self.text_encoder = TextEncoder(self.config.text)
-        return self.text_encoder
 
     @property
     def has_text_encoder(self) -> bool:

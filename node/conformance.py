@@ -50,7 +50,7 @@ _HEARD = (0x0000, 0xB000, 0xB006, 0xB007, 0x0107, 0x0111, 0x0117, 0x0122, 0x0124
 _MEANINGS = {
     Fate.STORED: "stored",
     Fate.RETRY: "tried again, with growing waits",
-    Fate.REFUSED: "not tried again; stays visible until `fvlm-node jobs rerun`",
+    Fate.REFUSED: "not tried again; stays visible until `fvlm-node retry`",
     Fate.AWAY: "tried again; the destination's circuit breaker counts it",
 }
 _REJECTIONS = (
@@ -95,15 +95,15 @@ def _lines() -> Iterator[str]:
 
 def _services() -> list[tuple[str, str, str]]:
     return [
-        ("Verification", "no", "yes"),
+        ("Verification", "`fvlm-node doctor`", "yes"),
         ("Storage of images and documents", "no", "yes"),
         ("Storage of results", "yes", "no"),
         ("Storage Commitment Push Model", "yes", "yes"),
         ("Modality Performed Procedure Step", "no", "where configured (`dicom.mpps_from`)"),
         ("Instance Availability Notification", "no", "where configured (`dicom.ian_from`)"),
-        ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.count`)", "no"),
+        ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.find`)", "no"),
         ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "no"),
-        ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.count`)", "no"),
+        ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.dicomweb_url`, `stow_url`)", "no"),
     ]
 
 
@@ -126,7 +126,8 @@ def _receiving() -> Iterator[str]:
     ]
     rows += [(name, f"`{uid}`", "all of the next table") for name, uid in stored]
     yield from _table(("Abstract syntax", "UID", "Transfer syntaxes"), rows)
-    yield "`dicom.more_storage_classes` adds others. What is not CT is kept and ends as `NOT_CT`."
+    yield "`dicom.more_storage_classes` adds others. What is not CT is kept and ends as `NOT_CT`; a reader's SR or"
+    yield "Key Object Selection about results of the node is taken as feedback."
     yield ""
     syntaxes = [*map(str, ALL_TRANSFER_SYNTAXES), *MORE_TRANSFER_SYNTAXES]
     yield from _table(("Transfer syntax of storage", "UID"), [(_name(uid), f"`{uid}`") for uid in syntaxes])
@@ -143,7 +144,7 @@ def _receiving() -> Iterator[str]:
 def _sending() -> Iterator[str]:
     yield "## The node as requestor"
     yield ""
-    yield "One association for each job and destination. Results are offered in"
+    yield "One association at a time for each destination, with the results that are due. They are offered in"
     yield f"{' and '.join(_name(str(uid)) for uid in _SMALL)}."
     yield ""
     rows = [(_name(uid), f"`{uid}`") for uid in (*map(str, _SENT.values()), STORAGE_COMMITMENT)]

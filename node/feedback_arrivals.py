@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import BinaryIO, cast
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.filereader import read_dataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config import Reason, Settings
+from ct.part10 import Unfit, Window, data_set_start, parsing
 from ct.volume import SourceSlice
 from node.database import Records
 from node.pseudonyms import Pseudonyms
@@ -50,19 +54,28 @@ def take_series(
                 _log.warning("feedback_refused", series=series_id, reason=error.reason, detail=error.detail)
                 refused = (error.reason, error.detail)
             continue
+        except OSError as error:  # one answer must not stop the coordinator
+            _log.error("feedback_failed", series=series_id, error=type(error).__name__)
+            refused = (Reason.INTERNAL, f"feedback could not be taken ({type(error).__name__}); import it again")
+            continue
         rows += taken.new + taken.known
         _log.info("feedback_taken", series=series_id, count=taken.new, known=taken.known)
     return (Reason.READER_FEEDBACK, f"verdicts: {rows}") if rows else refused
 
 
 def _load(one: SourceSlice) -> Dataset | None:
-    """None for what is too large, gone or damaged: it is judged like any other series."""
+    """None for what is too large (inflated, too), gone or damaged: it is judged like any other series."""
     if one.length is None or one.length > _LARGEST:
         return None
     try:
         with one.path.open("rb") as file:
             file.seek(one.offset)
-            return dcmread(BytesIO(file.read(one.length)))
-    except Exception as error:  # pydicom raises nearly any type for a damaged file
+            stored = file.read(one.length)
+        stream, syntax = data_set_start(Window(BytesIO(stored), 0, len(stored)))
+        if stream.length > _LARGEST:  # deflated
+            return None
+        with parsing():
+            return read_dataset(cast(BinaryIO, stream), syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
+    except (OSError, Unfit) as error:
         _log.warning("feedback_unreadable", reason=Reason.REPORT_DAMAGED, error=type(error).__name__)
         return None

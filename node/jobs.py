@@ -24,7 +24,7 @@ from node.attempts import attempt_failed
 from node.completion import images_at, series_slices
 from node.database import Records
 from node.leases import Heartbeat, LeaseLostError
-from node.predecessors import delivered_before
+from node.predecessors import predecessor_of
 from node.records import Delivery, Job, Result
 from node.result_files import write_objects
 from node.states import State
@@ -112,7 +112,7 @@ class Analyst:
                     return []
                 slices = series_slices(session, job.series, self._settings.spool_dir)
                 came = images_at(session, job.series)
-                former = delivered_before(session, job)
+                former = predecessor_of(session, job)
             log.info("job_started", slices=len(slices), priority=job.priority)
             analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check(), former)
             heartbeat.beat()

@@ -7,6 +7,19 @@ from dicom_sr.identity import Predecessor
 from node.records import Delivery, Job, Result, Series
 
 
+def predecessor_of(session: Session, job: Job) -> Predecessor | None:
+    """The report that the one of this job takes the place of, chosen at its first attempt and kept.
+
+    So that a repeat writes the same report, whatever has become of other deliveries since.
+    """
+    if job.predecessor is None:
+        found = delivered_before(session, job)
+        job.predecessor = (
+            [] if found is None else [found.series_instance_uid, found.sop_instance_uid, found.sop_class_uid]
+        )
+    return Predecessor(*job.predecessor) if job.predecessor else None
+
+
 def delivered_before(session: Session, job: Job) -> Predecessor | None:
     """The last SR that an earlier job on the same series delivered anywhere; None if there is none.
 

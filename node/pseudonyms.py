@@ -18,6 +18,13 @@ class Pseudonyms:
         folded = " ".join(name.replace("^", " ").split()).casefold()
         return hmac.digest(self._key(), folded.encode(), hashlib.sha256).hex()[:32] if folded else ""
 
+    def known(self, name: str) -> str:
+        """As `of`, but without a key yet, or one that cannot be read: empty."""
+        try:
+            return self.of(name) if self._file.exists() else ""
+        except OSError:
+            return ""
+
     def _key(self) -> bytes:
         draft = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
         if not self._file.exists():

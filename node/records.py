@@ -45,7 +45,7 @@ class Signal(StrEnum):
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: UtcDateTime, State: String(16), Signal: String(16), Reason: String(40)}  # noqa: RUF012
+    """UIDs (series, instance, class) of the report that this job's replaces; empty: none; NULL: not chosen."""
 
 
 def now() -> datetime:
@@ -268,6 +268,8 @@ class Job(_Stateful, Base):
     lease_expires: Mapped[datetime | None] = mapped_column(default=None)
     seconds: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
     """Wall seconds per stage of the last attempt."""
+    predecessor: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """UIDs (series, instance, class) of the report that this job's replaces; empty: none; NULL: not chosen."""
     series: Mapped[Series] = relationship(back_populates="jobs")
     results: Mapped[list["Result"]] = relationship(back_populates="job")
 

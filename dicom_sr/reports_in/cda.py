@@ -13,6 +13,7 @@ from pydicom.sr.coding import Code
 from config import Reason
 from dicom_sr.reports_in import pdf, text, times
 from dicom_sr.reports_in.parts import (
+    PRESENCES,
     CodedFinding,
     ObserverKind,
     Presence,
@@ -138,6 +139,12 @@ def _findings(root: Element) -> Iterator[CodedFinding]:
             continue
         site = observation.find("v3:targetSiteCode", _V3)
         absent = observation.get("negationInd") == "true"
+        asked, answer = observation.find("v3:code", _V3), PRESENCES.get(value.get("code", ""))
+        if answer is not None and asked is not None and asked.get("code"):
+            negated = {Presence.PRESENT: Presence.ABSENT, Presence.ABSENT: Presence.PRESENT}
+            presence = negated.get(answer, answer) if absent else answer
+            yield CodedFinding(_code(asked), presence, _code(site) if site is not None else None)
+            continue
         yield CodedFinding(
             _code(value), Presence.ABSENT if absent else Presence.PRESENT, _code(site) if site is not None else None
         )

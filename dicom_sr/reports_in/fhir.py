@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 from pydicom.sr.coding import Code
 
 from config import Reason
-from dicom_sr import codes
 from dicom_sr.reports_in import pdf, text, times
 from dicom_sr.reports_in.parts import (
+    PRESENCES,
     CodedFinding,
     ObserverKind,
     Presence,
@@ -40,12 +40,6 @@ _SCHEMES = {
     "http://radlex.org": "RADLEX",
     "http://www.radlex.org": "RADLEX",
 }
-_PRESENCES = {
-    codes.PRESENT.value: Presence.PRESENT,
-    codes.ABSENT.value: Presence.ABSENT,
-    codes.UNDETERMINED.value: Presence.UNDETERMINED,
-}
-"""Answers of CID 240, by SNOMED CT code."""
 _PEOPLE = frozenset({"Practitioner", "PractitionerRole"})
 _UID_SYSTEM, _OID = "urn:dicom:uid", "urn:oid:"
 
@@ -239,7 +233,7 @@ def _findings(report: Json, observations: list[Json]) -> Iterator[CodedFinding]:
         said = one.get("valueBoolean")
         if asked is not None and isinstance(said, bool):
             yield CodedFinding(asked, Presence.PRESENT if said else Presence.ABSENT, site)
-        elif asked is not None and value is not None and value.value in _PRESENCES:
-            yield CodedFinding(asked, _PRESENCES[value.value], site)
+        elif asked is not None and value is not None and value.value in PRESENCES:
+            yield CodedFinding(asked, PRESENCES[value.value], site)
         elif value is not None:
             yield CodedFinding(value, Presence.PRESENT, site)

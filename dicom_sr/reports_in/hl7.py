@@ -15,12 +15,11 @@ from datetime import datetime
 from pydicom.sr.coding import Code
 
 from config import Reason
-from dicom_sr import codes
 from dicom_sr.reports_in import pdf, text, times
 from dicom_sr.reports_in.parts import (
+    PRESENCES,
     CodedFinding,
     ObserverKind,
-    Presence,
     Report,
     ReportError,
     Section,
@@ -45,12 +44,6 @@ _VOID = frozenset({"D", "X", "W", "N"})
 _SUFFIXES = {"IMP": "Impression", "GDT": "Findings", "REC": "Recommendation", "ADT": "Addendum"}
 """OBX-3 suffixes (chapter 7, observation identifier suffixes)."""
 _STUDY_INSTANCE_UID = frozenset({"113014", "STUDYINSTANCEUID", "STUDY INSTANCE UID"})
-_PRESENCES = {
-    codes.PRESENT.value: Presence.PRESENT,
-    codes.ABSENT.value: Presence.ABSENT,
-    codes.UNDETERMINED.value: Presence.UNDETERMINED,
-}
-"""Answers of CID 240, by SNOMED CT code."""
 _SCHEMES = {"SCT": "SCT", "SNM": "SCT", "SNOMED-CT": "SCT", "LN": "LN", "LOINC": "LN", "DCM": "DCM"}
 _MESSAGE = re.compile(rb"^MSH", re.MULTILINE)
 
@@ -112,6 +105,12 @@ class _Segment:
         parts = self.components(field)
         return parts[number - 1].strip() if number <= len(parts) else ""
 
+    def identifier(self, field: int) -> str:
+        """The medical record number (CX.5 `MR`) among several identifiers, else the first."""
+        parts = [one.split(self._separators.component) for one in self.repetitions(field)]
+        chosen = next((one for one in parts if len(one) > 4 and one[4] == "MR"), parts[0] if parts else [""])
+        return self._separators.unescape(chosen[0]).strip()
+
     def written(self, field: int) -> str:
         """The whole field as text: a line a repetition."""
         return "\n".join(self._separators.unescape(one) for one in self.repetitions(field))
@@ -126,6 +125,9 @@ def read(data: bytes) -> Report:
     observations = [one for one in segments if one.name == "OBX" and one.component(11) not in _VOID]
     order = next((one for one in segments if one.name == "OBR"), None)
     patient = next((one for one in segments if one.name == "PID"), None)
+    orders = {_accession(one, segments) for one in segments if one.name == "OBR"}
+    if sum(one.name == "PID" for one in segments) > 1 or len(orders) > 1:
+        raise ReportError(Reason.NOT_A_REPORT, "reports of several patients or orders: the message has to be split")
     person, name = _interpreter(order, observations)
     device = any(one.raw(18) for one in observations)
     return Report(
@@ -133,7 +135,7 @@ def read(data: bytes) -> Report:
         status=_status(order, observations),
         study_instance_uid=_study(segments),
         accession_number=_accession(order, segments),
-        patient_id=patient.component(3) if patient else "",
+        patient_id=patient.identifier(3) if patient else "",
         document_id=header.component(10),
         issued=_issued(header, order),
         language=header.component(19),
@@ -278,7 +280,7 @@ def _findings(observations: list[_Segment]) -> Iterator[CodedFinding]:
         if one.raw(2) not in ("CE", "CWE", "CF", "CNE") or not one.component(5):
             continue
         value, asked = _code(one, 5), _code(one, 3)
-        presence = _PRESENCES.get(value.value)
+        presence = PRESENCES.get(value.value)
         yield CodedFinding(value) if presence is None else CodedFinding(asked, presence)
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydicom.sr.coding import Code
 
 from config import Reason
+from dicom_sr import codes
 
 
 class ReportError(ValueError):
@@ -55,6 +56,14 @@ class Presence(StrEnum):
     PRESENT = "present"
     ABSENT = "absent"
     UNDETERMINED = "undetermined"
+
+
+PRESENCES = {
+    codes.PRESENT.value: Presence.PRESENT,
+    codes.ABSENT.value: Presence.ABSENT,
+    codes.UNDETERMINED.value: Presence.UNDETERMINED,
+}
+"""Answers of CID 240, by SNOMED CT code."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _of_group(group: Dataset) -> Iterator[CodedFinding]:
     categories = [_value(item) for item in items if codes.is_a(item, codes.FINDING_CATEGORY)]
     if concept is None or codes.ANATOMICAL_STRUCTURE in categories:
         return
-    said = [_value(i) for i in items if i.get("ValueType") == "CODE" and i.get("ConceptCodeSequence")]
+    said = [_value(i) for i in items if codes.is_a(i, concept) and i.get("ConceptCodeSequence")]
     presence = next((_PRESENCES[value] for value in said if value in _PRESENCES), None)
     certainty = next((_percent(item) for item in items if codes.is_a(item, codes.CERTAINTY_OF_FINDING)), None)
     uid = next((str(item.get("UID") or "") for item in items if codes.is_a(item, codes.TRACKING_UID)), "")

@@ -54,7 +54,7 @@ class Judging:
         if not found:
             return []
         said: dict[str, list[Said]] = {}
-        mine = f"console:{self._pseudonyms.of(user)}" if self.may(user) else ""
+        mine = f"console:{self._pseudonyms.known(user)}" if self.may(user) else ""
         chosen: dict[str, str] = {}
         for row in verdicts_of(session, next(iter(found.values())).job_id):
             view = Said(verdict=ReaderVerdict(row.reader_verdict), agrees=agrees(row), source=row.source)
