@@ -45,7 +45,7 @@ class Signal(StrEnum):
 
 
 class Base(DeclarativeBase):
-    """UIDs (series, instance, class) of the report that this job's replaces; empty: none; NULL: not chosen."""
+    type_annotation_map = {datetime: UtcDateTime, State: String(16), Signal: String(16), Reason: String(40)}  # noqa: RUF012
 
 
 def now() -> datetime:
