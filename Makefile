@@ -15,7 +15,7 @@ demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG o
 test: ## Lint, types and all tests; installs Debian packages for the real peers (sudo if not root)
 	@deploy/install.sh test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS); tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS); tests=$$?; wait $$types && exit $$tests
 
 lint: ## ruff: style and format errors
 	@deploy/install.sh test

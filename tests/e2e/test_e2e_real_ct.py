@@ -37,7 +37,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_honest(folder: Path, real: Path) -> None:
     """Valid, unverified, marked as test model, and every anatomy either read or left out with a reason."""
-    report, others = dcmread(folder / "SR.dcm"), [dcmread(path) for path in folder.glob("*.dcm") if path.name != "SR.dcm"]
+    report = dcmread(folder / "SR.dcm")
+    others = [dcmread(path) for path in folder.glob("*.dcm") if path.name != "SR.dcm"]
     (sources,) = (real / name for name in LUNGS if first(real / name).StudyInstanceUID == report.StudyInstanceUID)
     parsed = read(report)
     reading = parsed.reading
