@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom import Dataset
 
 from dicom_sr import codes, identity
@@ -11,6 +10,7 @@ from dicom_sr.companion import Case
 from dicom_sr.groups import percent
 from dicom_sr.identity import Kind
 from dicom_sr.sources import requested_procedures
+from dicom_sr.templates import device_observer
 
 
 def build(case: Case, slices: Mapping[str, Sequence[int]]) -> Dataset | None:
@@ -25,7 +25,7 @@ def build(case: Case, slices: Mapping[str, Sequence[int]]) -> Dataset | None:
     selection = KeyObjectSelection(
         document_title=codes.OF_INTEREST,
         referenced_objects=images,
-        observer_device_context=observer(case),
+        observer_device_context=device_observer(case.context.device_uid),
         description=_description(case, slices),
     )
     dataset: Dataset = KeyObjectSelectionDocument(
@@ -39,20 +39,6 @@ def build(case: Case, slices: Mapping[str, Sequence[int]]) -> Dataset | None:
             del item.ConceptNameCodeSequence  # TID 2010 allows no purpose of reference
     case.finish(dataset)
     return dataset
-
-
-def observer(case: Case) -> ObserverContext:
-    """This node, as a device (TID 1004)."""
-    return ObserverContext(
-        codes.DEVICE,
-        DeviceObserverIdentifyingAttributes(
-            uid=case.context.device_uid,
-            name=identity.PRODUCT,
-            manufacturer_name=identity.MANUFACTURER,
-            model_name=identity.PRODUCT,
-            serial_number=case.context.device_uid,
-        ),
-    )
 
 
 def _description(case: Case, slices: Mapping[str, Sequence[int]]) -> str:

@@ -11,6 +11,7 @@ from highdicom.sr import (
     ContentItem,
     ContentSequence,
     MeasurementReport,
+    ObservationContext,
     RelationshipTypeValues,
     TextContentItem,
 )
@@ -41,7 +42,9 @@ def build(
     One entry stands for the series in its image library (TID 1600): a middle slice.
     """
     report = MeasurementReport(
-        observation_context=templates.device_observer(context.device_uid),
+        observation_context=ObservationContext(
+            observer_device_context=templates.device_observer(context.device_uid)  # TID 1001
+        ),
         procedure_reported=codes.CT_UNSPECIFIED_REGION,
         imaging_measurements=GroupWriter(reading, segments, names, vocabulary).all(),
         title=codes.IMAGING_MEASUREMENT_REPORT,

@@ -10,7 +10,6 @@ from highdicom.sr import (
     FindingSite,
     Measurement,
     MeasurementsAndQualitativeEvaluations,
-    ObservationContext,
     ObserverContext,
     QualitativeEvaluation,
     ReferencedSegment,
@@ -34,8 +33,8 @@ def percent(probability: float) -> float:
     return round(probability * 100.0, 1)
 
 
-def device_observer(device_uid: str) -> ObservationContext:
-    """TID 1001 with a device and no person (TID 1002, 1004): the node installation."""
+def device_observer(device_uid: str) -> ObserverContext:
+    """TID 1002 with a device and no person (TID 1004): the node installation."""
     device = DeviceObserverIdentifyingAttributes(
         uid=device_uid,
         name=identity.PRODUCT,
@@ -43,7 +42,7 @@ def device_observer(device_uid: str) -> ObservationContext:
         model_name=identity.PRODUCT,
         serial_number=device_uid,
     )
-    return ObservationContext(observer_device_context=ObserverContext(codes.DEVICE, device))
+    return ObserverContext(codes.DEVICE, device)
 
 
 def algorithm_identification(

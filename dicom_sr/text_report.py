@@ -24,9 +24,10 @@ from dicom_sr import codes, identity
 from dicom_sr.companion import Case
 from dicom_sr.groups import percent
 from dicom_sr.identity import Kind
-from dicom_sr.key_objects import named_images, observer
+from dicom_sr.key_objects import named_images
 from dicom_sr.report import summary_sentences
 from dicom_sr.sources import requested_procedures
+from dicom_sr.templates import device_observer
 from fvlm.reading import Finding, Verdict
 
 CONTAINS = RelationshipTypeValues.CONTAINS
@@ -37,7 +38,7 @@ Line = tuple[str, Sequence[int]]
 def build(case: Case, slices: Mapping[str, Sequence[int]]) -> Dataset:
     """The report: never verified, preliminary. `slices`: of each present finding, the source slices to look at."""
     root = ContainerContentItem(name=codes.CT_REPORT, is_content_continuous=False, template_id="2000")
-    observed: ObserverContext = observer(case)
+    observed: ObserverContext = device_observer(case.context.device_uid)
     language = CodeContentItem(
         name=codes.LANGUAGE, value=codes.ENGLISH, relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD
     )

@@ -31,7 +31,6 @@ def test_every_case_ends_in_a_verdict() -> None:
     assert not outcome.failures, "\n\n".join(outcome.failures)
     assert outcome.cases == CASES
     assert CASES < 20000 or not [verdict for verdict in REACHED if not outcome.verdicts[verdict]]
-    assert CASES < 20000 or any(verdict.startswith("write ") for verdict in outcome.verdicts)
     assert outcome.peak_mb < 1536
 
 
