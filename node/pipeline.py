@@ -174,8 +174,14 @@ class Pipeline:
         with run.stage("encode"):
             from dicom_sr.identity import WriteContext
             from dicom_sr.writer import write
+            from node.installation import device_uid
 
-            context = WriteContext(images_at=images_at, institution=self._settings.institution, predecessor=predecessor)
+            context = WriteContext(
+                images_at=images_at,
+                device_uid=device_uid(self._settings.spool_dir),
+                institution=self._settings.institution,
+                predecessor=predecessor,
+            )
             objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
