@@ -39,5 +39,5 @@ def test_without_a_spool_it_is_the_machine(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_told_with_its_cure(tmp_path: Path) -> None:
     (tmp_path / "installation-uid").write_text("garbage")
-    with pytest.raises(WriteError, match="SPOOL_FAILED.*restore it"):
+    with pytest.raises(WriteError, match=r"SPOOL_FAILED.*restore it"):
         device_uid(tmp_path)
