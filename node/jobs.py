@@ -25,6 +25,7 @@ from node.completion import images_at, series_slices
 from node.database import Records
 from node.leases import Heartbeat, LeaseLostError
 from node.predecessors import predecessor_of
+from node.priors import prior_of
 from node.records import Delivery, Job, Result
 from node.result_files import write_objects
 from node.states import State
@@ -114,7 +115,12 @@ class Analyst:
                 came = images_at(session, job.series)
                 former = predecessor_of(session, job)
             log.info("job_started", slices=len(slices), priority=job.priority)
-            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check(), former)
+            vetted = pipeline.vet(slices)
+            study = pipeline.whose(vetted)
+            with self._records.session() as session:
+                claimed = leases.claim(session, job.id, owner, self._settings.work.lease_s)
+                compared = prior_of(session, claimed, study)
+            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
