@@ -13,7 +13,7 @@ SECTIONS: tuple[SectionName, ...] = ("findings", "impression")
 _ITEM = re.compile(r"(?:^[ \t]*|(?<=[.!?;:])[ \t]+)(?:[-*•·–]|\(?\d{1,2}[.)])[ \t]+(?=\S)", re.MULTILINE)
 """The mark of a list's item, at the start of a line or after the end of the item before."""
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|prof|st|vs|approx|ca|cf|e\.g|i\.e|incl|resp|max|min|fig|im|img|ser)\.$", re.I)
+_ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|prof|st|vs|approx|ca|cf|e\.g|i\.e|incl|resp|max|fig|im|ser)\.$", re.I)
 _LABEL = re.compile(r"(?P<label>[A-Za-z][A-Za-z ,/&()-]{1,60}?)\s*:(?:\s+|$)")
 _LABEL_WORDS = 6
 _WRAPPED = 60
