@@ -91,6 +91,32 @@ def phantom(
     _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
 
 
+@app.command("text-agreement")
+def text_agreement(
+    reports: Annotated[int, typer.Option(min=1, help="Phantom reports to compare.")] = 1000,
+    first: Annotated[int, typer.Option(min=0, help="Seed of the first of them.")] = 900_000,
+    sentences: Annotated[
+        Path | None, typer.Option(help="YAML file of annotated sentences; compare these, not phantoms.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a local language model that decomposes; none: the rules.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the language model's answers.")] = None,
+    device: Annotated[str, typer.Option(help="Of the language model.")] = "cpu",
+) -> None:
+    """Measure how reports are decomposed by anatomy and labelled by finding (docs/researcher/report-text.md).
+
+    Example: fvlm-node train text-agreement --reports 1000
+    """
+    with _stages() as stages, stages("reports") as update:
+        from training.report_text.agreement_run import table
+
+        found = table(
+            range(first, first + reports), sentences, model, cache, device, lambda done: update(done, reports, None)
+        )
+    Console().print(found)
+
+
 @contextmanager
 def _stages() -> Iterator["Stages"]:
     """Progress bars on standard error; a ValueError becomes its text and exit status 2."""

@@ -110,9 +110,7 @@ class Annotated(BaseModel):
 def read_sentences(path: Path, vocabulary: Vocabulary) -> tuple[Annotated, ...]:
     """A YAML list of `Annotated`. Raises SentencesError."""
     try:
-        sentences = TypeAdapter(tuple[Annotated, ...]).validate_python(
-            yaml.safe_load(path.read_text(encoding="utf-8"))
-        )
+        sentences = TypeAdapter(tuple[Annotated, ...]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SentencesError(f"{path}: cannot be read ({error})") from error
     except ValidationError as error:
