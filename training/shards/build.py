@@ -1,6 +1,7 @@
 """From studies to a folder of shards: several processes, and a killed run goes on where it stopped."""
 
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 
 import torch
 
@@ -197,7 +201,9 @@ def _made(
     if workers == 1:
         yield from map(work, studies)
         return
-    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    context = get_context("forkserver")  # a fork of a process with threads, as torch's and the progress bar's, may hang
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
     try:
         waiting: list[Future[Entry | Skipped]] = [pool.submit(work, study) for study in studies]
         for future in as_completed(waiting):
@@ -207,6 +213,19 @@ def _made(
         raise ShardError(text) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """A worker computes on one thread, and ends when its parent was killed."""
+    torch.set_num_threads(1)
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    wait([parent])
+    os._exit(1)
 
 
 def _file(study: Study) -> str:
