@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.assessment.cli import evaluate
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -21,6 +22,9 @@ app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no ru
 
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
+)
+app.command("evaluate", epilog="Example: fvlm-node train evaluate fvlm-release shards --out evaluation --device cuda")(
+    evaluate
 )
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 

@@ -144,7 +144,10 @@ def _cut(shard: Shard, labels: UInt8Array, box: Box) -> set[int]:
             if not 0 <= beyond < shard.labels.shape[axis]:
                 continue
             source, own = list(inside.slices((0, 0, 0))), list(inside.slices(box.start))
-            source[axis], own[axis] = slice(beyond, beyond + 1), slice(last - box.start[axis], last - box.start[axis] + 1)
+            source[axis], own[axis] = (
+                slice(beyond, beyond + 1),
+                slice(last - box.start[axis], last - box.start[axis] + 1),
+            )
             plane = labels[tuple(own)]
             found |= set(np.unique(plane[plane == shard.labels[tuple(source)]]).tolist())
     return found - {0}

@@ -117,7 +117,9 @@ def open_shard(path: Path, fit: Fit | None = None) -> Shard:
         raise ShardError(f"{path}: version {metadata.get('version')} of the format, this program reads {VERSION}")
     if fit is not None:
         if metadata.get("voxel_digest") != fit.voxels:
-            raise ShardError(f"{path}: made with other preprocessing or anatomies; remove it and run train shards again")
+            raise ShardError(
+                f"{path}: made with other preprocessing or anatomies; remove it and run train shards again"
+            )
         if metadata.get("vocabulary_digest") != fit.vocabulary:
             raise ShardError(f"{path}: made with another vocabulary; remove it and run train shards again")
     study = str(metadata.get("study"))

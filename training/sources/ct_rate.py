@@ -1,8 +1,8 @@
 """CT-RATE as studies (layout: `training.evaluation.ct_rate`), with its reports and labels.
 
-    dataset/radiology_text_reports/train_reports.csv, validation_reports.csv   Findings_EN, Impressions_EN of each volume
-    dataset/multi_abnormality_labels/train_predicted_labels.csv, valid_…       optional: labels by the authors' classifier
-    dataset/metadata/no_chest_train.txt, no_chest_valid.txt                    optional: volumes of other parts of the body
+dataset/radiology_text_reports/train_reports.csv, validation_reports.csv   Findings_EN, Impressions_EN of each volume
+dataset/multi_abnormality_labels/train_predicted_labels.csv, valid_…       optional: labels by the authors' classifier
+dataset/metadata/no_chest_train.txt, no_chest_valid.txt                    optional: volumes of other parts of the body
 """
 
 from collections.abc import Callable, Mapping
