@@ -27,8 +27,10 @@ class Clause:
 
 
 @cache
-def _connects() -> Lexicon[None]:
-    return Lexicon((phrase, None) for phrase in load_words().cues.connects)
+def _connects() -> Lexicon[bool]:
+    cues = load_words().cues
+    phrases = [(phrase, True) for phrase in cues.connects] + [(phrase, False) for phrase in cues.connects_nothing]
+    return Lexicon(phrases)
 
 
 @cache
@@ -90,7 +92,7 @@ def wording(text: str, tokens: Sequence[Token], clause: Clause) -> str:
         return text
     first = clause.first
     for hit in _connects().longest(tokens):
-        if hit.first == first and hit.last < clause.last:
+        if hit.value and hit.first == first and hit.last < clause.last:
             first = hit.last
     last_of_all = clause.last == len(tokens)
     words = text[tokens[first].start : len(text) if last_of_all else tokens[clause.last - 1].end].strip()
@@ -103,7 +105,7 @@ def _anatomies(clause: Clause, places: Sequence[Place]) -> frozenset[str]:
 
 def _parts(text: str, tokens: Sequence[Token], scopes: Sequence[Scope]) -> list[Clause]:
     """All that could be clauses."""
-    starts, connectors = [0], {hit.first for hit in _connects().longest(tokens)}
+    starts, connectors = [0], {hit.first for hit in _connects().longest(tokens) if hit.value}
     for at in range(1, len(tokens)):
         gap = text[tokens[at - 1].end : tokens[at].start]
         boundary = any(mark in gap for mark in ",;:") or at in connectors

@@ -54,11 +54,12 @@ def sections_of(report: str) -> dict[SectionName, str]:
 
 @cache
 def _headings() -> re.Pattern[str]:
-    """A heading at the start of a line, alone or before a colon; or before a colon after the end of a sentence."""
+    """A heading at the start of a line, alone or before a colon or dash; or before a colon after a sentence's end."""
     known = sorted(load_words().sections, key=len, reverse=True)
     titles = "|".join(r"[ \t,/&]+".join(map(re.escape, title.split())) for title in known)
     return re.compile(
-        rf"^[ \t*#_]*(?P<line>{titles})[ \t*_]*(?:[:：][ \t*_]*|$)|(?<=[.!?])[ \t]+(?P<inline>{titles})[ \t]*:[ \t]*",
+        rf"^[ \t*#_]*(?P<line>{titles})[ \t*_]*(?:[:：][ \t*_]*|[-–][ \t]+|$)"
+        rf"|(?<=[.!?])[ \t]+(?P<inline>{titles})[ \t]*:[ \t]*",
         re.IGNORECASE | re.MULTILINE,
     )
 

@@ -20,7 +20,7 @@ _MENTIONS = {
     Polarity.UNCERTAIN: Mention.UNCERTAIN,
     Polarity.DENIED: Mention.ABSENT,
 }
-_Cue = Literal["normal", "abnormal", "recommends"]
+_Cue = Literal["normal", "abnormal", "neutral"]
 _Opening = Literal["carries_on", "says_nothing"]
 
 
@@ -188,7 +188,7 @@ def _patterns(vocabulary: Vocabulary) -> Iterator[_Pattern]:
 @cache
 def _cues() -> Lexicon[_Cue]:
     cues = load_words().cues
-    kinds: tuple[_Cue, ...] = ("normal", "abnormal", "recommends")
+    kinds: tuple[_Cue, ...] = ("normal", "abnormal", "neutral")
     return Lexicon((phrase, kind) for kind in kinds for phrase in getattr(cues, kind))
 
 
