@@ -136,7 +136,7 @@ class _View:
             c.value == "normal" and c.last - c.first > 1 and c.first <= first < last <= c.last for c in self.cues
         )
 
-    def polarity_of(self, hits: Sequence[Hit[str]] | Sequence[Hit[_Cue]]) -> Polarity:
+    def polarity_of(self, hits: Sequence[Hit[str]]) -> Polarity:
         return max(self.polarity[at] for hit in hits for at in range(hit.first, hit.last))
 
     def mention(self, pattern: _Pattern, hits: Sequence[Hit[str]]) -> Mention | None:
@@ -154,7 +154,7 @@ def _is_abnormal(view: _View, anatomy: str, mentions: Sequence[tuple[str, Mentio
     if any(m != Mention.ABSENT for finding, m in mentions if finding.startswith(f"{anatomy}.")):
         return True
     for hit in view.cues:
-        affirmed = hit.value == "abnormal" and view.polarity_of([hit]) != Polarity.DENIED
+        affirmed = hit.value == "abnormal" and view.polarity[hit.last - 1] != Polarity.DENIED
         if affirmed and anatomy in view.said_of(hit.first, hit.last):
             return True
     span = range(view.clause.first, view.clause.last)
