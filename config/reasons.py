@@ -48,6 +48,7 @@ class Reason(StrEnum):
     REPORT_UNSAFE = "REPORT_UNSAFE"
     REPORT_NO_TEXT = "REPORT_NO_TEXT"
     # studies for training
+    REPORT_NOT_ENGLISH = "REPORT_NOT_ENGLISH"
     VOLUME_MISSING = "VOLUME_MISSING"
     VOLUME_UNREADABLE = "VOLUME_UNREADABLE"
     MASK_UNUSABLE = "MASK_UNUSABLE"
@@ -170,6 +171,9 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.REPORT_NO_TEXT: _Text(
         "The report holds no text and no coded finding; it may be a scan.", "Nothing: there is nothing to read."
+    ),
+    Reason.REPORT_NOT_ENGLISH: _Text(
+        "The report is in another language; its text can be taken apart in English only.", "Collect it translated."
     ),
     Reason.VOLUME_MISSING: _Text(
         "A table of the data set names a volume whose file is not there.", "Copy the volume, or do without it."
