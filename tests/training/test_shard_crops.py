@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_data import PLAN, hand_made, scan, study
+from shard_data import PLAN, hand_made, study
 from torch.utils.data import DataLoader
 
 from config import Reason
@@ -106,9 +106,7 @@ def test_left_stays_left_but_for_the_reference(tmp_path: Path) -> None:
     shard, shape = hand_made(tmp_path / "a.safetensors", labels), (6, 9, 10)
     for as_reference in (False, True):
         settings = CropSettings(shape, WINDOW, as_reference=as_reference)
-        found = [
-            where_it_was(shard, cut(shard, settings, np.random.default_rng(seed)), shape) for seed in range(40)
-        ]
+        found = [where_it_was(shard, cut(shard, settings, np.random.default_rng(seed)), shape) for seed in range(40)]
         assert len({start for start, _ in found}) > 10
         flipped = {axis for _, axes in found for axis in axes}
         assert flipped == ({0, 1, 2} if as_reference else {0, 1})

@@ -62,9 +62,7 @@ def clauses_of(text: str, tokens: Sequence[Token], places: Sequence[Place], scop
         pending = None
         if not whole:
             whole.append(clause)
-        elif not names(part):
-            whole[-1] = Clause(whole[-1].first, part.last)
-        elif not (names(whole[-1]) and says(whole[-1])):
+        elif not names(part) or not (names(whole[-1]) and says(whole[-1])):
             whole[-1] = Clause(whole[-1].first, part.last)
         elif not says(part):
             pending = clause

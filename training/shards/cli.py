@@ -34,7 +34,9 @@ def shards(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Preset of the vocabulary; none: ct-rate; medvl-54 for merlin; phantoms as the bundled model."),
+        typer.Option(
+            help="Preset of the vocabulary; none: ct-rate; medvl-54 for merlin; phantoms as the bundled model."
+        ),
     ] = None,
     masks: Annotated[
         Path | None,

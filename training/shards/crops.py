@@ -104,8 +104,9 @@ def _touching_no_face(shard: Shard, labels: UInt8Array) -> BoolArray:
     """The public rule: no voxel on any of the six faces of the crop, and at least one voxel."""
     count = len(shard.record.anatomies) + 1
     there = np.bincount(labels.ravel(), minlength=count)[1:count] > 0
-    faces = [labels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    return there & (np.bincount(np.concatenate(faces), minlength=count)[1:count] == 0)
+    faces = np.concatenate([labels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    usable: BoolArray = there & (np.bincount(faces, minlength=count)[1:count] == 0)
+    return usable
 
 
 def _whole(shard: Shard, labels: UInt8Array, box: Box) -> BoolArray:
@@ -142,7 +143,10 @@ def _cut(shard: Shard, labels: UInt8Array, box: Box) -> set[int]:
             if not 0 <= beyond < shard.labels.shape[axis]:
                 continue
             source, own = list(inside.slices((0, 0, 0))), list(inside.slices(box.start))
-            source[axis], own[axis] = slice(beyond, beyond + 1), slice(last - box.start[axis], last - box.start[axis] + 1)
+            source[axis], own[axis] = (
+                slice(beyond, beyond + 1),
+                slice(last - box.start[axis], last - box.start[axis] + 1),
+            )
             plane = labels[tuple(own)]
             found |= set(np.unique(plane[plane == shard.labels[tuple(source)]]).tolist())
     return found - {0}

@@ -30,7 +30,7 @@ FORMAT, VERSION = "fvlm-node-shard", "1"
 SUFFIX = ".safetensors"
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 16 * 2**20
-_DTYPES = {"I16": np.dtype("<i2"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "U8": np.dtype("u1")}
 _TENSORS = {"image": "I16", "labels": "U8"}
 
 
@@ -77,7 +77,7 @@ class Shard:
         shown, row = buffer[:, columns], whole.strides[1]
         for z in range(box.start[0], box.stop[0]):
             at = self._offsets[name] + z * whole.strides[0] + rows.start * row
-            if os.preadv(self._handle, [buffer], at) != buffer.nbytes:
+            if os.preadv(self._handle, [buffer.data], at) != buffer.nbytes:
                 raise ShardError(f"{self.path}: it became shorter while it was read; run train shards again")
             yield shown
 
@@ -139,7 +139,9 @@ def _parsed(path: Path, mapped: mmap.mmap, handle: int, fit: Fit | None) -> Shar
         raise ShardError(f"{path}: version {metadata.get('version')} of the format, this program reads {VERSION}")
     if fit is not None:
         if metadata.get("voxel_digest") != fit.voxels:
-            raise ShardError(f"{path}: made with other preprocessing or anatomies; remove it and run train shards again")
+            raise ShardError(
+                f"{path}: made with other preprocessing or anatomies; remove it and run train shards again"
+            )
         if metadata.get("vocabulary_digest") != fit.vocabulary:
             raise ShardError(f"{path}: made with another vocabulary; remove it and run train shards again")
     study = str(metadata.get("study"))
@@ -179,7 +181,8 @@ def _tensor(mapped: mmap.mmap, entry: dict[str, Any], start: int, kind: str) -> 
     if entry["dtype"] != kind or len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{entry['dtype']} {shape}")
     count = (stop - first) // dtype.itemsize
-    return np.frombuffer(mapped, dtype, count, start + first).reshape(shape)
+    voxels: npt.NDArray[Any] = np.frombuffer(mapped, dtype, count, start + first)
+    return voxels.reshape(shape)
 
 
 def _checksum(study: str, image: Int16Array, labels: UInt8Array) -> str:
