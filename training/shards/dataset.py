@@ -138,8 +138,11 @@ class ShardDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Raises IndexError, or `training.shards.format.ShardError`."""
+        return self.sample(index, np.random.default_rng((self._seed, int(self._epoch), index % len(self))))
+
+    def sample(self, index: int, generator: np.random.Generator) -> Sample:
+        """A crop that the generator's state decides. Raises as `__getitem__`."""
         scan = self._scans[index]
-        generator = np.random.default_rng((self._seed, int(self._epoch), index % len(self)))
         entry = scan[int(generator.integers(len(scan))) if self.crop.augment else 0]
         shard = self._folder.shard(entry)
         crop, record = cut(shard, self.crop, generator), shard.record
