@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 from training.report_text.lexicon import Hit, Lexicon, Token
@@ -77,7 +78,7 @@ def polarities(count: int, scopes: Sequence[Scope]) -> list[Polarity]:
 class _Sentence:
     def __init__(self, text: str, tokens: Sequence[Token]) -> None:
         self.tokens = tokens
-        self.gaps = [text[a.end : b.start] for a, b in zip(tokens, tokens[1:], strict=False)]
+        self.gaps = [text[a.end : b.start] for a, b in pairwise(tokens)]
         self.cues: list[Hit[_Cue]] = _cues().longest(tokens)
         self._starts = {hit.first for hit in self.cues}
         self._ends = {hit.first for hit in _marks("ends").longest(tokens)}
