@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.collect_cli import collect
 from training.size import Size
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 _console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no running node.")
+
+app.command(
+    epilog="Example: fvlm-node train collect --out collection --pacs PACS@pacs.example.org:104 --from 2021-01-01 "
+    "--to 2021-12-31 --reports /srv/hl7-drop --night 20:00-06:00"
+)(collect)
 
 
 @app.callback()
