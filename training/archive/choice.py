@@ -109,8 +109,10 @@ def _refused(entry: SeriesEntry, header: Dataset, min_slices: int) -> Reason | N
 
 def _axial(header: Dataset) -> bool:
     try:
-        row_x, row_y, _, column_x, column_y, _ = (float(one) for one in _values(header, "ImageOrientationPatient"))
-    except (TypeError, ValueError):
+        row_x, row_y, _, column_x, column_y, _ = (
+            float(word(one)) for one in _values(header, "ImageOrientationPatient")
+        )
+    except ValueError:
         return False
     return abs(row_x * column_y - row_y * column_x) >= _AXIAL
 

@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from defusedxml.ElementTree import fromstring
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 
 _NUMBERS = (
     "PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID", "AdmissionID", "ServiceEpisodeID", "PatientAddress",
@@ -69,7 +69,7 @@ def known(names: Iterable[str] = (), numbers: Iterable[str] = ()) -> Known:
 def of_dataset(dataset: Dataset) -> Known:
     """Of a DICOM header or SR, nested items included: every value of VR PN, and the numbers of people."""
     names, numbers = list[str](), list[str]()
-    for element in dataset.iterall():
+    for element in _elements(dataset):
         if element.VR == "PN":
             values = element.value if element.VM > 1 else [element.value]
             names += [str(one) for one in values if one]
@@ -77,6 +77,19 @@ def of_dataset(dataset: Dataset) -> Known:
             values = element.value if element.VM > 1 else [element.value]
             numbers += [str(one) for one in values]
     return known(names, numbers)
+
+
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """All of a data set, nested ones too, but for those whose value breaks the rules of its VR."""
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+        except Exception:  # pydicom raises nearly any type on a foreign value
+            continue
+        yield element
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _elements(item)
 
 
 def of_report(data: bytes) -> Known:

@@ -207,11 +207,9 @@ class Ledger:
             dropped = select(_Study).where(_Study.state == State.DROPPED).order_by(_Study.pseudonym)
             for row in session.scalars(dropped):
                 yield Outcome(row.pseudonym, "study", Reason(row.reason), row.detail)
-            for row in session.scalars(select(_Report).where(_Report.reason != "").order_by(_Report.pseudonym)):
-                yield Outcome(row.pseudonym, "report", Reason(row.reason), "")
-            unused = select(_Report).where(_Report.reason == "", _Report.key.not_in(select(_Used.key)))
-            for row in session.scalars(unused.order_by(_Report.pseudonym)):
-                yield Outcome(row.pseudonym, "report", Reason.NO_STUDY, "")
+            unused = select(_Report).where(_Report.key.not_in(select(_Used.key))).order_by(_Report.pseudonym)
+            for report in session.scalars(unused):
+                yield Outcome(report.pseudonym, "report", Reason(report.reason or Reason.NO_STUDY), "")
 
     @staticmethod
     def _reports_with_study() -> Any:

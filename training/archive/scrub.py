@@ -24,9 +24,10 @@ LONGEST = 100_000
 """Characters of a report that is scrubbed; no report is longer, and every rule reads every character."""
 
 _CAPITAL = "A-ZÀ-ÖØ-ÞŁŚŻŠČŽ"
+_PARTICLES = r"(?:(?:von|van|de|der|den|del|di|da|la|le|of)[ \t]+){0,3}"
 _NAMED = (
-    rf"[{_CAPITAL}][\w'’.-]{{0,40}}(?:[ \t,]+(?:(?:von|van|de|der|den|del|di|da|la|le|of)[ \t]+){{0,3}}"
-    rf"[{_CAPITAL}][\w'’-]{{0,40}}){{0,3}}"
+    rf"{_PARTICLES}[{_CAPITAL}][\w'’.-]{{0,40}}"
+    rf"(?:[ \t,]+{_PARTICLES}[{_CAPITAL}][\w'’-]{{0,40}}){{0,3}}"
 )
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 _TWO_LETTERS = re.compile("ae|oe|ue|ss|aa")
