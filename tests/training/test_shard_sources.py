@@ -198,7 +198,7 @@ def test_radgenome(release: Path, tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_nifti(path, mask, affine)
     said = [
-        ["lung", "There is a nodule in the right lung."],
+        ["lung", "There is a 5 mm nodule."],
         ["pleura", "There is a pleural effusion."],
         ["heart", "The heart is of normal size."],
         ["abdomen", "There is a cyst in the liver."],
@@ -215,7 +215,7 @@ def test_radgenome(release: Path, tmp_path: Path) -> None:
     shard = folder.shard(folder.index.studies[0])
     assert_on_its_side(shard, 4)
     found = {anatomy.name: anatomy for anatomy in shard.record.anatomies}
-    assert found["lung"].findings == "There is a nodule in the right lung. There is a pleural effusion."
+    assert found["lung"].findings == "There is a 5 mm nodule. There is a pleural effusion."
     assert (found["lung"].normal, found["heart"].normal, found["liver"].normal) == (False, True, False)
     assert found["liver"].findings == "There is a cyst in the liver."  # by the rules: abdomen is no anatomy
     assert found["stomach"].doubt is Reason.ANATOMY_NOT_SEGMENTED

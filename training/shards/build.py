@@ -169,8 +169,8 @@ def _text(study: Study, name: str, found: AnatomyText) -> AnatomyText:
     """What the source itself says of an anatomy goes before what the rules found in the whole report."""
     if name not in study.regions:
         return found
-    text = study.regions[name]
-    own = decompose(f"Findings: {text}", load_vocabulary())[name]
+    vocabulary, text = load_vocabulary(), study.regions[name]
+    own = decompose(f"Findings: {vocabulary.anatomy(name).title}: {text}", vocabulary)[name]
     return AnatomyText(name, text, found.impression, own.normal and found.normal)
 
 
