@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from data_sets import CT_RATE_LABELS, SHAPE, SPACING, write_csv, write_ct_rate, write_nifti, write_release
 from openpyxl import Workbook
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from config import Reason
@@ -311,6 +312,9 @@ def test_a_collection_segmented_by_the_configured_segmenter(tmp_path: Path) -> N
     heart = record.anatomies[names.index("heart")]
     assert (heart.impression, heart.findings) == ("Cardiomegaly.", "The heart is enlarged.")
     assert record.labels["heart.cardiomegaly"] == "present"
+    header, everything = dcmread(next(collection.images(next(iter(collection))).iterdir())), shard.path.read_bytes()
+    for word in ("PatientName", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate"):
+        assert str(header[word].value).encode() not in everything, word
     done = CliRunner().invoke(app, ["shards", "--from", "collection", "--data", str(tmp_path), "--out", str(tmp_path)])
     assert (done.exit_code, "is no collection" in done.output) == (2, True)
 
