@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.assessment.cli import evaluate
+from training.collect_cli import collect
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no running node.")
+
+app.command(
+    epilog="Example: fvlm-node train collect --out collection --pacs PACS@pacs.example.org:104 --from 2021-01-01 "
+    "--to 2021-12-31 --reports /srv/hl7-drop --night 20:00-06:00"
+)(collect)
 
 
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(

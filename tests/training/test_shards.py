@@ -15,6 +15,7 @@ from data_sets import SHAPE, SPACING, write_release
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from shard_data import NAMES, PLAN, REPORT, hand_made, scan, study
+from typer.testing import CliRunner
 
 from config import Reason
 from ct.anatomy import AnatomyMap
@@ -23,6 +24,7 @@ from ct.volume import Grid, Volume
 from fvlm.config import PreprocessConfig
 from fvlm.preprocess import prepare
 from fvlm.release import read_release
+from training.cli import app
 from training.report_text import Mention
 from training.shards.build import Built, build
 from training.shards.crop import crop_body
@@ -256,17 +258,15 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     there = len(list(out.glob("*.safetensors")))
     assert there < 24, "it was over before it was killed"
     assert not read_index(out).complete
-    again = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert f"24 shards in {out} ({24 - there} of them new)" in again.stderr
+    again = CliRunner().invoke(app, [*command[4:], "--out", str(out)])
+    assert f"24 shards in {out} ({24 - there} of them new)" in again.output
     build(phantoms(5).studies, (), read_index(out).plan, straight, 1, lambda *_: None)
     assert read_index(out).studies[:5] == read_index(straight).studies
-    checked = subprocess.run([*command[:4], "check-shards", out], capture_output=True, text=True, check=False)
-    assert "24 shards are as they were written" in checked.stderr
+    assert "24 shards are as they were written" in CliRunner().invoke(app, ["check-shards", str(out)]).output
     damaged = out / read_index(out).studies[0].file
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\7")
-    checked = subprocess.run([*command[:4], "check-shards", out], capture_output=True, text=True, check=False)
-    assert (checked.returncode, checked.stderr.count("Problem:")) == (2, 1)
+    checked = CliRunner().invoke(app, ["check-shards", str(out)])
+    assert (checked.exit_code, checked.output.count("Problem:")) == (2, 1)
 
 
 def until(condition, seconds: float = 60.0) -> None:
@@ -285,10 +285,6 @@ def descendants(pid: int) -> set[int]:
 
 
 def test_users_errors_are_one_line(tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from training.cli import app
-
     made(tmp_path / "made", study("a"))
     (tmp_path / "file").write_text("")
     for arguments, told in (
@@ -304,4 +300,4 @@ def test_users_errors_are_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert told in result.output.replace("\n", ""), result.output
         assert "Traceback" not in result.output
-    assert NAMES == PLAN.anatomies
+    assert PLAN.anatomies == NAMES

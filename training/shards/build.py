@@ -57,9 +57,9 @@ def build(
     """Write a shard of every study that the folder does not have yet, and the index of all that it has then.
 
     Shards of other sources that are in the folder stay in its index; those whose study has another report, split or
-    subject by now are made again. `dropped` are those that the source itself left out. A study that cannot be used is skipped with its reason and
-    tried again by the next run. Raises ShardError (the folder holds something else, a worker died), OSError,
-    `ct.anatomy.SegmenterWeightsError`.
+    subject by now are made again. `dropped` are those that the source itself left out. A study that cannot be used is
+    skipped with its reason and tried again by the next run. Raises ShardError (the folder holds something else, a
+    worker died), OSError, `ct.anatomy.SegmenterWeightsError`.
     """
     fit = Fit.of(plan)
     folder.mkdir(parents=True, exist_ok=True)
@@ -169,8 +169,8 @@ def _text(study: Study, name: str, found: AnatomyText) -> AnatomyText:
     """What the source itself says of an anatomy goes before what the rules found in the whole report."""
     if name not in study.regions:
         return found
-    text = study.regions[name]
-    own = decompose(f"Findings: {text}", load_vocabulary())[name]
+    vocabulary, text = load_vocabulary(), study.regions[name]
+    own = decompose(f"Findings: {vocabulary.anatomy(name).title}: {text}", vocabulary)[name]
     return AnatomyText(name, text, found.impression, own.normal and found.normal)
 
 

@@ -172,12 +172,13 @@ def _told(folder: Path) -> Iterator[None]:
     """User errors become one line and exit status 2."""
     from ct.anatomy import SegmenterWeightsError
     from fvlm.release import ReleaseError
+    from training.collection import CollectionError
     from training.evaluation.data_set import DataError
     from training.shards.format import ShardError
 
     try:
         yield
-    except (DataError, ReleaseError, SettingsError, ShardError, SegmenterWeightsError) as error:
+    except (CollectionError, DataError, ReleaseError, SettingsError, ShardError, SegmenterWeightsError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or folder}: {error.strerror or error}; give room or another folder")
