@@ -9,8 +9,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner, Result
 
 from config import load_vocabulary
+from training.cli import app
 from training.report_text import decompose
 from training.report_text.language_model import LanguageModelEngine, TransformersGenerator
 
@@ -64,6 +66,16 @@ def test_answers_are_kept_by_prompt_and_model(tmp_path: Path) -> None:
     other = Scripted([ANSWERS[0]], [ANSWERS[1]], identity="another model")
     assert LanguageModelEngine(other, VOCABULARY, tmp_path).decompose(REPORTS).from_cache == 0
     assert len(other.asked) == 2
+
+
+def test_a_damaged_file_of_the_cache_is_asked_again(tmp_path: Path) -> None:
+    LanguageModelEngine(Scripted([ANSWERS[0]], []), VOCABULARY, tmp_path).decompose(REPORTS[:1])
+    (file,) = tmp_path.rglob("*.json")
+    for damage in (b"{", b"\xff\xfe"):
+        file.write_bytes(damage)
+        done = LanguageModelEngine(Scripted([ANSWERS[0]], []), VOCABULARY, tmp_path).decompose(REPORTS[:1])
+        assert (done.from_cache, done.fell_back) == (0, 0)
+        assert file.read_bytes() != damage
 
 
 def entry(findings: str, **more: object) -> dict[str, object]:
@@ -130,6 +142,33 @@ def test_generation_is_batched_and_always_the_same(tiny_model: Path) -> None:
     assert all(together)
     assert generator.identity == TransformersGenerator(tiny_model, max_new_tokens=8).identity
     assert generator.identity != TransformersGenerator(tiny_model, max_new_tokens=9).identity
+
+
+def test_a_report_longer_than_the_context_is_left_to_the_rules(tiny_model: Path) -> None:
+    generator = TransformersGenerator(tiny_model, max_new_tokens=8)
+    long = "Emphysema. " * 500
+    done = LanguageModelEngine(generator, VOCABULARY).decompose([long])
+    assert done.fell_back == 1
+    assert done.texts[0] == decompose(long, VOCABULARY)
+    assert generator.generate(["No.", long])[1] == ""
+
+
+def test_agreement_from_the_command_line(tiny_model: Path, tmp_path: Path) -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["text-agreement", *arguments], env={"COLUMNS": "120"})
+
+    done = run("--reports", "4", "--first", "7")
+    assert done.exit_code == 0
+    assert "reports, all anatomies exact" in done.output
+    assert "4 of 4" in done.output
+    mine = tmp_path / "mine.yaml"
+    mine.write_text('- {text: "Emphysema.", abnormal: [lung], present: [lung.emphysema]}')
+    done = run("--sentences", str(mine), "--model", str(tiny_model), "--cache", str(tmp_path / "cache"))
+    assert done.exit_code == 0, done.output
+    assert "1 of 1" in done.output
+    assert done.output.split("reports left to the rules")[1].split()[0] == "1"
+    for wrong in (("--sentences", str(tmp_path / "none.yaml")), ("--model", str(tmp_path))):
+        assert run(*wrong, "--reports", "1").exit_code == 2
 
 
 def test_no_model(tmp_path: Path) -> None:

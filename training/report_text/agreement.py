@@ -1,7 +1,8 @@
 """How far an engine agrees with what is known: on phantoms' reports, and on sentences that somebody annotated."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import yaml
@@ -26,6 +27,9 @@ _LAYOUTS = (
     "{findings}\n\nImpression\n{impression}",
 )
 """How reports are laid out; what stands in the sections that are no findings must not be taken for one."""
+
+_AT_ONCE = 32
+"""Reports that an engine is given together."""
 
 
 class SentencesError(ValueError):
@@ -66,12 +70,8 @@ def on_phantoms(
     uncertain counts as not found.
     """
     anatomies = reports = normal = found = rightly = Share(0, 0)
-    for seed in seeds:
-        patient = PhantomPatient.draw(seed)
-        written = write_report(patient)
-        text = phantom_report(written, seed)
-        said, labels = decompose([text])[0], label(text, vocabulary)
-        exact = []
+    for patient, written, text, said in _decomposed(decompose, seeds):
+        labels, exact = label(text, vocabulary), []
         for name, one in said.items():
             truth = written.by_anatomy.get(name)
             wanted = (truth.findings, truth.impression) if truth else ("", "")
@@ -90,6 +90,18 @@ def on_phantoms(
         "drawn diseases that are labelled present": found,
         "present labels that were drawn": rightly,
     }
+
+
+def _decomposed(
+    decompose: Decompose, seeds: Iterable[int]
+) -> Iterator[tuple[PhantomPatient, Report, str, Mapping[str, AnatomyText]]]:
+    """Patient, what was written of them, the whole report, and what an engine makes of it."""
+    waiting = iter(seeds)
+    while some := list(islice(waiting, _AT_ONCE)):
+        patients = [PhantomPatient.draw(seed) for seed in some]
+        written = [write_report(patient) for patient in patients]
+        texts = [phantom_report(report, seed) for report, seed in zip(written, some, strict=True)]
+        yield from zip(patients, written, texts, decompose(texts), strict=True)
 
 
 class Annotated(BaseModel):

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -87,8 +89,8 @@ class LanguageModelEngine:
         prompts = [_PROMPT.format(anatomies=", ".join(self._names), report=report) for report in reports]
         found: dict[int, dict[str, AnatomyText]] = {}
         for index, prompt in enumerate(prompts):
-            if (kept := self._kept(prompt)) is not None:
-                found[index] = self._read(kept, reports[index])
+            with suppress(AnswerError, OSError, UnicodeDecodeError):  # not there, or damaged: it is asked again
+                found[index] = self._read(self._kept(prompt), reports[index])
         from_cache = len(found)
         problems = self._ask({i: p for i, p in enumerate(prompts) if i not in found}, prompts, reports, found)
         again = {index: prompts[index] + _AGAIN.format(why=why) for index, why in problems.items()}
@@ -141,9 +143,10 @@ class LanguageModelEngine:
         key = hashlib.sha256(f"{self._generator.identity}\n{prompt}".encode()).hexdigest()
         return self._cache / key[:2] / f"{key}.json" if self._cache else None
 
-    def _kept(self, prompt: str) -> str | None:
+    def _kept(self, prompt: str) -> str:
+        """The answer of an earlier run; "" without a cache. Raises OSError, UnicodeDecodeError."""
         file = self._file(prompt)
-        return file.read_text(encoding="utf-8") if file and file.is_file() else None
+        return file.read_text(encoding="utf-8") if file else ""
 
     def _keep(self, prompt: str, answer: str) -> None:
         """Whole or not at all."""
@@ -185,6 +188,7 @@ class TransformersGenerator:
         self._model.to(device).eval()
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._context = getattr(self._model.config, "max_position_embeddings", None) or sys.maxsize
         self._identity = f"{_digest(folder)} {max_new_tokens}"
 
     @property
@@ -192,8 +196,19 @@ class TransformersGenerator:
         return self._identity
 
     def generate(self, prompts: Sequence[str]) -> list[str]:
+        """Answers; "" to a prompt that leaves no room for one in the model's context."""
         texts = [self._as_chat(prompt) for prompt in prompts]
-        batch = self._tokenizer(texts, padding=True, return_tensors="pt").to(self._model.device)
+        lengths = [len(tokens) for tokens in self._tokenizer(texts)["input_ids"]]
+        fitting = [index for index, length in enumerate(lengths) if length + self._max_new_tokens <= self._context]
+        answers = [""] * len(texts)
+        for index, answer in zip(fitting, self._complete([texts[index] for index in fitting]), strict=True):
+            answers[index] = answer
+        return answers
+
+    def _complete(self, texts: Sequence[str]) -> list[str]:
+        if not texts:
+            return []
+        batch = self._tokenizer(list(texts), padding=True, return_tensors="pt").to(self._model.device)
         with self._torch.inference_mode():
             out = self._model.generate(
                 input_ids=batch["input_ids"],
