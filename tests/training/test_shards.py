@@ -26,7 +26,7 @@ from fvlm.preprocess import prepare
 from fvlm.release import read_release
 from training.cli import app
 from training.report_text import Mention
-from training.shards.build import Built, build
+from training.shards.build import Built, _only_writer, build
 from training.shards.crop import crop_body
 from training.shards.crops import CropSettings, cut
 from training.shards.folder import INDEX, ShardFolder, Skipped, read_index
@@ -169,6 +169,8 @@ def test_a_run_goes_on_and_makes_again_what_changed_or_broke(tmp_path: Path) -> 
     assert not list(tmp_path.glob(".*"))
     other = replace(study("a"), source="elsewhere")
     assert [entry.source for entry in made(tmp_path, other).index.studies] == ["elsewhere", "hand", "hand", "hand"]
+    with _only_writer(tmp_path), pytest.raises(ShardError, match="another run writes to it"):
+        made(tmp_path, other)
     sharper = PLAN.model_copy(update={"preprocess": PreprocessConfig(spacing=(2.0, 1.0, 1.0))})
     with pytest.raises(ShardError, match="other anatomies, preprocessing or vocabulary"):
         made(tmp_path, study("a"), plan=sharper)
@@ -254,7 +256,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     assert len(workers) >= 2
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    until(lambda: not any(map(alive, workers)))
     there = len(list(out.glob("*.safetensors")))
     assert there < 24, "it was over before it was killed"
     assert not read_index(out).complete
@@ -274,6 +276,14 @@ def until(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def descendants(pid: int) -> set[int]:

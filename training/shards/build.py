@@ -1,5 +1,6 @@
 """From studies to a folder of shards: several processes, and a killed run goes on where it stopped."""
 
+import fcntl
 import hashlib
 import os
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -58,11 +60,23 @@ def build(
 
     Shards of other sources that are in the folder stay in its index; those whose study has another report, split or
     subject by now are made again. `dropped` are those that the source itself left out. A study that cannot be used is
-    skipped with its reason and tried again by the next run. Raises ShardError (the folder holds something else, a
-    worker died), OSError, `ct.anatomy.SegmenterWeightsError`.
+    skipped with its reason and tried again by the next run. Raises ShardError (the folder holds something else or is
+    written to by another run, a worker died), OSError, `ct.anatomy.SegmenterWeightsError`.
     """
-    fit = Fit.of(plan)
     folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        return _build(studies, dropped, plan, folder, workers, progress)
+
+
+def _build(
+    studies: Sequence[Study],
+    dropped: Sequence[Skipped],
+    plan: ShardPlan,
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> Built:
+    fit = Fit.of(plan)
     before = _claim(folder, fit)
     entries = {(entry.source, entry.key): entry for entry in before.studies} if before else {}
     skipped = {(left.source, left.key): left for left in before.skipped} if before else {}
@@ -213,6 +227,19 @@ def _made(
         raise ShardError(text) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """A lock on the folder, which goes with its process. Raises ShardError if another run has it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ShardError(f"{folder}: another run writes to it; wait until it has ended") from error
+    finally:
+        os.close(handle)
 
 
 def _begin() -> None:
