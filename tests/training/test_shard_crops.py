@@ -76,10 +76,12 @@ def test_a_batch(folder: ShardFolder) -> None:
 
 def test_one_of_several_reconstructions_is_drawn(folder: ShardFolder) -> None:
     data, drawn = ShardDataset(folder), set()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for epoch in range(12):
         data.set_epoch(epoch)
         drawn.add(data[0].key)
     assert drawn == {"hand/s0", "hand/s1"}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before  # every file that was opened is closed
     still = ShardDataset(folder, crop=CropSettings(PLAN.shape, WINDOW, augment=False))
     still.set_epoch(7)
     assert still[0].key == "hand/s0"
