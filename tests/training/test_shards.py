@@ -28,8 +28,8 @@ from fvlm.release import read_release
 from training.cli import app
 from training.report_text import Mention
 from training.report_text.language_model import LanguageModelEngine
+from training.shards.body_crop import crop_body
 from training.shards.build import Built, _only_writer, build
-from training.shards.crop import crop_body
 from training.shards.crops import CropSettings, cut
 from training.shards.folder import INDEX, ShardFolder, Skipped, read_index
 from training.shards.format import Fit, ShardError, open_shard

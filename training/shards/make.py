@@ -7,7 +7,7 @@ from config import Reason
 from ct.anatomy import AnatomyMeasure, SegmenterWeightsError, UInt8Array
 from ct.volume import Int16Array
 from training.report_text import AnatomyText
-from training.shards.crop import BodyCrop, crop_body
+from training.shards.body_crop import BodyCrop, crop_body
 from training.shards.folder import Entry, Skipped
 from training.shards.format import SUFFIX, Fit, Shard, ShardError, open_shard, write_shard
 from training.shards.plan import ShardPlan
