@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -58,7 +60,6 @@ def collect(
     from training.collection import CollectionError
 
     console = Console(stderr=True)
-    _silence()
     options: dict[str, Any] = {
         "out": out,
         "private": private,
@@ -72,7 +73,8 @@ def collect(
     try:
         options["pacs"] = _pacs(pacs, calling, retrieve, listen)
         options["pace"] = _pace(rate, night)
-        summary = _run(config, options, console)
+        with _silence():
+            summary = _run(config, options, console)
     except (CollectError, CollectionError, ArchiveAwayError) as error:
         _problem(console, str(error))
         raise typer.Exit(_BAD_END) from None
@@ -173,11 +175,20 @@ def _pace(rate: float | None, night: str | None) -> dict[str, Any] | None:
     return found or None
 
 
-def _silence() -> None:
+@contextmanager
+def _silence() -> Iterator[None]:
     """What libraries say of odd values quotes them."""
-    warnings.simplefilter("ignore")
-    for name in _STRANGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in _STRANGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _show(summary: "Summary") -> None:

@@ -108,7 +108,7 @@ def test_reports_of_any_kind_tell_who_is_named(make: object) -> None:
     scrubber = Scrubber(people)
     text = f"{patient.family.lower()} at {patient.street}, {patient.phone.replace('-', '')}"
     assert scrubber.remains(text)
-    assert scrubber.scrub(text).text.replace("+", "") == "___ at ___, ___"
+    assert scrubber.scrub(text).text.replace("(", "") == "___ at ___, ___"
     assert not scrubber.remains("___ at ___, ___")
 
 

@@ -129,7 +129,7 @@ class Collector:
                 refused = 0
             except ArchiveAwayError as away:
                 refused += 1
-                if away.reason is not Reason.PEER_REFUSED or refused == _REFUSALS:
+                if away.reason is not Reason.ARCHIVE_REFUSED or refused == _REFUSALS:
                     raise
                 self._ledger.dropped(study.study_uid, away.reason, away.detail)
             except _DroppedError as dropped:

@@ -29,7 +29,7 @@ _RETRY = frozenset(
         Reason.REPORT_PRELIMINARY,
         Reason.REPORT_BY_MACHINE,
         Reason.INCOMPLETE_FETCH,
-        Reason.PEER_REFUSED,
+        Reason.ARCHIVE_REFUSED,
     }
 )
 """Reasons that time may mend: such studies are looked at again by the next run."""

@@ -1,0 +1,166 @@
+"""`fvlm-node train collect` from a folder: what is kept and dropped, no patient anywhere, killed and gone on with."""
+
+import csv
+import json
+import signal
+import sqlite3
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from archive_patients import CLINICAL, PATIENTS, SLICES, hl7, leaks, write_series
+from collected import CSV, FHIR, HL7, KEPT, NONE, SR, collect, command, environment, make_archive, make_drop, pairs
+
+from ct import load_series
+from training.collection import Collection
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    make_archive(folder / "dicom")
+    make_drop(folder / "drop")
+    lines = [
+        {"study_instance_uid": one.study, "series_instance_uid": one.series(name), "finding": "lung.nodule",
+         "tracking_uid": one.series("track"), "release_digest": "abc", "probability": 0.8, "verdict": "present",
+         "reader_verdict": "absent", "agrees": False, "source": "console", "said_by": "console:mumblecroft",
+         "reader": "", "said_at": "2021-03-12T10:00:00+00:00", "taken_at": "2021-03-12T10:00:00+00:00"}
+        for one, name in ((SR, "thin"), (SR, "thick"), (NONE, "thin"))
+    ]  # fmt: skip
+    (folder / "feedback.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+def test_every_kind_of_report_is_paired_and_nobody_is_named(tmp_path: Path, archive: Path) -> None:
+    out = tmp_path / "collection"
+    told = ("--folder", archive / "dicom", "--reports", archive / "drop", "--feedback", archive / "feedback.jsonl")
+    done = collect("--out", out, *told)
+    assert done.returncode == 0, done.stderr
+    collection = Collection.open(out)
+    kept = list(collection)
+    assert len(kept) == KEPT
+    assert {one.report_source for one in kept} == {"sr", "pdf", "cda", "hl7", "fhir", "csv"}
+    assert len({one.subject_id for one in kept}) == KEPT
+    for pair in kept:
+        text = " ".join(collection.text(pair).split())
+        assert all(sentence in text for sentence in CLINICAL), text
+        assert pair.slices == SLICES
+        (volume,) = load_series(collection.images(pair))
+        assert volume.hu.shape[0] == SLICES
+        assert (pair.provenance.kernel, pair.provenance.slice_thickness_mm) == ("Br40d", 1.0)
+
+    secrets = set[str]().union(*(patient.secrets() for patient in PATIENTS), {"Outlander", "84017"})
+    assert len(leaks(archive, secrets)) > 100
+    assert leaks(out, secrets) == []
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "all").write_text(done.stdout + done.stderr)
+    assert leaks(tmp_path / "logs", secrets) == []
+
+    private = tmp_path / "collection.private"
+    assert {path.name for path in private.iterdir()} == {"salt", "ledger.sqlite"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (private, *private.iterdir()))
+    rows = list(csv.DictReader((out / "dropped.csv").open()))
+    assert sorted(row["reason"] for row in rows) == ["NO_REPORT", "NO_STUDY", "REPORT_DAMAGED"]
+    assert all(row["reason"] in done.stdout for row in rows)
+    dropped = next(row["pseudonym"] for row in rows if row["reason"] == "NO_REPORT")
+    with sqlite3.connect(private / "ledger.sqlite") as ledger:
+        found = ledger.execute("SELECT study_uid FROM study WHERE pseudonym = ?", (dropped,)).fetchall()
+    assert found == [(NONE.study,)]
+
+    verdicts = [json.loads(line) for line in (out / "feedback.jsonl").read_text().splitlines()]
+    assert [one["same_series"] for one in verdicts] == [True, False]
+    assert {one["pair_id"] for one in verdicts} == {next(one.pair_id for one in kept if one.report_source == "sr")}
+
+    before = (out / "pairs.jsonl").read_bytes()
+    late = tmp_path / "late.hl7"
+    late.write_bytes(hl7(NONE, NONE.prose()))
+    again = collect("--out", out, *told, "--reports", late)
+    assert again.returncode == 0, again.stderr
+    after = (out / "pairs.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert len(pairs(out)) == KEPT + 1
+
+
+def test_killed_in_the_middle_it_goes_on_and_doubles_nothing(tmp_path: Path, archive: Path) -> None:
+    out = tmp_path / "collection"
+    told = ("--out", out, "--folder", archive / "dicom", "--reports", archive / "drop")
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(command(*told, "--rate", "60"), stdout=log, stderr=log, env=environment())
+    deadline = time.monotonic() + 60
+    index = out / "pairs.jsonl"
+    while not (index.exists() and index.read_bytes().count(b"\n") >= 2):
+        assert running.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    first = pairs(out)
+    assert 2 <= len(first) < KEPT
+
+    done = collect(*told)
+    assert done.returncode == 0, done.stderr
+    kept = pairs(out)
+    assert kept[: len(first)] == first
+    assert len({str(one["pair_id"]) for one in kept}) == len(kept) == KEPT
+    assert {path.name for path in (out / "images").iterdir()} == {one["pair_id"] for one in kept}
+    assert {path.name for path in (tmp_path / "collection.private").iterdir()} == {"salt", "ledger.sqlite"}
+
+
+def test_colliding_accessions_join_by_patient_and_day_or_not_at_all(tmp_path: Path) -> None:
+    """Two patients share an accession number; a third has two studies of one day under another one."""
+    other = replace(FHIR, day=HL7.day)
+    assert other.accession == HL7.accession
+    twins = [replace(CSV, number=number) for number in (20, 21)]
+    for one in (HL7, other, *twins):
+        write_series(one, tmp_path / "dicom")
+    drop = tmp_path / "drop"
+    drop.mkdir()
+    for number, one in enumerate((HL7, other, twins[0])):
+        (drop / f"{number}.hl7").write_bytes(hl7(one, f"FINDINGS:\nNumber {one.number}, {CLINICAL[1]}"))
+    out = tmp_path / "collection"
+    done = collect("--out", out, "--folder", tmp_path / "dicom", "--reports", drop)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "dropped.csv").open()))
+    assert [row["reason"] for row in rows] == ["STUDY_AMBIGUOUS"] * 2
+    collection = Collection.open(out)
+    ages = {f"Number {one.number}": one.day.year - one.born.year - 1 for one in (HL7, other)}
+    found = {collection.sections(pair)[0].text.split(",")[0]: pair.provenance.age_years for pair in collection}
+    assert found == ages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--out", "c"), "name one archive"),
+        (("--folder", "f"), "out: Field required"),
+        (("--out", "c", "--folder", "nowhere"), "nowhere is no folder"),
+        (("--out", "c", "--folder", "f", "--reports", "nowhere"), "nowhere is not there"),
+        (("--out", "c", "--folder", "f", "--reports", "f/wrong.csv"), "needs study_instance_uid"),
+        (("--out", "c", "--folder", "f", "--private", "c/secret"), "must not travel"),
+        (("--out", "c", "--pacs", "PACS"), "is not AET@HOST:PORT"),
+        (("--out", "c", "--folder", "f", "--retrieve", "move"), "belong to --pacs"),
+        (("--out", "c", "--folder", "f", "--night", "late"), "is not HH:MM-HH:MM"),
+        (("--out", "c", "--config", "f/wrong.yaml"), "speed: Extra inputs"),
+        (("--out", "old", "--folder", "f"), "is not the private folder of old"),
+    ],
+)
+def test_mistakes_are_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    from typer.testing import CliRunner
+
+    from training.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "wrong.csv").write_text("name,text\na,b\n")
+    (tmp_path / "f" / "wrong.yaml").write_text("speed: 9\nfolder: f\n")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "collection.json").write_text('{"salt": "lost"}')
+    result = CliRunner().invoke(app, ["collect", *arguments])
+    assert result.exit_code == 2, result.output
+    assert told in result.output
+    assert "Traceback" not in result.output
