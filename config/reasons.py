@@ -223,7 +223,9 @@ _TEXTS: dict[Reason, _Text] = {
         "The archive refuses what is asked of it.",
         "Let its administrator allow it to the calling AE title or user; it is tried again next time.",
     ),
-    Reason.REPORT_PRELIMINARY: _Text("The only report is not final yet.", "Nothing: it is looked for again next time."),
+    Reason.REPORT_PRELIMINARY: _Text(
+        "The only report is not final yet.", "Nothing: it is looked for again next time; or set unverified: true."
+    ),
     Reason.REPORT_BY_MACHINE: _Text(
         "The only report was written by a device: an AI result, a measurement or a dose report.",
         "Nothing: training learns from radiologists.",

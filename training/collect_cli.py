@@ -56,6 +56,8 @@ def collect(
 
     Exit status 2 if it could not go on; the same command then goes on where it was.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     from training.archive.entries import ArchiveAwayError, CollectError
     from training.collection import CollectionError
 
@@ -80,6 +82,10 @@ def collect(
         raise typer.Exit(_BAD_END) from None
     except OSError as error:
         _problem(console, f"{error.filename or out}: {error.strerror}; name another folder, or make room")
+        raise typer.Exit(_BAD_END) from None
+    except SQLAlchemyError as error:
+        cause = f"the ledger in the private folder cannot be used ({type(error).__name__})"
+        _problem(console, f"{cause}: the disk is full, or the file is damaged")
         raise typer.Exit(_BAD_END) from None
     except KeyboardInterrupt:
         _problem(console, "stopped; the same command goes on from here")

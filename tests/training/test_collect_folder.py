@@ -7,13 +7,17 @@ import sqlite3
 import subprocess
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from archive_patients import CLINICAL, PATIENTS, SLICES, hl7, leaks, write_series
 from collected import CSV, FHIR, HL7, KEPT, NONE, SR, collect, command, environment, make_archive, make_drop, pairs
+from pydicom import Dataset
+from typer.testing import CliRunner
 
 from ct import load_series
+from training.cli import app
 from training.collection import Collection
 
 
@@ -130,6 +134,60 @@ def test_colliding_accessions_join_by_patient_and_day_or_not_at_all(tmp_path: Pa
     assert found == ages
 
 
+def spoil(number: int, index: int, ds: Dataset) -> None:
+    """What is wrong with the images of patient `number`."""
+    if number == 1 and index == 3:
+        ds.BurnedInAnnotation = "YES"
+    elif number == 2:
+        ds.ImagePositionPatient, ds.AcquisitionNumber = [-10.0, -20.0, float(index // 2)], str(index % 2)
+        ds.ConvolutionKernel = f"B30 {PATIENTS[1].family}"[:16] if index % 2 else "B30"
+    elif number == 3:
+        ds.PatientID = ""
+    elif number == 4:
+        ds.RescaleType = f"HU {PATIENTS[3].family}"[:16]
+    elif number == 5 and index == 0:
+        ds.PatientID = "SOMEBODY-ELSE"
+    elif number == 6:
+        ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
+    elif number == 7:
+        ds.SliceThickness, ds.GantryDetectorTilt = "0.1", "0"
+
+
+def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None:
+    table = ["study_instance_uid,text"]
+    for patient in PATIENTS:
+        write_series(patient, tmp_path / "dicom", change=partial(spoil, patient.number))
+        table.append(f"{patient.study},No effusion in {patient.family}.")
+    (tmp_path / "table.csv").write_text("\n".join(table) + "\n")
+    (tmp_path / "dicom" / "broken.dcm").write_bytes(b"DICM")
+    out = tmp_path / "collection"
+    told = ["--out", out, "--folder", tmp_path / "dicom", "--reports", tmp_path / "table.csv"]
+    done = CliRunner().invoke(app, ["collect", *map(str, told)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    reasons = {row["reason"] for row in csv.DictReader((out / "dropped.csv").open())}
+    assert reasons == {
+        "BURNED_IN", "GEOM_DUPLICATE", "NO_PATIENT_ID", "BAD_RESCALE", "MIXED_PATIENT", "NO_ORIGINAL_SERIES", "GEOM_GAP",
+    }  # fmt: skip
+    assert pairs(out) == []
+    secrets = set[str]().union(*(patient.secrets() for patient in PATIENTS))
+    assert leaks(out, secrets) == []
+    assert not any(secret.lower() in done.output.lower() for secret in secrets)
+
+
+def test_a_collection_keeps_its_salt_and_its_splits(tmp_path: Path) -> None:
+    write_series(SR, tmp_path / "dicom")
+    told = ["collect", "--out", str(tmp_path / "c"), "--folder", str(tmp_path / "dicom")]
+    assert CliRunner().invoke(app, told).exit_code == 0
+    (tmp_path / "shares.yaml").write_text("test_share: 0.5\n")
+    done = CliRunner().invoke(app, [*told, "--config", str(tmp_path / "shares.yaml")], env={"COLUMNS": "300"})
+    assert (done.exit_code, "subjects would change their split" in done.output) == (2, True)
+    done = CliRunner().invoke(app, [*told, "--private", str(tmp_path / "other")], env={"COLUMNS": "300"})
+    assert (done.exit_code, "no salt in it" in done.output) == (2, True)
+    (tmp_path / "c.private" / "ledger.sqlite").write_bytes(b"not a database, but long enough for one" * 40)
+    done = CliRunner().invoke(app, told, env={"COLUMNS": "300"})
+    assert (done.exit_code, "the ledger in the private folder cannot be used" in done.output) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -149,10 +207,6 @@ def test_colliding_accessions_join_by_patient_and_day_or_not_at_all(tmp_path: Pa
 def test_mistakes_are_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
 ) -> None:
-    from typer.testing import CliRunner
-
-    from training.cli import app
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "f").mkdir()

@@ -29,7 +29,7 @@ from training.archive.ledger import Ledger, State
 from training.archive.pace import Pace
 from training.archive.pairing import Unpaired, fits, identifier
 from training.archive.pairing import choose as choose_report
-from training.archive.reports import FoundReport, of_archive, of_drop
+from training.archive.reports import FoundReport, Unread, of_archive, of_drop
 from training.archive.scrub import Scrubber
 from training.archive.secret import Secret
 from training.archive.settings import CollectSettings
@@ -93,7 +93,7 @@ class Collector:
         stopped = ""
         try:
             with self._collection.writing():
-                _mark(self._settings.out, self._secret)
+                _mark(self._settings, self._secret)
                 self._read_drops()
                 try:
                     self._find()
@@ -162,12 +162,14 @@ class Collector:
 
     def _report(self, study: StudyEntry, listed: list[SeriesEntry]) -> FoundReport:
         """The one report of the study. Raises _DroppedError."""
-        found, within = list[FoundReport](), timedelta(days=self._settings.issued_within_days)
+        found, unread = list[FoundReport](), list[Reason]()
+        within = timedelta(days=self._settings.issued_within_days)
         for series in listed:
             with _Folder(self._private / "incoming") as folder:
                 self._fetch(series, folder, least=0)  # dose reports beside it may be refused
                 read = [of_archive(file) for file in sorted(folder.iterdir())]
             found += [one for one in read if isinstance(one, FoundReport) and one.study_uid == study.study_uid]
+            unread += [one.reason for one in read if isinstance(one, Unread) and one.reason is not Reason.NOT_A_REPORT]
         dropped = [one for one in self._ledger.candidates(study) if fits(one, study, within)]
         self._ledger.used(study.study_uid, [one.key for one in dropped])
         namesakes = self._ledger.namesakes(study)
@@ -176,7 +178,8 @@ class Collector:
                 raise _DroppedError(Reason.STUDY_AMBIGUOUS)
         report = choose_report(study, [*found, *dropped], self._settings.unverified)
         if isinstance(report, Unpaired):
-            raise _DroppedError(report.reason)
+            nothing = report.reason is Reason.NO_REPORT and unread
+            raise _DroppedError(unread[0] if nothing else report.reason)
         return report
 
     def _candidates(self, listed: list[SeriesEntry]) -> tuple[choice.Candidate, ...]:
@@ -202,15 +205,16 @@ class Collector:
         people = report.known | of_dataset(header) | known((), (study.patient_id, study.accession))
         scrubber = Scrubber(people)
         sections = _scrubbed(report, scrubber)
-        subject = deidentify.Subject(study.patient_id, self._secret, scrubber, study.day)
+        patient = identifier(study.patient_id)
+        subject = deidentify.Subject(patient, self._secret, scrubber, study.day)
         with _Folder(self._private / "incoming") as folder:
             self._fetch(candidate.entry, folder, least=candidate.entry.instances or 1)
             volume = self._volume(folder)
             slices = deidentify.write(volume, header, subject, self._collection.draft(pair_id))
-        split = self._secret.split(study.patient_id, self._settings.validate_share, self._settings.test_share)
+        split = self._secret.split(patient, self._settings.validate_share, self._settings.test_share)
         pair = Pair(
             pair_id,
-            self._secret.subject(study.patient_id),
+            self._secret.subject(patient),
             split,
             slices,
             tuple(one.heading for one in sections),
@@ -227,6 +231,8 @@ class Collector:
             raise Unfit(scan.problems[0].reason, f"{len(scan.problems)} images cannot be read")
         if len(scan.series) != 1:
             raise Unfit(Reason.NOT_CT, "not one series")
+        if any(choice.burned_in(file) for file in folder.iterdir()):
+            raise Unfit(Reason.BURNED_IN, "not only in the image that was looked at first")
         return load_volume(vet(scan.series[0], self._settings.min_slices))
 
     def _fetch(self, series: SeriesEntry, folder: Path, least: int) -> None:
@@ -309,6 +315,7 @@ def staging(private: Path) -> Path:
 def _open_private(private: Path, out: Path) -> tuple[Secret, Ledger]:
     """Raises CollectError if the collection was made with another salt."""
     private.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private.chmod(0o700)
     mark = out / "collection.json"
     if mark.exists() and not (private / "salt").exists():
         raise CollectError(f"{private} is not the private folder of {out}: no salt in it; name it with --private")
@@ -318,20 +325,27 @@ def _open_private(private: Path, out: Path) -> tuple[Secret, Ledger]:
     return secret, Ledger(private / "ledger.sqlite")
 
 
-def _mark(out: Path, secret: Secret) -> None:
-    mark = out / "collection.json"
-    if not mark.exists():
-        part = mark.with_suffix(".part")
-        part.write_text(json.dumps({"version": 1, "salt": secret.mark}) + "\n", encoding="utf-8")
-        part.replace(mark)
+def _mark(settings: CollectSettings, secret: Secret) -> None:
+    """What must stay the same for all runs. Raises CollectError if it does not."""
+    mark = settings.out / "collection.json"
+    shares = {"validate_share": settings.validate_share, "test_share": settings.test_share}
+    if mark.exists():
+        known_shares = {key: json.loads(mark.read_bytes()).get(key) for key in shares}
+        if known_shares != shares:
+            raise CollectError(f"{settings.out} was begun with {known_shares}: subjects would change their split")
+        return
+    part = mark.with_suffix(".part")
+    part.write_text(json.dumps({"version": 1, "salt": secret.mark} | shares) + "\n", encoding="utf-8")
+    part.replace(mark)
 
 
 def _write_rows(file: Path, ledger: Ledger) -> None:
+    """Without details: some quote values of headers. They are in the ledger."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(("what", "pseudonym", "reason", "detail", "meaning", "cure"))
+    writer.writerow(("what", "pseudonym", "reason", "meaning", "cure"))
     for one in ledger.outcomes():
-        writer.writerow((one.what, one.pseudonym, one.reason.value, one.detail, one.reason.meaning, one.reason.cure))
+        writer.writerow((one.what, one.pseudonym, one.reason.value, one.reason.meaning, one.reason.cure))
     part = file.with_suffix(".part")
     part.write_text(table.getvalue(), encoding="utf-8")
     part.replace(file)

@@ -3,6 +3,7 @@
 Each request has an association of its own: an archive may then drop an idle one as it likes.
 """
 
+import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ class DimseArchive:
     def close(self) -> None:
         if self._server is not None:
             self._server.shutdown()
+        shutil.rmtree(self._staging, ignore_errors=True)
 
     def studies(self, days: Days) -> Iterator[StudyEntry]:
         """Day by day where both ends are given: archives limit how much one answer may have."""

@@ -97,16 +97,15 @@ class Outcome:
     what: str
     """`study` or `report`."""
     reason: Reason
-    detail: str
 
 
 class Ledger:
     """One writer at a time: `training.collection` sees to it."""
 
     def __init__(self, file: Path) -> None:
-        """Opens it, or makes it with mode 0600. Raises OSError."""
+        """Opens it, or makes it with mode 0600. Raises OSError, sqlalchemy.exc.SQLAlchemyError."""
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        self._engine: Engine = create_engine(f"sqlite:///{file}")
+        self._engine: Engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
         event.listen(self._engine, "connect", _prepare)
         _Base.metadata.create_all(self._engine)
 
@@ -141,7 +140,7 @@ class Ledger:
             row.series_uid, row.pair_id = series_uid, pair_id
 
     def dropped(self, study_uid: str, reason: Reason, detail: str = "") -> None:
-        """The study is not taken. `detail` holds nothing of the patient."""
+        """The study is not taken."""
         with Session(self._engine) as session, session.begin():
             row = session.get_one(_Study, study_uid)
             row.state, row.reason, row.detail = State.DROPPED.value, reason.value, detail
@@ -206,10 +205,10 @@ class Ledger:
         with Session(self._engine) as session:
             dropped = select(_Study).where(_Study.state == State.DROPPED).order_by(_Study.pseudonym)
             for row in session.scalars(dropped):
-                yield Outcome(row.pseudonym, "study", Reason(row.reason), row.detail)
+                yield Outcome(row.pseudonym, "study", Reason(row.reason))
             unused = select(_Report).where(_Report.key.not_in(select(_Used.key))).order_by(_Report.pseudonym)
             for report in session.scalars(unused):
-                yield Outcome(report.pseudonym, "report", Reason(report.reason or Reason.NO_STUDY), "")
+                yield Outcome(report.pseudonym, "report", Reason(report.reason or Reason.NO_STUDY))
 
     @staticmethod
     def _reports_with_study() -> Any:
@@ -218,7 +217,8 @@ class Ledger:
 
 
 def _prepare(connection: Any, _: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000", "secure_delete=ON"):
+    """A crash of the machine may cost the last entries; the collection has their pairs, and they are entered again."""
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=20000", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread
 
@@ -63,7 +64,8 @@ def of_archive(file: Path) -> FoundReport | Unread:
 
 
 def of_drop(where: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | Unread]:
-    """Everything in a file or below a folder: CSV by its suffix, `.ndjson` a resource a line, HL7 a message each.
+    """Everything in a file or below a folder: CSV by its suffix, `.ndjson` a resource a line, HL7 a message each, FHIR
+    Bundles a report each.
 
     Raises CollectError if it is not there, or a CSV lacks the columns that it needs.
     """
@@ -77,7 +79,7 @@ def of_drop(where: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | U
             with file.open("rb") as stream:
                 data = stream.read(LARGEST + 1)
         except OSError as error:
-            raise CollectError(f"{file} cannot be read: {error.strerror}") from error
+            raise CollectError(f"{where}: a file cannot be read: {error.strerror}") from error
         if len(data) > LARGEST and file.suffix.lower() != ".ndjson" and not data.lstrip(b"\x0b").startswith(b"MSH"):
             yield Unread(_key(data), Reason.REPORT_TOO_LARGE)
             continue
@@ -92,7 +94,41 @@ def _parts(file: Path, data: bytes) -> list[bytes]:
     if re.match(rb"[\x0b\s]*(?:MSH|FHS|BHS)", data):
         messages = re.split(rb"(?:^|(?<=[\r\n\x0b]))(?=MSH)", file.read_bytes())
         return [re.split(rb"[\r\n](?=BTS|FTS)", one)[0] for one in messages if one.startswith(b"MSH")]
-    return [data]
+    return _single(data) if data.lstrip().startswith(b"{") else [data]
+
+
+def _single(data: bytes) -> list[bytes]:
+    """A FHIR Bundle with several reports as bundles with one each and what it refers to; anything else as it is."""
+    try:
+        bundle = json.loads(data)
+        entries: list[dict[str, Any]] = [one for one in bundle["entry"] if isinstance(one["resource"], dict)]
+        reports = [one for one in entries if one["resource"]["resourceType"] == "DiagnosticReport"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return [data]
+    if len(reports) < 2:
+        return [data]
+    by_name = {name: one for one in entries for name in _names(one)}
+    return [json.dumps(bundle | {"entry": _with_references(report, by_name)}).encode() for report in reports]
+
+
+def _with_references(report: dict[str, Any], by_name: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    found, waiting = [report], _references(report)
+    while waiting:
+        entry = by_name.get(waiting.pop())
+        if entry is not None and entry not in found and entry["resource"].get("resourceType") != "DiagnosticReport":
+            found.append(entry)
+            waiting += _references(entry)
+    return found
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    """Under which others refer to an entry."""
+    resource = entry["resource"]
+    return [str(entry.get("fullUrl")), f"{resource.get('resourceType')}/{resource.get('id')}"]
+
+
+def _references(entry: dict[str, Any]) -> list[str]:
+    return re.findall(r'"reference": "([^"#]+)"', json.dumps(entry))
 
 
 def _read(data: bytes) -> FoundReport | Unread:
