@@ -150,7 +150,7 @@ def spoil(number: int, index: int, ds: Dataset) -> None:
     elif number == 6:
         ds.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     elif number == 7:
-        ds.SliceThickness, ds.GantryDetectorTilt = "0.1", "0"
+        ds.ImagePositionPatient = [-10.0, -20.0, float(index + 4 * (index > 9))]
 
 
 def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None:
@@ -166,7 +166,8 @@ def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     reasons = {row["reason"] for row in csv.DictReader((out / "dropped.csv").open())}
     assert reasons == {
-        "BURNED_IN", "GEOM_DUPLICATE", "NO_PATIENT_ID", "BAD_RESCALE", "MIXED_PATIENT", "NO_ORIGINAL_SERIES", "GEOM_GAP",
+        "BURNED_IN", "GEOM_DUPLICATE", "NO_PATIENT_ID", "BAD_RESCALE", "MIXED_PATIENT", "NO_ORIGINAL_SERIES",
+        "GEOM_GAP",
     }  # fmt: skip
     assert pairs(out) == []
     secrets = set[str]().union(*(patient.secrets() for patient in PATIENTS))

@@ -77,7 +77,7 @@ def test_dose_reports_and_rubbish_say_why(tmp_path: Path) -> None:
     part10(sr(ONE, "A nodule."), tmp_path / "sr.dcm")
     (tmp_path / "sr.dcm").write_bytes((tmp_path / "sr.dcm").read_bytes()[:-20])
     reasons = {one.reason for one in of_drop(tmp_path, {}) if isinstance(one, Unread)}
-    assert reasons == {Reason.NOT_A_REPORT, Reason.REPORT_DAMAGED}
+    assert reasons == {Reason.NOT_A_REPORT, Reason.REPORT_NO_TEXT}
 
 
 def test_a_table_may_name_its_columns_as_it_likes(tmp_path: Path) -> None:

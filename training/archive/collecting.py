@@ -143,10 +143,10 @@ class Collector:
 
     def _one(self, study: StudyEntry) -> None:
         """Raises _DroppedError, ArchiveAwayError."""
-        if not study.patient_id:
-            raise _DroppedError(Reason.NO_PATIENT_ID)
         listed = self._patiently(lambda: self._archive.series(study.study_uid))
         report = self._report(study, [one for one in listed if one.modality in _REPORT_MODALITIES])
+        if not identifier(study.patient_id):
+            raise _DroppedError(Reason.NO_PATIENT_ID)
         unfit: Unfit | None = None
         for candidate in self._candidates([one for one in listed if one.modality == "CT"]):
             pair_id = self._secret.pair(candidate.entry.series_uid)
@@ -260,6 +260,10 @@ class Collector:
 
     def _finish(self, stopped: str) -> Summary:
         """Feedback, rows to look at, counts."""
+        within = timedelta(days=self._settings.issued_within_days)
+        for report, study in self._ledger.unused():
+            if fits(report, study, within):
+                self._ledger.used(study.study_uid, [report.key])
         out, settings = self._settings.out, self._settings
         verdicts = (0, 0)
         if settings.feedback is not None:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, ForeignKey, Index, create_engine, event, func, or_, select
+from sqlalchemy import Engine, ForeignKey, Index, and_, create_engine, event, func, or_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from config import Reason
@@ -178,6 +178,17 @@ class Ledger:
         with Session(self._engine) as session, session.begin():
             for key in keys:
                 session.merge(_Used(key=key, study_uid=study_uid))
+
+    def unused(self) -> list[tuple[FoundReport, StudyEntry]]:
+        """Reports that went into no decision, with each study that they name: they came after it, perhaps."""
+        same_number = and_(_Report.join_key != "", _Report.join_key == _Study.join_key)
+        query = (
+            select(_Report, _Study)
+            .join(_Study, or_(_Report.study_uid == _Study.study_uid, same_number))
+            .where(_Report.reason == "", _Report.key.not_in(select(_Used.key)))
+        )
+        with Session(self._engine) as session:
+            return [(_from_json(report), _entry(study)) for report, study in session.execute(query).tuples()]
 
     def pair_of(self, study_uid: str) -> tuple[str, str] | None:
         """(pair, Series Instance UID) of a study that was kept."""
