@@ -140,7 +140,10 @@ def _archive(settings: "CollectSettings", update: Any) -> "Archive":
     from training.archive.folder import FolderArchive
 
     assert settings.folder is not None
-    return FolderArchive(settings.folder, lambda done, total: update("reading headers", done, total))
+    archive = FolderArchive(settings.folder, lambda done, total: update("reading headers", done, total))
+    if archive.unreadable:
+        update("unreadable files (.dcm)", archive.unreadable, archive.unreadable)
+    return archive
 
 
 def _pacs(pacs: str | None, calling: str | None, retrieve: str | None, listen: str | None) -> dict[str, Any] | None:

@@ -170,6 +170,7 @@ def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None
         "GEOM_GAP",
     }  # fmt: skip
     assert pairs(out) == []
+    assert "unreadable files (.dcm)" in done.output
     secrets = set[str]().union(*(patient.secrets() for patient in PATIENTS))
     assert leaks(out, secrets) == []
     assert not any(secret.lower() in done.output.lower() for secret in secrets)

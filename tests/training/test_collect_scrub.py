@@ -33,6 +33,12 @@ def test_a_name_that_is_a_word_goes_only_where_it_is_capitalised() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["Quibblesworht", "Quiblesworth", "Quibbelsworth", "QUIBBLESWORTHE", "Quibblesvorth"])
+def test_a_long_name_goes_misspelt_too(text: str) -> None:
+    assert scrub(f"of {text} here", ("Quibblesworth^Zed",)) == "of ___ here"
+    assert scrub("of Quibbles here", ("Quibblesworth^Zed",)) == "of Quibbles here"
+
+
 @pytest.mark.parametrize("text", ["471123", "00471123", "4711-23", "47 11 23", "0471123"])
 def test_numbers_go_however_they_are_separated(text: str) -> None:
     assert scrub(f"see {text} there", numbers=("0471123",)) == "see ___ there"

@@ -2,8 +2,8 @@
 number, an address, a day.
 
 What is taken out leaves `___` behind, as in the public report collections that clinical text encoders were trained on.
-Rules do not find everything: a misspelt name in running text, a name that only the report knows and that no title or
-signature marks. `docs/researcher/collecting.md` says what to look at by hand.
+Rules do not find everything: a name that only the report knows and that no title, label or signature marks, a short
+one that is misspelt. `docs/researcher/collecting.md` says what to look at by hand.
 """
 
 import re
@@ -29,6 +29,9 @@ _NAMED = (
     rf"{_PARTICLES}[{_CAPITAL}][\w'’.-]{{0,40}}"
     rf"(?:[ \t,]+{_PARTICLES}[{_CAPITAL}][\w'’-]{{0,40}}){{0,3}}"
 )
+_WORD = re.compile(r"[^\W\d_]{5,40}")
+_LONG_NAME = 6
+"""Letters of a name that is also found misspelt; shorter ones are too near to other words."""
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 _TWO_LETTERS = re.compile("ae|oe|ue|ss|aa")
 _ONE_LETTER = {"ae": "a", "oe": "o", "ue": "u", "ss": "ß", "aa": "a"}
@@ -61,6 +64,7 @@ class Scrubber:
         ambiguous = {name for name in known.names if fold(name) in words}
         self._names = _any_of(pattern for name in plain for pattern in _name_patterns(name))
         self._ambiguous = _any_of(pattern for name in ambiguous for pattern in _name_patterns(name))
+        self._near = {cut for name in plain if len(name) >= _LONG_NAME for cut in _one_off(fold(name))}
         squashed = {_squash(one) for one in known.numbers - single}
         self._squashed = {one for one in squashed if len(one) >= 5}
 
@@ -96,7 +100,18 @@ class Scrubber:
             ]
             counts[kind] += len(spans)
             text = _cut(text, spans)
-        return text
+        spans = [found.span() for found in _WORD.finditer(text) if self._misspelt(found[0])]
+        counts["misspelt name"] += len(spans)
+        return _cut(text, spans)
+
+    def _misspelt(self, word: str) -> bool:
+        """Whether a capitalised word is a long known name but for one letter too many, too few, or wrong."""
+        return word[0].isupper() and not self._near.isdisjoint(_one_off(fold(word)))
+
+
+def _one_off(word: str) -> set[str]:
+    """The word, and the word without each of its letters: two that share one of these differ by little."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def fold(text: str) -> str:
