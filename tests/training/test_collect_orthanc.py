@@ -1,5 +1,6 @@
 """`fvlm-node train collect` from a real archive: Orthanc by C-GET, C-MOVE and DICOMweb; away, and back again."""
 
+import json
 import signal
 import subprocess
 import time
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from archive_patients import PATIENTS, leaks
-from collected import KEPT, command, environment, make_archive, make_drop, pairs
+import yaml
+from archive_patients import PATIENTS, leaks, part10, sr, write_series
+from collected import KEPT, SR, command, environment, make_archive, make_drop, pairs
 from peers import Orthanc
+from tls_files import Authority
 from typer.testing import CliRunner, Result
 
 from node.children import free_port
@@ -34,10 +37,14 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     make_archive(folder / "dicom")
     knows = {TITLE: ("127.0.0.1", free_port()), "NOWHERE": ("127.0.0.1", free_port())}
     with Orthanc(folder / "orthanc", knows) as server:
-        with httpx.Client(base_url=server.url) as client:
-            for file in (folder / "dicom").rglob("*.dcm"):
-                client.post("/instances", content=file.read_bytes()).raise_for_status()
+        upload(folder / "dicom", server)
         yield server
+
+
+def upload(folder: Path, server: Orthanc) -> None:
+    with httpx.Client(base_url=server.url) as client:
+        for file in folder.rglob("*.dcm"):
+            client.post("/instances", content=file.read_bytes()).raise_for_status()
 
 
 def collect(*arguments: str | Path) -> Result:
@@ -99,6 +106,33 @@ def test_an_archive_that_refuses_is_told_with_the_cause(
     assert done.exit_code == 2
     assert "Traceback" not in done.output
     assert pairs(tmp_path / "c") == []
+
+
+def test_an_archive_is_asked_over_tls_with_certificates_on_both_sides(tmp_path: Path) -> None:
+    hospital, strange = Authority(tmp_path, "hospital"), Authority(tmp_path, "strange")
+    ours, theirs = hospital.issue("collect"), hospital.issue("pacs")
+    server = Orthanc(tmp_path / "orthanc", {TITLE: ("127.0.0.1", free_port())})
+    config = tmp_path / "orthanc" / "orthanc.json"
+    tls = {
+        "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(theirs.certificate),
+        "DicomTlsPrivateKey": str(theirs.key),
+        "DicomTlsTrustedCertificates": str(hospital.ca),
+    }
+    config.write_text(json.dumps(json.loads(config.read_text()) | tls))
+    write_series(SR, tmp_path / "dicom")
+    part10(sr(SR, SR.prose()), tmp_path / "dicom" / "report.dcm")
+    with server:
+        upload(tmp_path / "dicom", server)
+        for name, ca, kept in (("good", hospital.ca, 1), ("bad", strange.ca, 0)):
+            pacs = {
+                "ae_title": server.ae_title, "host": "127.0.0.1", "port": server.port,
+                "tls": {"ca": str(ca), "certificate": str(ours.certificate), "key": str(ours.key)},
+            }  # fmt: skip
+            (tmp_path / "collect.yaml").write_text(yaml.safe_dump({"out": str(tmp_path / name), "pacs": pacs}))
+            done = collect("--config", tmp_path / "collect.yaml")
+            assert len(pairs(tmp_path / name)) == kept, done.output
+            assert ("one side may not trust" in done.output) is not bool(kept)
 
 
 @pytest.mark.parametrize("name", ["get", "dicomweb"])

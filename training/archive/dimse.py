@@ -186,7 +186,12 @@ class DimseArchive:
             if association.is_rejected:
                 detail = f"{pacs.ae_title} rejects the association; it has to know the AE title {pacs.calling}"
                 raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, detail)
-            raise ArchiveAwayError(Reason.PEER_UNREACHABLE, f"no association with {pacs.host}:{pacs.port}")
+            hint = (
+                ""
+                if pacs.tls is None
+                else "; if it is up, see pacs.tls: one side may not trust the other's certificate"
+            )
+            raise ArchiveAwayError(Reason.PEER_UNREACHABLE, f"no association with {pacs.host}:{pacs.port}{hint}")
         try:
             if not association.accepted_contexts:
                 raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, "the archive offers nothing of what is asked of it")
