@@ -12,12 +12,24 @@ from pathlib import Path
 
 import pytest
 from archive_patients import CLINICAL, PATIENTS, SLICES, hl7, leaks, write_series
-from collected import CSV, FHIR, HL7, KEPT, NONE, SR, collect, command, environment, make_archive, make_drop, pairs
+from collected import (
+    CSV,
+    FHIR,
+    HL7,
+    KEPT,
+    NONE,
+    SR,
+    collect,
+    command,
+    environment,
+    here,
+    make_archive,
+    make_drop,
+    pairs,
+)
 from pydicom import Dataset
-from typer.testing import CliRunner
 
 from ct import load_series
-from training.cli import app
 from training.collection import Collection
 
 
@@ -80,8 +92,8 @@ def test_every_kind_of_report_is_paired_and_nobody_is_named(tmp_path: Path, arch
     before = (out / "pairs.jsonl").read_bytes()
     late = tmp_path / "late.hl7"
     late.write_bytes(hl7(NONE, NONE.prose()))
-    again = collect("--out", out, *told, "--reports", late)
-    assert again.returncode == 0, again.stderr
+    again = here("--out", out, *told, "--reports", late)
+    assert again.exit_code == 0, again.output
     after = (out / "pairs.jsonl").read_bytes()
     assert after.startswith(before)
     assert len(pairs(out)) == KEPT + 1
@@ -103,8 +115,8 @@ def test_killed_in_the_middle_it_goes_on_and_doubles_nothing(tmp_path: Path, arc
     first = pairs(out)
     assert 2 <= len(first) < KEPT
 
-    done = collect(*told)
-    assert done.returncode == 0, done.stderr
+    done = here(*told)
+    assert done.exit_code == 0, done.output
     kept = pairs(out)
     assert kept[: len(first)] == first
     assert len({str(one["pair_id"]) for one in kept}) == len(kept) == KEPT
@@ -124,8 +136,8 @@ def test_colliding_accessions_join_by_patient_and_day_or_not_at_all(tmp_path: Pa
     for number, one in enumerate((HL7, other, twins[0])):
         (drop / f"{number}.hl7").write_bytes(hl7(one, f"FINDINGS:\nNumber {one.number}, {CLINICAL[1]}"))
     out = tmp_path / "collection"
-    done = collect("--out", out, "--folder", tmp_path / "dicom", "--reports", drop)
-    assert done.returncode == 0, done.stderr
+    done = here("--out", out, "--folder", tmp_path / "dicom", "--reports", drop)
+    assert done.exit_code == 0, done.output
     rows = list(csv.DictReader((out / "dropped.csv").open()))
     assert [row["reason"] for row in rows] == ["STUDY_AMBIGUOUS"] * 2
     collection = Collection.open(out)
@@ -161,8 +173,7 @@ def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None
     (tmp_path / "table.csv").write_text("\n".join(table) + "\n")
     (tmp_path / "dicom" / "broken.dcm").write_bytes(b"DICM")
     out = tmp_path / "collection"
-    told = ["--out", out, "--folder", tmp_path / "dicom", "--reports", tmp_path / "table.csv"]
-    done = CliRunner().invoke(app, ["collect", *map(str, told)], env={"COLUMNS": "200"})
+    done = here("--out", out, "--folder", tmp_path / "dicom", "--reports", tmp_path / "table.csv")
     assert done.exit_code == 0, done.output
     reasons = {row["reason"] for row in csv.DictReader((out / "dropped.csv").open())}
     assert reasons == {
@@ -178,15 +189,15 @@ def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None
 
 def test_a_collection_keeps_its_salt_and_its_splits(tmp_path: Path) -> None:
     write_series(SR, tmp_path / "dicom")
-    told = ["collect", "--out", str(tmp_path / "c"), "--folder", str(tmp_path / "dicom")]
-    assert CliRunner().invoke(app, told).exit_code == 0
+    told = ("--out", tmp_path / "c", "--folder", tmp_path / "dicom")
+    assert here(*told).exit_code == 0
     (tmp_path / "shares.yaml").write_text("test_share: 0.5\n")
-    done = CliRunner().invoke(app, [*told, "--config", str(tmp_path / "shares.yaml")], env={"COLUMNS": "300"})
+    done = here(*told, "--config", tmp_path / "shares.yaml")
     assert (done.exit_code, "subjects would change their split" in done.output) == (2, True)
-    done = CliRunner().invoke(app, [*told, "--private", str(tmp_path / "other")], env={"COLUMNS": "300"})
+    done = here(*told, "--private", tmp_path / "other")
     assert (done.exit_code, "no salt in it" in done.output) == (2, True)
     (tmp_path / "c.private" / "ledger.sqlite").write_bytes(b"not a database, but long enough for one" * 40)
-    done = CliRunner().invoke(app, told, env={"COLUMNS": "300"})
+    done = here(*told)
     assert (done.exit_code, "the ledger in the private folder cannot be used" in done.output) == (2, True)
 
 
@@ -198,6 +209,8 @@ def test_a_collection_keeps_its_salt_and_its_splits(tmp_path: Path) -> None:
         (("--out", "c", "--folder", "nowhere"), "nowhere is no folder"),
         (("--out", "c", "--folder", "f", "--reports", "nowhere"), "nowhere is not there"),
         (("--out", "c", "--folder", "f", "--reports", "f/wrong.csv"), "needs study_instance_uid"),
+        (("--out", "c", "--folder", "f", "--feedback", "f/wrong.csv"), "wrong.csv, line 1: no verdict"),
+        (("--out", "c", "--folder", "f", "--feedback", "f/named.jsonl"), "never writes"),
         (("--out", "c", "--folder", "f", "--private", "c/secret"), "must not travel"),
         (("--out", "c", "--pacs", "PACS"), "is not AET@HOST:PORT"),
         (("--out", "c", "--folder", "f", "--retrieve", "move"), "belong to --pacs"),
@@ -210,13 +223,14 @@ def test_mistakes_are_one_clear_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "300")
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "wrong.csv").write_text("name,text\na,b\n")
+    named = {"study_instance_uid": "1", "series_instance_uid": "2", "finding": "John Smith", "reader_verdict": "x"}
+    (tmp_path / "f" / "named.jsonl").write_text(json.dumps(named) + "\n")
     (tmp_path / "f" / "wrong.yaml").write_text("speed: 9\nfolder: f\n")
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "collection.json").write_text('{"salt": "lost"}')
-    result = CliRunner().invoke(app, ["collect", *arguments])
+    result = here(*arguments)
     assert result.exit_code == 2, result.output
     assert told in result.output
     assert "Traceback" not in result.output

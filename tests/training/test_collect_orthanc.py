@@ -11,13 +11,11 @@ import httpx
 import pytest
 import yaml
 from archive_patients import PATIENTS, leaks, part10, sr, write_series
-from collected import KEPT, SR, command, environment, make_archive, make_drop, pairs
+from collected import KEPT, SR, command, environment, here, make_archive, make_drop, pairs
 from peers import Orthanc
 from tls_files import Authority
-from typer.testing import CliRunner, Result
 
 from node.children import free_port
-from training.cli import app
 
 pytestmark = [pytest.mark.peers]
 
@@ -47,10 +45,6 @@ def upload(folder: Path, server: Orthanc) -> None:
             client.post("/instances", content=file.read_bytes()).raise_for_status()
 
 
-def collect(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["collect", *map(str, arguments)], env={"COLUMNS": "300"})
-
-
 def way(name: str, orthanc: Orthanc) -> tuple[str, ...]:
     pacs = ("--pacs", f"{orthanc.ae_title}@127.0.0.1:{orthanc.port}", "--calling", TITLE)
     return {
@@ -68,7 +62,7 @@ def test_each_way_out_of_the_archive_gives_the_same_collection(tmp_path: Path, o
         out, private = tmp_path / name, tmp_path / f"{name}.private"
         private.mkdir()
         (private / "salt").write_bytes(b"s" * 32)
-        done = collect("--out", out, "--reports", drop, *way(name, orthanc))
+        done = here("--out", out, "--reports", drop, *way(name, orthanc))
         assert done.exit_code == 0, done.output
         assert len(pairs(out)) == KEPT
         assert leaks(out, secrets) == []
@@ -83,7 +77,7 @@ def test_days_limit_what_is_asked_for(tmp_path: Path, orthanc: Orthanc, drop: Pa
     first, last = PATIENTS[3].day, PATIENTS[4].day
     for name in ("get", "dicomweb"):
         told = ("--reports", drop, "--from", f"{first}", "--to", f"{last}", *way(name, orthanc))
-        assert collect("--out", tmp_path / name, *told).exit_code == 0
+        assert here("--out", tmp_path / name, *told).exit_code == 0
         assert [one["report_source"] for one in pairs(tmp_path / name)] == ["hl7", "fhir"]
 
 
@@ -101,7 +95,7 @@ def test_an_archive_that_refuses_is_told_with_the_cause(
 ) -> None:
     port = free_port()
     given = [one.format(port=orthanc.port, free=free_port()) for one in changes]
-    done = collect("--out", tmp_path / "c", *way("get", orthanc), "--listen", f"127.0.0.1:{port}", *given)
+    done = here("--out", tmp_path / "c", *way("get", orthanc), "--listen", f"127.0.0.1:{port}", *given)
     assert told in done.output, done.output
     assert done.exit_code == 2
     assert "Traceback" not in done.output
@@ -130,7 +124,7 @@ def test_an_archive_is_asked_over_tls_with_certificates_on_both_sides(tmp_path: 
                 "tls": {"ca": str(ca), "certificate": str(ours.certificate), "key": str(ours.key)},
             }  # fmt: skip
             (tmp_path / "collect.yaml").write_text(yaml.safe_dump({"out": str(tmp_path / name), "pacs": pacs}))
-            done = collect("--config", tmp_path / "collect.yaml")
+            done = here("--config", tmp_path / "collect.yaml")
             assert len(pairs(tmp_path / name)) == kept, done.output
             assert ("one side may not trust" in done.output) is not bool(kept)
 
@@ -156,7 +150,7 @@ def test_an_archive_that_goes_away_is_gone_on_with(tmp_path: Path, orthanc: Orth
     log_text = (tmp_path / "log").read_text()
     assert "PEER_UNREACHABLE" in log_text
     assert "goes on from here" in log_text
-    done = collect(*told)
+    done = here(*told)
     assert done.exit_code == 0, done.output
     assert pairs(out)[: len(first)] == first
     assert len({str(one["pair_id"]) for one in pairs(out)}) == len(pairs(out)) == KEPT

@@ -84,6 +84,7 @@ class Collector:
         self._private = settings.private_folder
         self._collection = Collection(settings.out)
         self._secret, self._ledger = _open_private(self._private, settings.out)
+        self._strangers = 0
 
     def run(self) -> Summary:
         """Go on until everything is done, or the archive is away: what is done stays, and the next run goes on.
@@ -107,9 +108,12 @@ class Collector:
     def _read_drops(self) -> None:
         done = 0
         for where in self._settings.reports:
-            for report in of_drop(where, self._settings.columns):
-                self._ledger.took(report, self._secret.report(report.key))
+            for report in of_drop(where, self._settings.columns, self._ledger.has):
                 done += 1
+                if isinstance(report, Unread) and report.reason is Reason.NOT_A_REPORT:
+                    self._strangers += 1  # images beside the reports, for example: no row each
+                else:
+                    self._ledger.took(report, self._secret.report(report.key))
                 self._update("reading reports", done, None)
 
     def _find(self) -> None:
@@ -275,7 +279,10 @@ class Collector:
             if state is not State.KEPT:
                 studies[reason or "not yet done"] = count
         kept = sum(count for (state, _), count in counts.items() if state is State.KEPT)
-        return Summary(kept, studies, self._ledger.report_counts(), verdicts, rows, stopped)
+        reports = self._ledger.report_counts()
+        if self._strangers:
+            reports[Reason.NOT_A_REPORT.value] = self._strangers
+        return Summary(kept, studies, reports, verdicts, rows, stopped)
 
 
 def _scrubbed(report: FoundReport, scrubber: Scrubber) -> tuple[ReportSection, ...]:

@@ -145,11 +145,16 @@ class Ledger:
             row = session.get_one(_Study, study_uid)
             row.state, row.reason, row.detail = State.DROPPED.value, reason.value, detail
 
-    def took(self, report: FoundReport | Unread, pseudonym: str) -> bool:
-        """A report that was dropped here; whether it is new."""
+    def has(self, key: str) -> bool:
+        """Whether a report was dropped here before."""
+        with Session(self._engine) as session:
+            return session.get(_Report, key) is not None
+
+    def took(self, report: FoundReport | Unread, pseudonym: str) -> None:
+        """A report that was dropped here. One that is known stays as it is."""
         with Session(self._engine) as session, session.begin():
             if session.get(_Report, report.key) is not None:
-                return False
+                return
             row = _Report(key=report.key, pseudonym=pseudonym)
             if isinstance(report, Unread):
                 row.reason = report.reason.value
@@ -158,7 +163,6 @@ class Ledger:
                 row.join_key = "" if report.study_uid else _join_key(report.accession, report.patient_id)
                 row.content = json.dumps(_to_json(report))
             session.add(row)
-            return True
 
     def candidates(self, study: StudyEntry) -> list[FoundReport]:
         """Dropped reports that name the study, or its accession number and patient."""
