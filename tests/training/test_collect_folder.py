@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from archive_patients import CLINICAL, PATIENTS, SLICES, hl7, leaks, write_series
+from archive_patients import CLINICAL, PATIENTS, SLICES, hl7, leaks, part10, sr, write_series
 from collected import (
     CSV,
     FHIR,
@@ -189,8 +190,13 @@ def test_what_cannot_be_taken_is_told_without_quoting_it(tmp_path: Path) -> None
 
 def test_a_collection_keeps_its_salt_and_its_splits(tmp_path: Path) -> None:
     write_series(SR, tmp_path / "dicom")
+    part10(sr(SR, SR.prose()), tmp_path / "dicom" / "report.dcm")
     told = ("--out", tmp_path / "c", "--folder", tmp_path / "dicom")
     assert here(*told).exit_code == 0
+    first = (tmp_path / "c" / "pairs.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "c")
+    assert here(*told).exit_code == 0
+    assert (tmp_path / "c" / "pairs.jsonl").read_bytes() == first
     (tmp_path / "shares.yaml").write_text("test_share: 0.5\n")
     done = here(*told, "--config", tmp_path / "shares.yaml")
     assert (done.exit_code, "subjects would change their split" in done.output) == (2, True)

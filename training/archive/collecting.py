@@ -95,6 +95,7 @@ class Collector:
         try:
             with self._collection.writing():
                 _mark(self._settings, self._secret)
+                self._ledger.recall(self._collection.__contains__)
                 self._read_drops()
                 try:
                     self._find()

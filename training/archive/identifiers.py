@@ -5,6 +5,7 @@ Everything here is wide on purpose: what is collected too much costs a word of t
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -60,8 +61,9 @@ class Known:
 
 def known(names: Iterable[str] = (), numbers: Iterable[str] = ()) -> Known:
     """From whole names and numbers as they stand in headers."""
-    parts = {part for name in names for part in _parts(name)}
-    return Known(frozenset(parts), frozenset(kept for one in numbers if _tells(kept := " ".join(one.split()))))
+    parts = {part for name in names for part in _parts(unicodedata.normalize("NFC", name))}
+    texts = (" ".join(unicodedata.normalize("NFC", one).split()) for one in numbers)
+    return Known(frozenset(parts), frozenset(filter(_tells, texts)))
 
 
 def of_dataset(dataset: Dataset) -> Known:

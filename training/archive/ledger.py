@@ -6,7 +6,7 @@ only place where pseudonyms and real UIDs stand beside each other.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
@@ -131,6 +131,13 @@ class Ledger:
         )
         with Session(self._engine) as session:
             return [_entry(row) for row in session.scalars(query)]
+
+    def recall(self, there: Callable[[str], bool]) -> None:
+        """Studies whose pair is no longer `there` are to be done again: somebody deleted the collection, perhaps."""
+        with Session(self._engine) as session, session.begin():
+            for row in session.scalars(select(_Study).where(_Study.state == State.KEPT)):
+                if not there(row.pair_id):
+                    row.state, row.pair_id = State.FOUND.value, ""
 
     def kept(self, study_uid: str, series_uid: str, pair_id: str) -> None:
         """The study is in the collection."""

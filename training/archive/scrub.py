@@ -32,6 +32,8 @@ _NAMED = (
 _WORD = re.compile(r"[^\W\d_]{5,40}")
 _LONG_NAME = 6
 """Letters of a name that is also found misspelt; shorter ones are too near to other words."""
+_SHORT_NAME = 3
+"""Letters of a name that is looked for only where it is capitalised: small words are as short."""
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 _TWO_LETTERS = re.compile("ae|oe|ue|ss|aa")
 _ONE_LETTER = {"ae": "a", "oe": "o", "ue": "u", "ss": "ß", "aa": "a"}
@@ -57,11 +59,16 @@ class Scrubber:
     """For one study: its rules know the people around it."""
 
     def __init__(self, known: Known) -> None:
-        words = _words()
         single = {one for one in known.numbers if one.isalpha() and len(one.split()) == 1}
         self._numbers = _any_of(_number_pattern(one) for one in known.numbers - single)
-        plain = {name for name in known.names | single if fold(name) not in words}
-        ambiguous = {name for name in known.names if fold(name) in words}
+        bound = {name for name in known.names if fold(name) in _words("findings")}
+        single -= {name for name in single if fold(name) in _words("findings")}
+        names = (known.names | single) - bound
+        ambiguous = {
+            name for name in names if (len(name) <= _SHORT_NAME and name.isascii()) or fold(name) in _words("words")
+        }
+        plain = names - ambiguous
+        self._beside = _beside(bound, names | bound)
         self._names = _any_of(pattern for name in plain for pattern in _name_patterns(name))
         self._ambiguous = _any_of(pattern for name in ambiguous for pattern in _name_patterns(name))
         self._near = {cut for name in plain if len(name) >= _LONG_NAME for cut in _one_off(fold(name))}
@@ -74,6 +81,8 @@ class Scrubber:
             raise ValueError(f"more than {LONGEST} characters")
         counts: Counter[str] = Counter()
         text = unicodedata.normalize("NFC", text)
+        if self._beside is not None:
+            text = self._beside.sub(BLANK, text)
         text = self._known(text, counts)
         for rule in _rules():
             text = _apply(rule, text, counts)
@@ -143,6 +152,16 @@ def _name_patterns(name: str) -> Iterable[str]:
             yield rf"(?<![^\W_]){re.escape(form)}(?:['’]?s)?(?![^\W_])"
 
 
+def _beside(bound: Iterable[str], names: Iterable[str]) -> re.Pattern[str] | None:
+    """Words of reports that are parts of a name, where they stand beside another part of it."""
+    other = "|".join(sorted({re.escape(name) for name in names}, key=len, reverse=True))
+    either = "|".join(re.escape(name) for name in sorted(bound))
+    if not either:
+        return None
+    pattern = rf"\b(?:{other})(?:[-\s,]{{1,3}}(?:{either}))+\b|\b(?:(?:{either})[-\s,]{{1,3}})+(?:{other})\b"
+    return re.compile(pattern, re.IGNORECASE)
+
+
 def _number_pattern(number: str) -> str:
     """A number or an address, its parts separated by anything or nothing, leading zeros or none."""
     parts = re.findall(r"[^\W_]+", fold(number))
@@ -184,8 +203,9 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def _words() -> frozenset[str]:
-    return frozenset(fold(word) for line in _document()["words"] for word in line.split())
+def _words(kind: str) -> frozenset[str]:
+    """A list of words of the rules, folded."""
+    return frozenset(fold(word) for line in _document()[kind] for word in line.split())
 
 
 @cache
