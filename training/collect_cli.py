@@ -129,8 +129,8 @@ def _run(config: Path | None, options: dict[str, Any], console: Console) -> "Sum
 
 def _archive(settings: "CollectSettings", update: Any) -> "Archive":
     if settings.pacs is not None:
-        from training.archive.collecting import staging
         from training.archive.dimse import DimseArchive
+        from training.archive.private import staging
 
         return DimseArchive(settings.pacs, staging(settings.private_folder))
     if settings.dicomweb is not None:

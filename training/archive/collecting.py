@@ -6,7 +6,6 @@ away at the next start, a pair is in the collection whole or not at all, and the
 
 import csv
 import io
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -29,9 +28,9 @@ from training.archive.ledger import Ledger, State
 from training.archive.pace import Pace
 from training.archive.pairing import Unpaired, fits, identifier
 from training.archive.pairing import choose as choose_report
+from training.archive.private import TemporaryRoom, keep_the_same, open_private
 from training.archive.reports import FoundReport, Unread, of_archive, of_drop
 from training.archive.scrub import Scrubber
-from training.archive.secret import Secret
 from training.archive.settings import CollectSettings
 from training.collection import Collection, Pair, ReportSection, merged
 
@@ -83,7 +82,7 @@ class Collector:
         self._settings, self._archive, self._pace, self._update = settings, archive, pace, update
         self._private = settings.private_folder
         self._collection = Collection(settings.out)
-        self._secret, self._ledger = _open_private(self._private, settings.out)
+        self._secret, self._ledger = open_private(self._private, settings.out)
         self._strangers = 0
 
     def run(self) -> Summary:
@@ -94,7 +93,7 @@ class Collector:
         stopped = ""
         try:
             with self._collection.writing():
-                _mark(self._settings, self._secret)
+                keep_the_same(self._settings, self._secret)
                 self._ledger.recall(self._collection.__contains__)
                 self._read_drops()
                 try:
@@ -170,7 +169,7 @@ class Collector:
         found, unread = list[FoundReport](), list[Reason]()
         within = timedelta(days=self._settings.issued_within_days)
         for series in listed:
-            with _Folder(self._private / "incoming") as folder:
+            with TemporaryRoom(self._private / "incoming") as folder:
                 self._fetch(series, folder, least=0)  # dose reports beside it may be refused
                 read = [of_archive(file) for file in sorted(folder.iterdir())]
             found += [one for one in read if isinstance(one, FoundReport) and one.study_uid == study.study_uid]
@@ -212,7 +211,7 @@ class Collector:
         sections = _scrubbed(report, scrubber)
         patient = identifier(study.patient_id)
         subject = deidentify.Subject(patient, self._secret, scrubber, study.day)
-        with _Folder(self._private / "incoming") as folder:
+        with TemporaryRoom(self._private / "incoming") as folder:
             self._fetch(candidate.entry, folder, least=candidate.entry.instances or 1)
             volume = self._volume(folder)
             slices = deidentify.write(volume, header, subject, self._collection.draft(pair_id))
@@ -298,57 +297,6 @@ def _scrubbed(report: FoundReport, scrubber: Scrubber) -> tuple[ReportSection, .
     if not sections:
         raise _DroppedError(Reason.REPORT_NO_TEXT)
     return sections
-
-
-class _Folder:
-    """A new empty folder for what comes with patient data; gone at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir(mode=0o700)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-
-
-def staging(private: Path) -> Path:
-    """Folder for single images on their way, empty and for nobody else's eyes. Raises OSError."""
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = private / "peek"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    return folder
-
-
-def _open_private(private: Path, out: Path) -> tuple[Secret, Ledger]:
-    """Raises CollectError if the collection was made with another salt."""
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    private.chmod(0o700)
-    mark = out / "collection.json"
-    if mark.exists() and not (private / "salt").exists():
-        raise CollectError(f"{private} is not the private folder of {out}: no salt in it; name it with --private")
-    secret = Secret.open(private)
-    if mark.exists() and json.loads(mark.read_bytes()).get("salt") != secret.mark:
-        raise CollectError(f"{private} is not the private folder of {out}: another salt; name it with --private")
-    return secret, Ledger(private / "ledger.sqlite")
-
-
-def _mark(settings: CollectSettings, secret: Secret) -> None:
-    """What must stay the same for all runs. Raises CollectError if it does not."""
-    mark = settings.out / "collection.json"
-    shares = {"validate_share": settings.validate_share, "test_share": settings.test_share}
-    if mark.exists():
-        known_shares = {key: json.loads(mark.read_bytes()).get(key) for key in shares}
-        if known_shares != shares:
-            raise CollectError(f"{settings.out} was begun with {known_shares}: subjects would change their split")
-        return
-    part = mark.with_suffix(".part")
-    part.write_text(json.dumps({"version": 1, "salt": secret.mark} | shares) + "\n", encoding="utf-8")
-    part.replace(mark)
 
 
 def _write_rows(file: Path, ledger: Ledger) -> None:
