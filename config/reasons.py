@@ -65,6 +65,7 @@ class Reason(StrEnum):
     NO_ORIGINAL_SERIES = "NO_ORIGINAL_SERIES"
     BURNED_IN = "BURNED_IN"
     INCOMPLETE_FETCH = "INCOMPLETE_FETCH"
+    ARCHIVE_REFUSED = "ARCHIVE_REFUSED"
     REPORT_PRELIMINARY = "REPORT_PRELIMINARY"
     REPORT_BY_MACHINE = "REPORT_BY_MACHINE"
     REPORT_OTHER_PATIENT = "REPORT_OTHER_PATIENT"
@@ -234,7 +235,13 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.INCOMPLETE_FETCH: _Text(
         "The archive gave fewer images than it lists.", "Nothing: it is tried again next time."
     ),
-    Reason.REPORT_PRELIMINARY: _Text("The only report is not final yet.", "Nothing: it is looked for again next time."),
+    Reason.ARCHIVE_REFUSED: _Text(
+        "The archive refuses what is asked of it.",
+        "Let its administrator allow it to the calling AE title or user; it is tried again next time.",
+    ),
+    Reason.REPORT_PRELIMINARY: _Text(
+        "The only report is not final yet.", "Nothing: it is looked for again next time; or set unverified: true."
+    ),
     Reason.REPORT_BY_MACHINE: _Text(
         "The only report was written by a device: an AI result, a measurement or a dose report.",
         "Nothing: training learns from radiologists.",

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,11 +56,12 @@ def collect(
 
     Exit status 2 if it could not go on; the same command then goes on where it was.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     from training.archive.entries import ArchiveAwayError, CollectError
     from training.collection import CollectionError
 
     console = Console(stderr=True)
-    _silence()
     options: dict[str, Any] = {
         "out": out,
         "private": private,
@@ -72,12 +75,17 @@ def collect(
     try:
         options["pacs"] = _pacs(pacs, calling, retrieve, listen)
         options["pace"] = _pace(rate, night)
-        summary = _run(config, options, console)
+        with _silence():
+            summary = _run(config, options, console)
     except (CollectError, CollectionError, ArchiveAwayError) as error:
         _problem(console, str(error))
         raise typer.Exit(_BAD_END) from None
     except OSError as error:
         _problem(console, f"{error.filename or out}: {error.strerror}; name another folder, or make room")
+        raise typer.Exit(_BAD_END) from None
+    except SQLAlchemyError as error:
+        cause = f"the ledger in the private folder cannot be used ({type(error).__name__})"
+        _problem(console, f"{cause}: the disk is full, or the file is damaged")
         raise typer.Exit(_BAD_END) from None
     except KeyboardInterrupt:
         _problem(console, "stopped; the same command goes on from here")
@@ -121,8 +129,8 @@ def _run(config: Path | None, options: dict[str, Any], console: Console) -> "Sum
 
 def _archive(settings: "CollectSettings", update: Any) -> "Archive":
     if settings.pacs is not None:
-        from training.archive.collecting import staging
         from training.archive.dimse import DimseArchive
+        from training.archive.private import staging
 
         return DimseArchive(settings.pacs, staging(settings.private_folder))
     if settings.dicomweb is not None:
@@ -132,7 +140,10 @@ def _archive(settings: "CollectSettings", update: Any) -> "Archive":
     from training.archive.folder import FolderArchive
 
     assert settings.folder is not None
-    return FolderArchive(settings.folder, lambda done, total: update("reading headers", done, total))
+    archive = FolderArchive(settings.folder, lambda done, total: update("reading headers", done, total))
+    if archive.unreadable:
+        update("unreadable files (.dcm)", archive.unreadable, archive.unreadable)
+    return archive
 
 
 def _pacs(pacs: str | None, calling: str | None, retrieve: str | None, listen: str | None) -> dict[str, Any] | None:
@@ -173,11 +184,20 @@ def _pace(rate: float | None, night: str | None) -> dict[str, Any] | None:
     return found or None
 
 
-def _silence() -> None:
+@contextmanager
+def _silence() -> Iterator[None]:
     """What libraries say of odd values quotes them."""
-    warnings.simplefilter("ignore")
-    for name in _STRANGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in _STRANGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _show(summary: "Summary") -> None:

@@ -158,8 +158,11 @@ class Collection:
             os.truncate(self._index, whole)
             self._known = {pair.pair_id for pair in self}
             self._sweep()
-            yield self
-            self._known = set()
+            try:
+                yield self
+            finally:
+                self._sweep()
+                self._known = set()
 
     def __contains__(self, pair_id: str) -> bool:
         """Whether `writing()` knows the pair."""

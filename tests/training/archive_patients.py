@@ -55,7 +55,7 @@ class Planted:
 
     @property
     def phone(self) -> str:
-        return f"+1 (555) 010-77{self.number:02d}"
+        return f"(555) 010-77{self.number:02d}"
 
     @property
     def physician(self) -> str:

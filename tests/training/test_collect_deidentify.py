@@ -11,6 +11,9 @@ from pydicom.datadict import dictionary_VR
 from pydicom.tag import Tag
 
 from ct import load_series
+from ct.phantom import PhantomPatient
+from ct.phantom import write_series as write_phantom
+from ct.phantom.dicom import Orientation
 from dicom_sr.validate import validate
 from training.archive.deidentify import Subject, provenance, write
 from training.archive.identifiers import of_dataset
@@ -93,6 +96,23 @@ def test_nothing_planted_is_left_in_any_byte_and_the_volume_is_the_same(tmp_path
     assert [code.CodeValue for code in one.DeidentificationMethodCodeSequence] == ["113100", "113107", "113108"]
     assert (one.PatientIdentityRemoved, one.PatientBirthDate, one.AccessionNumber) == ("YES", "", "")
     assert validate(out / "0001.dcm").errors == ()
+
+
+@pytest.mark.parametrize(("orientation", "lean"), [("FFP", (0, 0, 0)), ("HFDL", (0, 0, 0)), ("HFS", (2.0, 0, 3.0))])
+def test_phantoms_in_any_position_come_out_as_they_are(
+    tmp_path: Path, orientation: Orientation, lean: tuple[float, float, float]
+) -> None:
+    files = write_phantom(
+        PhantomPatient.draw(7), tmp_path / "in", spacing=(9.0, 9.0, 8.0), shape=(30, 40, 44), orientation=orientation,
+        lean_deg=lean,
+    )  # fmt: skip
+    (volume,) = load_series(tmp_path / "in")
+    out = tmp_path / "out"
+    out.mkdir()
+    write(volume, dcmread(files[9], stop_before_pixels=True), subject(Dataset()), out)
+    (again,) = load_series(out)
+    assert np.array_equal(again.hu, volume.hu)
+    assert again.grid.coincides(volume.grid)
 
 
 def test_provenance_keeps_what_is_nobodys(tmp_path: Path) -> None:

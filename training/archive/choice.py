@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 from pydicom.uid import CTImageStorage
 
@@ -93,6 +94,13 @@ def choose(listed: Sequence[tuple[SeriesEntry, Dataset | None]], min_slices: int
     return Choice(tuple(candidates))
 
 
+def burned_in(image: Dataset | Path) -> bool:
+    """Whether an image says that annotations are burned into it, or that it was captured from a screen or scanned."""
+    if isinstance(image, Path):
+        image = dcmread(image, specific_tags=["BurnedInAnnotation", "ConversionType"], stop_before_pixels=True)
+    return word(image.get("BurnedInAnnotation")).upper() == "YES" or bool(image.get("ConversionType"))
+
+
 def _refused(entry: SeriesEntry, header: Dataset, min_slices: int) -> Reason | None:
     """Why a series is not taken; None if it is."""
     kinds = [str(one).strip().upper() for one in _values(header, "ImageType")]
@@ -100,7 +108,7 @@ def _refused(entry: SeriesEntry, header: Dataset, min_slices: int) -> Reason | N
         return Reason.NO_ORIGINAL_SERIES
     if not _NOT_TAKEN.isdisjoint(kinds) or not _axial(header):
         return Reason.NO_ORIGINAL_SERIES
-    if word(header.get("BurnedInAnnotation")).upper() == "YES" or header.get("ConversionType"):
+    if burned_in(header):
         return Reason.BURNED_IN
     if entry.instances is not None and entry.instances < min_slices:
         return Reason.TOO_FEW_SLICES

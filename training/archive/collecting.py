@@ -6,7 +6,6 @@ away at the next start, a pair is in the collection whole or not at all, and the
 
 import csv
 import io
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -29,9 +28,9 @@ from training.archive.ledger import Ledger, State
 from training.archive.pace import Pace
 from training.archive.pairing import Unpaired, fits, identifier
 from training.archive.pairing import choose as choose_report
-from training.archive.reports import FoundReport, of_archive, of_drop
+from training.archive.private import TemporaryRoom, keep_the_same, open_private
+from training.archive.reports import FoundReport, Unread, of_archive, of_drop
 from training.archive.scrub import Scrubber
-from training.archive.secret import Secret
 from training.archive.settings import CollectSettings
 from training.collection import Collection, Pair, ReportSection, merged
 
@@ -83,7 +82,8 @@ class Collector:
         self._settings, self._archive, self._pace, self._update = settings, archive, pace, update
         self._private = settings.private_folder
         self._collection = Collection(settings.out)
-        self._secret, self._ledger = _open_private(self._private, settings.out)
+        self._secret, self._ledger = open_private(self._private, settings.out)
+        self._strangers = 0
 
     def run(self) -> Summary:
         """Go on until everything is done, or the archive is away: what is done stays, and the next run goes on.
@@ -93,7 +93,8 @@ class Collector:
         stopped = ""
         try:
             with self._collection.writing():
-                _mark(self._settings.out, self._secret)
+                keep_the_same(self._settings, self._secret)
+                self._ledger.recall(self._collection.__contains__)
                 self._read_drops()
                 try:
                     self._find()
@@ -107,9 +108,12 @@ class Collector:
     def _read_drops(self) -> None:
         done = 0
         for where in self._settings.reports:
-            for report in of_drop(where, self._settings.columns):
-                self._ledger.took(report, self._secret.report(report.key))
+            for report in of_drop(where, self._settings.columns, self._ledger.has):
                 done += 1
+                if isinstance(report, Unread) and report.reason is Reason.NOT_A_REPORT:
+                    self._strangers += 1  # images beside the reports, for example: no row each
+                else:
+                    self._ledger.took(report, self._secret.report(report.key))
                 self._update("reading reports", done, None)
 
     def _find(self) -> None:
@@ -129,7 +133,7 @@ class Collector:
                 refused = 0
             except ArchiveAwayError as away:
                 refused += 1
-                if away.reason is not Reason.PEER_REFUSED or refused == _REFUSALS:
+                if away.reason is not Reason.ARCHIVE_REFUSED or refused == _REFUSALS:
                     raise
                 self._ledger.dropped(study.study_uid, away.reason, away.detail)
             except _DroppedError as dropped:
@@ -143,10 +147,10 @@ class Collector:
 
     def _one(self, study: StudyEntry) -> None:
         """Raises _DroppedError, ArchiveAwayError."""
-        if not study.patient_id:
-            raise _DroppedError(Reason.NO_PATIENT_ID)
         listed = self._patiently(lambda: self._archive.series(study.study_uid))
         report = self._report(study, [one for one in listed if one.modality in _REPORT_MODALITIES])
+        if not identifier(study.patient_id):
+            raise _DroppedError(Reason.NO_PATIENT_ID)
         unfit: Unfit | None = None
         for candidate in self._candidates([one for one in listed if one.modality == "CT"]):
             pair_id = self._secret.pair(candidate.entry.series_uid)
@@ -162,12 +166,14 @@ class Collector:
 
     def _report(self, study: StudyEntry, listed: list[SeriesEntry]) -> FoundReport:
         """The one report of the study. Raises _DroppedError."""
-        found, within = list[FoundReport](), timedelta(days=self._settings.issued_within_days)
+        found, unread = list[FoundReport](), list[Reason]()
+        within = timedelta(days=self._settings.issued_within_days)
         for series in listed:
-            with _Folder(self._private / "incoming") as folder:
+            with TemporaryRoom(self._private / "incoming") as folder:
                 self._fetch(series, folder, least=0)  # dose reports beside it may be refused
                 read = [of_archive(file) for file in sorted(folder.iterdir())]
             found += [one for one in read if isinstance(one, FoundReport) and one.study_uid == study.study_uid]
+            unread += [one.reason for one in read if isinstance(one, Unread) and one.reason is not Reason.NOT_A_REPORT]
         dropped = [one for one in self._ledger.candidates(study) if fits(one, study, within)]
         self._ledger.used(study.study_uid, [one.key for one in dropped])
         namesakes = self._ledger.namesakes(study)
@@ -176,7 +182,8 @@ class Collector:
                 raise _DroppedError(Reason.STUDY_AMBIGUOUS)
         report = choose_report(study, [*found, *dropped], self._settings.unverified)
         if isinstance(report, Unpaired):
-            raise _DroppedError(report.reason)
+            nothing = report.reason is Reason.NO_REPORT and unread
+            raise _DroppedError(unread[0] if nothing else report.reason)
         return report
 
     def _candidates(self, listed: list[SeriesEntry]) -> tuple[choice.Candidate, ...]:
@@ -202,15 +209,16 @@ class Collector:
         people = report.known | of_dataset(header) | known((), (study.patient_id, study.accession))
         scrubber = Scrubber(people)
         sections = _scrubbed(report, scrubber)
-        subject = deidentify.Subject(study.patient_id, self._secret, scrubber, study.day)
-        with _Folder(self._private / "incoming") as folder:
+        patient = identifier(study.patient_id)
+        subject = deidentify.Subject(patient, self._secret, scrubber, study.day)
+        with TemporaryRoom(self._private / "incoming") as folder:
             self._fetch(candidate.entry, folder, least=candidate.entry.instances or 1)
             volume = self._volume(folder)
             slices = deidentify.write(volume, header, subject, self._collection.draft(pair_id))
-        split = self._secret.split(study.patient_id, self._settings.validate_share, self._settings.test_share)
+        split = self._secret.split(patient, self._settings.validate_share, self._settings.test_share)
         pair = Pair(
             pair_id,
-            self._secret.subject(study.patient_id),
+            self._secret.subject(patient),
             split,
             slices,
             tuple(one.heading for one in sections),
@@ -227,6 +235,8 @@ class Collector:
             raise Unfit(scan.problems[0].reason, f"{len(scan.problems)} images cannot be read")
         if len(scan.series) != 1:
             raise Unfit(Reason.NOT_CT, "not one series")
+        if any(choice.burned_in(file) for file in folder.iterdir()):
+            raise Unfit(Reason.BURNED_IN, "not only in the image that was looked at first")
         return load_volume(vet(scan.series[0], self._settings.min_slices))
 
     def _fetch(self, series: SeriesEntry, folder: Path, least: int) -> None:
@@ -254,6 +264,10 @@ class Collector:
 
     def _finish(self, stopped: str) -> Summary:
         """Feedback, rows to look at, counts."""
+        within = timedelta(days=self._settings.issued_within_days)
+        for report, study in self._ledger.unused():
+            if fits(report, study, within):
+                self._ledger.used(study.study_uid, [report.key])
         out, settings = self._settings.out, self._settings
         verdicts = (0, 0)
         if settings.feedback is not None:
@@ -265,7 +279,10 @@ class Collector:
             if state is not State.KEPT:
                 studies[reason or "not yet done"] = count
         kept = sum(count for (state, _), count in counts.items() if state is State.KEPT)
-        return Summary(kept, studies, self._ledger.report_counts(), verdicts, rows, stopped)
+        reports = self._ledger.report_counts()
+        if self._strangers:
+            reports[Reason.NOT_A_REPORT.value] = self._strangers
+        return Summary(kept, studies, reports, verdicts, rows, stopped)
 
 
 def _scrubbed(report: FoundReport, scrubber: Scrubber) -> tuple[ReportSection, ...]:
@@ -282,56 +299,13 @@ def _scrubbed(report: FoundReport, scrubber: Scrubber) -> tuple[ReportSection, .
     return sections
 
 
-class _Folder:
-    """A new empty folder for what comes with patient data; gone at the end."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._path.mkdir(mode=0o700)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
-
-
-def staging(private: Path) -> Path:
-    """Folder for single images on their way, empty and for nobody else's eyes. Raises OSError."""
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder = private / "peek"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    return folder
-
-
-def _open_private(private: Path, out: Path) -> tuple[Secret, Ledger]:
-    """Raises CollectError if the collection was made with another salt."""
-    private.mkdir(parents=True, exist_ok=True, mode=0o700)
-    mark = out / "collection.json"
-    if mark.exists() and not (private / "salt").exists():
-        raise CollectError(f"{private} is not the private folder of {out}: no salt in it; name it with --private")
-    secret = Secret.open(private)
-    if mark.exists() and json.loads(mark.read_bytes()).get("salt") != secret.mark:
-        raise CollectError(f"{private} is not the private folder of {out}: another salt; name it with --private")
-    return secret, Ledger(private / "ledger.sqlite")
-
-
-def _mark(out: Path, secret: Secret) -> None:
-    mark = out / "collection.json"
-    if not mark.exists():
-        part = mark.with_suffix(".part")
-        part.write_text(json.dumps({"version": 1, "salt": secret.mark}) + "\n", encoding="utf-8")
-        part.replace(mark)
-
-
 def _write_rows(file: Path, ledger: Ledger) -> None:
+    """Without details: some quote values of headers. They are in the ledger."""
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    writer.writerow(("what", "pseudonym", "reason", "detail", "meaning", "cure"))
+    writer.writerow(("what", "pseudonym", "reason", "meaning", "cure"))
     for one in ledger.outcomes():
-        writer.writerow((one.what, one.pseudonym, one.reason.value, one.detail, one.reason.meaning, one.reason.cure))
+        writer.writerow((one.what, one.pseudonym, one.reason.value, one.reason.meaning, one.reason.cure))
     part = file.with_suffix(".part")
     part.write_text(table.getvalue(), encoding="utf-8")
     part.replace(file)

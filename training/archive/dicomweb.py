@@ -117,7 +117,7 @@ def _asked(request: Callable[[], T]) -> T:
         if status is None:
             detail = f"the DICOMweb service does not answer ({type(error).__name__})"
             raise ArchiveAwayError(Reason.PEER_UNREACHABLE, detail) from None
-        raise ArchiveAwayError(Reason.PEER_REFUSED, f"the DICOMweb service answers with status {status}") from None
+        raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, f"the DICOMweb service answers with status {status}") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         detail = f"the DICOMweb service answers what is no DICOM ({type(error).__name__})"
         raise ArchiveAwayError(Reason.PROTOCOL_ERROR, detail) from None

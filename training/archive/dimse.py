@@ -3,6 +3,7 @@
 Each request has an association of its own: an archive may then drop an idle one as it likes.
 """
 
+import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ class DimseArchive:
     def close(self) -> None:
         if self._server is not None:
             self._server.shutdown()
+        shutil.rmtree(self._staging, ignore_errors=True)
 
     def studies(self, days: Days) -> Iterator[StudyEntry]:
         """Day by day where both ends are given: archives limit how much one answer may have."""
@@ -109,16 +111,16 @@ class DimseArchive:
         found = []
         with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
             for status, identifier in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
-                code = _status(status, "C-FIND")
+                code = self._status(status, "C-FIND")
                 if code in _PENDING and identifier is not None:
                     found.append(identifier)
                 elif code == _TOO_MANY:
                     raise ArchiveAwayError(
-                        Reason.PEER_REFUSED,
+                        Reason.ARCHIVE_REFUSED,
                         "C-FIND has too many matches (0xA700); ask for fewer days with --from, --to",
                     )
                 elif code not in _PENDING and code != 0:
-                    raise ArchiveAwayError(Reason.PEER_REFUSED, f"C-FIND ended with status 0x{code:04X}")
+                    raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, f"C-FIND ended with status 0x{code:04X}")
         return found
 
     def _retrieve(self, query: Dataset, into: Path) -> int:
@@ -137,14 +139,15 @@ class DimseArchive:
         model = StudyRootQueryRetrieveInformationModelMove
         with self._association([build_context(model)]) as association:
             for status, _ in association.send_c_move(query, self._pacs.calling, model):
-                code = _status(status, "C-MOVE")
+                code = self._status(status, "C-MOVE")
                 if code == _MOVE_DESTINATION_UNKNOWN:
                     raise ArchiveAwayError(
                         Reason.NO_ADDRESS,
                         f"C-MOVE: the archive does not know {self._pacs.calling}; "
                         "let it know this AE title with host and port, or set retrieve: get",
                     )
-                _check_end(code, "C-MOVE")
+                where = f"{self._pacs.listen_host}:{self._pacs.listen_port}"
+                _check_end(code, "C-MOVE", f"; it has to reach {self._pacs.calling} at {where}")
 
     def _get(self, query: Dataset) -> None:
         model = StudyRootQueryRetrieveInformationModelGet
@@ -153,7 +156,14 @@ class DimseArchive:
         roles = [build_role(one, scp_role=True) for one in CLASSES]
         with self._association([build_context(model), *contexts], roles) as association:
             for status, _ in association.send_c_get(query, model):
-                _check_end(_status(status, "C-GET"), "C-GET")
+                _check_end(self._status(status, "C-GET"), "C-GET")
+
+    def _status(self, status: Dataset, what: str) -> int:
+        """The status of a response. Raises ArchiveAwayError if none came."""
+        if "Status" not in status:
+            detail = f"{what}: the archive broke off or fell silent; if it is up, let it know {self._pacs.calling}"
+            raise ArchiveAwayError(Reason.PEER_UNREACHABLE, detail)
+        return int(status.Status)
 
     @contextmanager
     def _association(self, contexts: list[PresentationContext], roles: Sequence[Any] = ()) -> Iterator[Any]:
@@ -175,14 +185,19 @@ class DimseArchive:
         if not association.is_established:
             if association.is_rejected:
                 detail = f"{pacs.ae_title} rejects the association; it has to know the AE title {pacs.calling}"
-                raise ArchiveAwayError(Reason.PEER_REFUSED, detail)
-            raise ArchiveAwayError(Reason.PEER_UNREACHABLE, f"no association with {pacs.host}:{pacs.port}")
+                raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, detail)
+            hint = (
+                ""
+                if pacs.tls is None
+                else "; if it is up, see pacs.tls: one side may not trust the other's certificate"
+            )
+            raise ArchiveAwayError(Reason.PEER_UNREACHABLE, f"no association with {pacs.host}:{pacs.port}{hint}")
         try:
             if not association.accepted_contexts:
-                raise ArchiveAwayError(Reason.PEER_REFUSED, "the archive offers nothing of what is asked of it")
+                raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, "the archive offers nothing of what is asked of it")
             yield association
         except ValueError as error:  # pynetdicom: no accepted context for the request
-            raise ArchiveAwayError(Reason.PEER_REFUSED, "the archive does not offer this service") from error
+            raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, "the archive does not offer this service") from error
         except RuntimeError as error:  # pynetdicom: the association has ended
             raise ArchiveAwayError(Reason.PEER_UNREACHABLE, "the association has ended") from error
         finally:
@@ -212,17 +227,10 @@ def _single_days(days: Days) -> Iterator[Days]:
         day += timedelta(days=1)
 
 
-def _status(status: Dataset, what: str) -> int:
-    """The status of a response. Raises ArchiveAwayError if none came."""
-    if "Status" not in status:
-        raise ArchiveAwayError(Reason.PEER_UNREACHABLE, f"{what}: the archive stopped answering")
-    return int(status.Status)
-
-
-def _check_end(code: int, what: str) -> None:
+def _check_end(code: int, what: str, hint: str = "") -> None:
     """A warning, or "unable to perform sub-operations", means that some did not come: whoever asked counts them."""
     if code not in (*_PENDING, 0x0000, 0xB000, 0xA702):
-        raise ArchiveAwayError(Reason.PEER_REFUSED, f"{what} ended with status 0x{code:04X}")
+        raise ArchiveAwayError(Reason.ARCHIVE_REFUSED, f"{what} ended with status 0x{code:04X}{hint}")
 
 
 def _count(value: Any) -> int | None:

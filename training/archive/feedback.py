@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ def join(file: Path, ledger: Ledger, secret: Secret, out: Path) -> tuple[int, in
                 if not line.strip():
                     continue
                 row = _row(line, f"{file}, line {number}")
+                told = {key: row.get(key) for key in _KEPT}
+                if not all(_plain(value) for value in told.values()):
+                    raise CollectError(f"{file}, line {number}: values that `fvlm-node feedback export` never writes")
                 pair = ledger.pair_of(row["study_instance_uid"])
                 if pair is None:
                     left += 1
                     continue
-                told = {key: row.get(key) for key in _KEPT}
                 about = {"pair_id": pair[0], "same_series": pair[1] == row["series_instance_uid"]}
                 kept.append(json.dumps(about | told | {"reader": secret.reader(_reader(row))}))
     except (OSError, UnicodeDecodeError) as error:
@@ -53,6 +56,13 @@ def _row(line: str, where: str) -> dict[str, Any]:
     except (ValueError, KeyError):
         pass
     raise CollectError(f"{where}: no verdict; give a file that `fvlm-node feedback export` wrote")
+
+
+def _plain(value: Any) -> bool:
+    """A number, a truth value, nothing, or a word of the vocabulary: never what might name somebody."""
+    if isinstance(value, str):
+        return re.fullmatch(r"[a-z0-9_.:-]{0,128}", value) is not None
+    return value is None or isinstance(value, int | float)
 
 
 def _reader(row: dict[str, Any]) -> str:

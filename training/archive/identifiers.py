@@ -5,6 +5,7 @@ Everything here is wide on purpose: what is collected too much costs a word of t
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -28,9 +29,7 @@ _HL7_NAMES = {"PID": (5, 6, 9), "NK1": (2,), "PV1": (7, 8, 9, 17, 52), "OBR": (1
 _HL7_NUMBERS = {"PID": (2, 3, 4, 11, 13, 14, 18, 19, 20), "NK1": (4, 5), "PV1": (3, 19), "OBR": (2, 3, 17, 18, 19, 20),
                 "ORC": (2, 3, 14), "MSH": (4, 6), "GT1": (5, 6), "IN1": (19, 36), "IPC": (1,)}  # fmt: skip
 _HL7_DAYS = {"PID": (7, 29)}
-_FHIR_NAMES = frozenset({"family", "given"})
-_FHIR_NUMBERS = frozenset({"value", "line", "city", "postalCode", "id"})
-_FHIR_INSIDE = frozenset({"name", "identifier", "telecom", "address", "subject", "performer", "resultsInterpreter"})
+_FHIR_PEOPLE = frozenset({"subject", "performer", "resultsInterpreter", "generalPractitioner", "requester"})
 _CDA_HEADER = ("recordTarget", "author", "legalAuthenticator", "authenticator", "dataEnterer", "informant",
                "custodian", "informationRecipient", "participant", "componentOf", "inFulfillmentOf")  # fmt: skip
 _TITLES = frozenset(
@@ -62,8 +61,9 @@ class Known:
 
 def known(names: Iterable[str] = (), numbers: Iterable[str] = ()) -> Known:
     """From whole names and numbers as they stand in headers."""
-    parts = {part for name in names for part in _parts(name)}
-    return Known(frozenset(parts), frozenset(kept for one in numbers if _tells(kept := " ".join(one.split()))))
+    parts = {part for name in names for part in _parts(unicodedata.normalize("NFC", name))}
+    texts = (" ".join(unicodedata.normalize("NFC", one).split()) for one in numbers)
+    return Known(frozenset(parts), frozenset(filter(_tells, texts)))
 
 
 def of_dataset(dataset: Dataset) -> Known:
@@ -137,10 +137,11 @@ def _of_json(value: Any) -> Known:
     names, numbers = list[str](), list[str]()
     for path, text in _leaves(value, ()):
         key, inside = path[-1], set(path)
-        if key in _FHIR_NAMES or (key in ("text", "display") and inside & _FHIR_INSIDE):
+        person = key == "display" and inside & _FHIR_PEOPLE and "type" not in inside
+        if person or key in ("family", "given") or (key == "text" and "name" in inside):
             names.append(text)
-            numbers.append(text if "address" in inside else "")
-        elif key in _FHIR_NUMBERS and inside & _FHIR_INSIDE:
+        place = key in ("line", "city", "postalCode", "text") and "address" in inside
+        if place or (key == "value" and inside & {"identifier", "telecom"}):
             numbers.append(text)
     return known(names, numbers)
 

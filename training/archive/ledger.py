@@ -6,14 +6,14 @@ only place where pseudonyms and real UIDs stand beside each other.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, ForeignKey, Index, create_engine, event, func, or_, select
+from sqlalchemy import Engine, ForeignKey, Index, and_, create_engine, event, func, or_, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from config import Reason
@@ -29,7 +29,7 @@ _RETRY = frozenset(
         Reason.REPORT_PRELIMINARY,
         Reason.REPORT_BY_MACHINE,
         Reason.INCOMPLETE_FETCH,
-        Reason.PEER_REFUSED,
+        Reason.ARCHIVE_REFUSED,
     }
 )
 """Reasons that time may mend: such studies are looked at again by the next run."""
@@ -97,16 +97,15 @@ class Outcome:
     what: str
     """`study` or `report`."""
     reason: Reason
-    detail: str
 
 
 class Ledger:
     """One writer at a time: `training.collection` sees to it."""
 
     def __init__(self, file: Path) -> None:
-        """Opens it, or makes it with mode 0600. Raises OSError."""
+        """Opens it, or makes it with mode 0600. Raises OSError, sqlalchemy.exc.SQLAlchemyError."""
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-        self._engine: Engine = create_engine(f"sqlite:///{file}")
+        self._engine: Engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
         event.listen(self._engine, "connect", _prepare)
         _Base.metadata.create_all(self._engine)
 
@@ -133,6 +132,13 @@ class Ledger:
         with Session(self._engine) as session:
             return [_entry(row) for row in session.scalars(query)]
 
+    def recall(self, there: Callable[[str], bool]) -> None:
+        """Studies whose pair is no longer `there` are to be done again: somebody deleted the collection, perhaps."""
+        with Session(self._engine) as session, session.begin():
+            for row in session.scalars(select(_Study).where(_Study.state == State.KEPT)):
+                if not there(row.pair_id):
+                    row.state, row.pair_id = State.FOUND.value, ""
+
     def kept(self, study_uid: str, series_uid: str, pair_id: str) -> None:
         """The study is in the collection."""
         with Session(self._engine) as session, session.begin():
@@ -141,16 +147,21 @@ class Ledger:
             row.series_uid, row.pair_id = series_uid, pair_id
 
     def dropped(self, study_uid: str, reason: Reason, detail: str = "") -> None:
-        """The study is not taken. `detail` holds nothing of the patient."""
+        """The study is not taken."""
         with Session(self._engine) as session, session.begin():
             row = session.get_one(_Study, study_uid)
             row.state, row.reason, row.detail = State.DROPPED.value, reason.value, detail
 
-    def took(self, report: FoundReport | Unread, pseudonym: str) -> bool:
-        """A report that was dropped here; whether it is new."""
+    def has(self, key: str) -> bool:
+        """Whether a report was dropped here before."""
+        with Session(self._engine) as session:
+            return session.get(_Report, key) is not None
+
+    def took(self, report: FoundReport | Unread, pseudonym: str) -> None:
+        """A report that was dropped here. One that is known stays as it is."""
         with Session(self._engine) as session, session.begin():
             if session.get(_Report, report.key) is not None:
-                return False
+                return
             row = _Report(key=report.key, pseudonym=pseudonym)
             if isinstance(report, Unread):
                 row.reason = report.reason.value
@@ -159,7 +170,6 @@ class Ledger:
                 row.join_key = "" if report.study_uid else _join_key(report.accession, report.patient_id)
                 row.content = json.dumps(_to_json(report))
             session.add(row)
-            return True
 
     def candidates(self, study: StudyEntry) -> list[FoundReport]:
         """Dropped reports that name the study, or its accession number and patient."""
@@ -179,6 +189,17 @@ class Ledger:
         with Session(self._engine) as session, session.begin():
             for key in keys:
                 session.merge(_Used(key=key, study_uid=study_uid))
+
+    def unused(self) -> list[tuple[FoundReport, StudyEntry]]:
+        """Reports that went into no decision, with each study that they name: they came after it, perhaps."""
+        same_number = and_(_Report.join_key != "", _Report.join_key == _Study.join_key)
+        query = (
+            select(_Report, _Study)
+            .join(_Study, or_(_Report.study_uid == _Study.study_uid, same_number))
+            .where(_Report.reason == "", _Report.key.not_in(select(_Used.key)))
+        )
+        with Session(self._engine) as session:
+            return [(_from_json(report), _entry(study)) for report, study in session.execute(query).tuples()]
 
     def pair_of(self, study_uid: str) -> tuple[str, str] | None:
         """(pair, Series Instance UID) of a study that was kept."""
@@ -206,10 +227,10 @@ class Ledger:
         with Session(self._engine) as session:
             dropped = select(_Study).where(_Study.state == State.DROPPED).order_by(_Study.pseudonym)
             for row in session.scalars(dropped):
-                yield Outcome(row.pseudonym, "study", Reason(row.reason), row.detail)
+                yield Outcome(row.pseudonym, "study", Reason(row.reason))
             unused = select(_Report).where(_Report.key.not_in(select(_Used.key))).order_by(_Report.pseudonym)
             for report in session.scalars(unused):
-                yield Outcome(report.pseudonym, "report", Reason(report.reason or Reason.NO_STUDY), "")
+                yield Outcome(report.pseudonym, "report", Reason(report.reason or Reason.NO_STUDY))
 
     @staticmethod
     def _reports_with_study() -> Any:
@@ -218,7 +239,8 @@ class Ledger:
 
 
 def _prepare(connection: Any, _: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=20000", "secure_delete=ON"):
+    """A crash of the machine may cost the last entries; the collection has their pairs, and they are entered again."""
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=20000", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -4,11 +4,12 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from pydicom import Dataset, dcmread
 
@@ -62,8 +63,11 @@ def of_archive(file: Path) -> FoundReport | Unread:
     return _read(data) if len(data) <= LARGEST else Unread(_key(data), Reason.REPORT_TOO_LARGE)
 
 
-def of_drop(where: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | Unread]:
-    """Everything in a file or below a folder: CSV by its suffix, `.ndjson` a resource a line, HL7 a message each.
+def of_drop(
+    where: Path, columns: Mapping[str, str], seen: Callable[[str], bool] = lambda _: False
+) -> Iterator[FoundReport | Unread]:
+    """Everything in a file or below a folder: CSV by its suffix, `.ndjson` a resource a line, HL7 a message each, FHIR
+    Bundles a report each. Of what `seen` says that it is known, by its key, nothing is read again.
 
     Raises CollectError if it is not there, or a CSV lacks the columns that it needs.
     """
@@ -71,28 +75,67 @@ def of_drop(where: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | U
         raise CollectError(f"{where} is not there; name a file or folder with reports")
     for file in sorted(path for path in where.rglob("*") if path.is_file()) if where.is_dir() else [where]:
         if file.suffix.lower() == ".csv":
-            yield from _of_csv(file, columns)
+            yield from _of_csv(file, columns, seen)
             continue
         try:
             with file.open("rb") as stream:
                 data = stream.read(LARGEST + 1)
         except OSError as error:
-            raise CollectError(f"{file} cannot be read: {error.strerror}") from error
-        if len(data) > LARGEST and file.suffix.lower() != ".ndjson" and not data.lstrip(b"\x0b").startswith(b"MSH"):
-            yield Unread(_key(data), Reason.REPORT_TOO_LARGE)
-            continue
+            raise CollectError(f"{where}: a file cannot be read: {error.strerror}") from error
         for part in _parts(file, data):
-            yield _read(part)
+            key = _key(part)
+            if seen(key):
+                continue
+            yield _read(part) if len(part) <= LARGEST else Unread(key, Reason.REPORT_TOO_LARGE)
 
 
-def _parts(file: Path, data: bytes) -> list[bytes]:
-    """One report each: batches of HL7 messages and lines of JSON are split."""
+def _parts(file: Path, data: bytes) -> Iterable[bytes]:
+    """One report each: batches of HL7 messages and lines of JSON are split. `data`: the file, or how it begins."""
     if file.suffix.lower() == ".ndjson":
-        return [line for line in file.read_bytes().splitlines() if line.strip()]
+        return _lines(file)
     if re.match(rb"[\x0b\s]*(?:MSH|FHS|BHS)", data):
         messages = re.split(rb"(?:^|(?<=[\r\n\x0b]))(?=MSH)", file.read_bytes())
         return [re.split(rb"[\r\n](?=BTS|FTS)", one)[0] for one in messages if one.startswith(b"MSH")]
-    return [data]
+    return _single(data) if data.lstrip().startswith(b"{") else [data]
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        yield from (line for line in stream if line.strip())
+
+
+def _single(data: bytes) -> list[bytes]:
+    """A FHIR Bundle with several reports as bundles with one each and what it refers to; anything else as it is."""
+    try:
+        bundle = json.loads(data)
+        entries: list[dict[str, Any]] = [one for one in bundle["entry"] if isinstance(one["resource"], dict)]
+        reports = [one for one in entries if one["resource"]["resourceType"] == "DiagnosticReport"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return [data]
+    if len(reports) < 2:
+        return [data]
+    by_name = {name: one for one in entries for name in _names(one)}
+    return [json.dumps(bundle | {"entry": _with_references(report, by_name)}).encode() for report in reports]
+
+
+def _with_references(report: dict[str, Any], by_name: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    found, waiting = [report], _references(report)
+    while waiting:
+        entry = by_name.get(waiting.pop())
+        if entry is not None and entry not in found and entry["resource"].get("resourceType") != "DiagnosticReport":
+            found.append(entry)
+            waiting += _references(entry)
+    return found
+
+
+def _names(entry: dict[str, Any]) -> list[str]:
+    """Under which others refer to an entry."""
+    resource = entry["resource"]
+    return [str(entry.get("fullUrl")), f"{resource.get('resourceType')}/{resource.get('id')}"]
+
+
+def _references(entry: dict[str, Any]) -> list[str]:
+    return re.findall(r'"reference": "([^"#]+)"', json.dumps(entry))
 
 
 def _read(data: bytes) -> FoundReport | Unread:
@@ -145,7 +188,7 @@ def _dataset(data: bytes) -> Dataset | None:
         raise ReportError(Reason.REPORT_DAMAGED, f"it cannot be read ({type(error).__name__})") from error
 
 
-def _of_csv(file: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | Unread]:
+def _of_csv(file: Path, columns: Mapping[str, str], seen: Callable[[str], bool]) -> Iterator[FoundReport | Unread]:
     """A report a row. Raises CollectError."""
     wrong = sorted(set(columns) - set(_COLUMNS))
     if wrong:
@@ -165,13 +208,15 @@ def _of_csv(file: Path, columns: Mapping[str, str]) -> Iterator[FoundReport | Un
                     f"of {', '.join(_TEXTS)}; other names go under `columns` in the configuration"
                 )
             for row in rows:
-                yield _of_row({column: (row.get(name) or "").strip() for column, name in names.items()})
+                values = {column: (row.get(name) or "").strip() for column, name in names.items()}
+                if not seen(_row_key(values)):
+                    yield _of_row(values)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CollectError(f"{file} cannot be read as CSV in UTF-8 ({type(error).__name__})") from error
 
 
 def _of_row(row: dict[str, str]) -> FoundReport | Unread:
-    key = _key(json.dumps(row, sort_keys=True).encode())
+    key = _row_key(row)
     sections = [(title.capitalize(), row[title]) for title in ("findings", "impression") if row[title]]
     if row["text"]:
         sections += [(one.title, one.text) for one in text.split("", text.plain(row["text"]))]
@@ -188,6 +233,10 @@ def _of_row(row: dict[str, str]) -> FoundReport | Unread:
         sections=tuple(sections),
         known=known((), [row["accession_number"], row["patient_id"]]),
     )
+
+
+def _row_key(row: dict[str, str]) -> str:
+    return _key(json.dumps(row, sort_keys=True).encode())
 
 
 def _key(data: bytes) -> str:

@@ -2,8 +2,8 @@
 number, an address, a day.
 
 What is taken out leaves `___` behind, as in the public report collections that clinical text encoders were trained on.
-Rules do not find everything: a misspelt name in running text, a name that only the report knows and that no title or
-signature marks. `docs/researcher/collecting.md` says what to look at by hand.
+Rules do not find everything: a name that only the report knows and that no title, label or signature marks, a short
+one that is misspelt. `docs/researcher/collecting.md` says what to look at by hand.
 """
 
 import re
@@ -29,6 +29,11 @@ _NAMED = (
     rf"{_PARTICLES}[{_CAPITAL}][\w'’.-]{{0,40}}"
     rf"(?:[ \t,]+{_PARTICLES}[{_CAPITAL}][\w'’-]{{0,40}}){{0,3}}"
 )
+_WORD = re.compile(r"[^\W\d_]{5,40}")
+_LONG_NAME = 6
+"""Letters of a name that is also found misspelt; shorter ones are too near to other words."""
+_SHORT_NAME = 3
+"""Letters of a name that is looked for only where it is capitalised: small words are as short."""
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "å": "aa", "ø": "oe", "æ": "ae"})
 _TWO_LETTERS = re.compile("ae|oe|ue|ss|aa")
 _ONE_LETTER = {"ae": "a", "oe": "o", "ue": "u", "ss": "ß", "aa": "a"}
@@ -54,13 +59,19 @@ class Scrubber:
     """For one study: its rules know the people around it."""
 
     def __init__(self, known: Known) -> None:
-        words = _words()
         single = {one for one in known.numbers if one.isalpha() and len(one.split()) == 1}
         self._numbers = _any_of(_number_pattern(one) for one in known.numbers - single)
-        plain = {name for name in known.names | single if fold(name) not in words}
-        ambiguous = {name for name in known.names if fold(name) in words}
+        bound = {name for name in known.names if fold(name) in _words("findings")}
+        single -= {name for name in single if fold(name) in _words("findings")}
+        names = (known.names | single) - bound
+        ambiguous = {
+            name for name in names if (len(name) <= _SHORT_NAME and name.isascii()) or fold(name) in _words("words")
+        }
+        plain = names - ambiguous
+        self._beside = _beside(bound, names | bound)
         self._names = _any_of(pattern for name in plain for pattern in _name_patterns(name))
         self._ambiguous = _any_of(pattern for name in ambiguous for pattern in _name_patterns(name))
+        self._near = {cut for name in plain if len(name) >= _LONG_NAME for cut in _one_off(fold(name))}
         squashed = {_squash(one) for one in known.numbers - single}
         self._squashed = {one for one in squashed if len(one) >= 5}
 
@@ -70,6 +81,8 @@ class Scrubber:
             raise ValueError(f"more than {LONGEST} characters")
         counts: Counter[str] = Counter()
         text = unicodedata.normalize("NFC", text)
+        if self._beside is not None:
+            text = self._beside.sub(BLANK, text)
         text = self._known(text, counts)
         for rule in _rules():
             text = _apply(rule, text, counts)
@@ -96,7 +109,18 @@ class Scrubber:
             ]
             counts[kind] += len(spans)
             text = _cut(text, spans)
-        return text
+        spans = [found.span() for found in _WORD.finditer(text) if self._misspelt(found[0])]
+        counts["misspelt name"] += len(spans)
+        return _cut(text, spans)
+
+    def _misspelt(self, word: str) -> bool:
+        """Whether a capitalised word is a long known name but for one letter too many, too few, or wrong."""
+        return word[0].isupper() and not self._near.isdisjoint(_one_off(fold(word)))
+
+
+def _one_off(word: str) -> set[str]:
+    """The word, and the word without each of its letters: two that share one of these differ by little."""
+    return {word, *(word[:at] + word[at + 1 :] for at in range(len(word)))}
 
 
 def fold(text: str) -> str:
@@ -126,6 +150,16 @@ def _name_patterns(name: str) -> Iterable[str]:
             yield re.escape(form)
         else:
             yield rf"(?<![^\W_]){re.escape(form)}(?:['’]?s)?(?![^\W_])"
+
+
+def _beside(bound: Iterable[str], names: Iterable[str]) -> re.Pattern[str] | None:
+    """Words of reports that are parts of a name, where they stand beside another part of it."""
+    other = "|".join(sorted({re.escape(name) for name in names}, key=len, reverse=True))
+    either = "|".join(re.escape(name) for name in sorted(bound))
+    if not either:
+        return None
+    pattern = rf"\b(?:{other})(?:[-\s,]{{1,3}}(?:{either}))+\b|\b(?:(?:{either})[-\s,]{{1,3}})+(?:{other})\b"
+    return re.compile(pattern, re.IGNORECASE)
 
 
 def _number_pattern(number: str) -> str:
@@ -169,8 +203,9 @@ def _document() -> dict[str, Any]:
 
 
 @cache
-def _words() -> frozenset[str]:
-    return frozenset(fold(word) for line in _document()["words"] for word in line.split())
+def _words(kind: str) -> frozenset[str]:
+    """A list of words of the rules, folded."""
+    return frozenset(fold(word) for line in _document()[kind] for word in line.split())
 
 
 @cache
