@@ -84,7 +84,7 @@ class HttpPeer:
         """An answer with success. Raises PeerError, also for what goes wrong while it is read."""
         try:
             with self._client.stream(
-                "GET", f"{self.url}/{path}", params=dict(params or {}), headers={"Accept": accept}
+                "GET", f"{self.url}/{path}", params=params, headers={"Accept": accept}
             ) as answer:
                 if answer.status_code not in (200, 204):
                     raise PeerError(

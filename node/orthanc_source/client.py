@@ -87,7 +87,7 @@ class OrthancClient:
     def last_change(self) -> int:
         """The number of the newest change; 0 if there is none."""
         with _answer():
-            return int(self.peer.json("changes?last")["Last"])
+            return int(self.peer.json("changes", {"last": ""})["Last"])
 
     def series_of(self, instance: str) -> str:
         """Orthanc's own name of the series of an instance."""
