@@ -165,17 +165,17 @@ def on_series(output: Any, _uri: str, **request: Any) -> None:
         return
     # A foreign page cannot send this header without asking first, which Orthanc does not allow.
     if reading and request["headers"].get("x-fvlm-node") != "read":
-        output.SendHttpStatus(403, b'{"error": "send the header X-Fvlm-Node: read"}')
+        output.SendHttpStatusCode(403)  # send the header X-Fvlm-Node: read
         return
     try:
         tags = json.loads(orthanc.RestApiGet("/series/" + series))["MainDicomTags"]
     except orthanc.OrthancException:
-        output.SendHttpStatus(404, b'{"error": "there is no such series"}')
+        output.SendHttpStatusCode(404)  # there is no such series
         return
     if tags.get("Modality", "").strip() != "CT":
-        output.SendHttpStatus(409, b'{"error": "it is no CT series"}')
+        output.SendHttpStatusCode(409)  # it is no CT series
     elif reading and not NODE.read(series, tags["SeriesInstanceUID"]):
-        output.SendHttpStatus(503, b'{"error": "too much waits for fVLM Node; try again"}')
+        output.SendHttpStatusCode(503)  # too much waits for fVLM Node; try again
     else:
         answer(output, NODE.state(series, tags["SeriesInstanceUID"]) if not reading else {"state": "ASKING"})
 
