@@ -83,9 +83,7 @@ class HttpPeer:
     def _answer(self, path: str, params: Mapping[str, str | int] | None, accept: str) -> Iterator[httpx.Response]:
         """An answer with success. Raises PeerError, also for what goes wrong while it is read."""
         try:
-            with self._client.stream(
-                "GET", f"{self.url}/{path}", params=params, headers={"Accept": accept}
-            ) as answer:
+            with self._client.stream("GET", f"{self.url}/{path}", params=params, headers={"Accept": accept}) as answer:
                 if answer.status_code not in (200, 204):
                     raise PeerError(
                         Reason.PEER_REFUSED, f"{self.url} answers HTTP {answer.status_code}", answer.status_code

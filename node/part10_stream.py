@@ -23,6 +23,8 @@ CLASS_NOT_SUPPORTED = 0x0122
 _HELD = 65536
 """Bytes."""
 _PREFIX = 132
+_NEXT_ELEMENT = 16
+"""Bytes of what follows that the parser looks at to see that it is of another group."""
 _GROUP_LENGTH = b"\x02\0\0\0UL\x04\0"
 
 
@@ -55,17 +57,17 @@ class Part10Stream:
 
     def write(self, piece: Buffer) -> None:
         """The next bytes; they may be used again afterwards."""
-        self._size += len(piece)
-        if self._size > self._longest:
-            self.refuse(OUT_OF_RESOURCES, Reason.OBJECT_TOO_LARGE, "the object is larger than the node takes")
         if self._refused is not None:
             return
+        self._size += len(piece)
         if self._incoming is not None:
             self._pass(piece)
-            return
-        self._meta += piece
-        if self._meta_is_whole():
-            self._begin()
+        else:
+            self._meta += piece
+            if self._meta_is_whole():
+                self._begin()
+        if self._size > self._longest:
+            self.refuse(OUT_OF_RESOURCES, Reason.OBJECT_TOO_LARGE, "the object is larger than the node takes")
 
     def finish(self) -> Stored | Refused:
         """The end of the stream; waits for the disk."""
@@ -94,7 +96,7 @@ class Part10Stream:
         if len(start) < 12:
             return False
         length = int.from_bytes(start[8:], "little") if start[:8] == _GROUP_LENGTH else _HELD
-        return len(self._meta) >= _PREFIX + 12 + length
+        return len(self._meta) >= _PREFIX + 12 + length + _NEXT_ELEMENT
 
     def _begin(self) -> None:
         """The file meta information is here: announce the data set at the door."""

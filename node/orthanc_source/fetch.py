@@ -3,9 +3,7 @@
 import hashlib
 import os
 import threading
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from config import Reason, Settings
 from config.inlet_settings import OrthancSource
 from ct.part10 import is_uid
 from node.database import Records
+from node.fetch_pool import Refusal, fetch_all, refusal
 from node.http_peer import PeerError
 from node.intake import Intake, IntakeSession, Refused, Stored
 from node.kept import kept
@@ -26,12 +25,6 @@ from node.part10_stream import Part10Stream, accepted_classes
 _log = structlog.get_logger(__name__)
 
 _READ = 2**20
-_LATER = (Reason.DISK_FULL, Reason.SPOOL_FAILED)
-"""Of the door: to be tried again, whatever the image is."""
-
-
-class StoppedError(Exception):
-    """The node ends; what is Stored stays."""
 
 
 @dataclass(frozen=True)
@@ -88,45 +81,16 @@ class SeriesFetch:
         announce(spool_dir, self._name, self._source.ae_title, found.uid, uids)
         with self._records.reading() as session:
             there = kept(session, spool_dir, uids)
-        missing = deque(one for one in instances if one.sop_instance_uid not in there)
-        refused = self._fetch_all(missing)
+        missing = [one for one in instances if one.sop_instance_uid not in there]
+        calling, called = self._source.ae_title, self._settings.dicom.ae_title
+        refused = fetch_all(self._intake, calling, called, missing, self._source.at_once, self._fetch_one, self._ended)
         images = len(uids) - len(there) - len(refused)
         _log.info("series_fetched", source=self._name, images=images, known=len(there), refused=len(refused))
         reason, detail = refused[0] if refused else (None, "")
         names = tuple(one.name for one in instances)
         return Fetched(names, images, reason, f"{detail} ({len(refused)} images)" if detail else "")
 
-    def _fetch_all(self, missing: deque[OrthancInstance]) -> list[tuple[Reason, str]]:
-        """Why images were refused. Raises the first error for which it is to be tried again."""
-        refused: list[tuple[Reason, str]] = []
-        failed = threading.Event()
-
-        def some() -> None:
-            """One of the threads: a session, and so a segment, of its own."""
-            with self._intake.open(self._source.ae_title, self._settings.dicom.ae_title) as session:
-                while not failed.is_set() and not self._ended.is_set():
-                    try:
-                        instance = missing.popleft()
-                    except IndexError:
-                        return
-                    try:
-                        answer = self._fetch_one(session, instance)
-                    except BaseException:
-                        failed.set()
-                        raise
-                    if answer is not None:
-                        refused.append(answer)
-
-        count = min(self._source.at_once, len(missing))
-        if count:
-            with ThreadPoolExecutor(count, thread_name_prefix="fetch") as pool:
-                for future in [pool.submit(some) for _ in range(count)]:
-                    future.result()
-        if missing:
-            raise StoppedError
-        return refused
-
-    def _fetch_one(self, session: IntakeSession, instance: OrthancInstance) -> tuple[Reason, str] | None:
+    def _fetch_one(self, session: IntakeSession, instance: OrthancInstance) -> Refusal | None:
         """Why it is not Stored. Raises PeerError, OSError."""
         answer = self._copy(session, instance) if self._source.storage_dir is not None else None
         if answer is None:
@@ -140,11 +104,7 @@ class SeriesFetch:
                     return Reason.GONE_AT_SOURCE, Reason.GONE_AT_SOURCE.meaning
                 raise
             answer = stream.finish()
-        if isinstance(answer, Stored):
-            return None
-        if answer.reason in _LATER:
-            raise OSError(0, answer.comment)
-        return answer.reason, answer.comment
+        return refusal(answer)
 
     def _copy(self, session: IntakeSession, instance: OrthancInstance) -> Stored | Refused | None:
         """Out of Orthanc's storage; None if what lies there is not what Orthanc says it is, or nothing lies there."""

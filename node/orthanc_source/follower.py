@@ -12,10 +12,11 @@ from sqlalchemy.exc import DBAPIError
 from config import Reason, Settings
 from config.inlet_settings import OrthancSource
 from node.database import Records
+from node.fetch_pool import StoppedError
 from node.http_peer import HttpPeer, PeerError
 from node.orthanc_source import rows
 from node.orthanc_source.client import NEW_INSTANCE, Change, OrthancClient
-from node.orthanc_source.fetch import Fetched, SeriesFetch, StoppedError
+from node.orthanc_source.fetch import Fetched, SeriesFetch
 from node.orthanc_source.pending import Pending
 
 _log = structlog.get_logger(__name__)

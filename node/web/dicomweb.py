@@ -98,6 +98,10 @@ async def _pieces(request: Request, timeout_s: float) -> AsyncIterator[bytes]:
             chunk = await asyncio.wait_for(anext(stream), timeout_s)
         except StopAsyncIteration:
             break
+        except (TimeoutError, ClientDisconnect):
+            if held:  # there may be a whole object in it
+                yield bytes(held)
+            raise
         held += chunk
         if len(held) >= _PIECE:
             yield bytes(held)
