@@ -9,6 +9,7 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, build_context, build_role, evt
 from pynetdicom.sop_class import (
+    CTImageStorage,
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
@@ -27,6 +28,8 @@ from node.tls import TlsError
 _PENDING = (0xFF00, 0xFF01)
 _MOST_UIDS = 200
 """UIDs in one request: a list of them is limited to 16 kB by careful archives."""
+_MOST_CLASSES = 80
+"""Storage classes in one request for an association; it may have 128 presentation contexts."""
 _WARNING = 0xB000
 """Sub-operations complete, one or more failed (PS3.4 table C.4-2)."""
 
@@ -92,7 +95,7 @@ def _get(
             return status
 
         model = StudyRootQueryRetrieveInformationModelGet
-        classes = sorted(accepted_classes(settings))
+        classes = sorted(accepted_classes(settings))[:_MOST_CLASSES]
         with _association(settings, source, model, classes, [(evt.EVT_C_STORE, store)]) as association:
             for query in _queries(study, wanted):
                 _retrieve("C-GET", association.send_c_get(query, model), found)
@@ -184,7 +187,10 @@ def _association(
     timeout_s = settings.delivery.timeout_s
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
     classes = list(stored)
-    contexts = [build_context(model), *(build_context(one, ALL_TRANSFER_SYNTAXES) for one in classes)]
+    contexts = [build_context(model)]
+    if classes:  # a context for each syntax of CT images: the archive takes one of each context, and may not transcode
+        contexts += [build_context(CTImageStorage, syntax) for syntax in ALL_TRANSFER_SYNTAXES]
+        contexts += [build_context(one, ALL_TRANSFER_SYNTAXES) for one in classes if one != CTImageStorage]
     roles = [build_role(one, scp_role=True) for one in classes]
     try:
         association = associate(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 import uvicorn
@@ -39,7 +40,8 @@ class WebServer:
         listener = listening_socket(web.host, web.port)
         self.port = int(listener.getsockname()[1])
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, name="http", daemon=True)
+        serve = partial(self._server.run, sockets=[listener])
+        self._thread = threading.Thread(target=serve, name="http", daemon=True)
         self._thread.start()
         if web.host not in ("127.0.0.1", "::1", "localhost") and web.certificate is None:
             _log.warning("web_not_encrypted", detail="set web.certificate and web.key, or put a TLS proxy before it")

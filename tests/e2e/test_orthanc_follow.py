@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.peers, pytest.mark.timeout(300)]
 class QuickOrthanc(Orthanc):
     """Series are stable after a second."""
 
-    def __init__(self, folder: Path, stable_age: int = 1) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, stable_age: int = 1, knows: dict[str, tuple[str, int]] | None = None) -> None:
+        super().__init__(folder, knows)
         self.folder = folder
         file = folder / "orthanc.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"StableAge": stable_age}))
