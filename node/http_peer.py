@@ -19,6 +19,8 @@ from node.secret import SecretError, read_secret
 
 _LONGEST_JSON = 64 * 2**20
 """Bytes; the list of a series of 3000 images has some 2 million."""
+_PASSING = (401, 403, 407, 408, 429, 502, 503, 504)
+"""HTTP statuses that are not about what was asked for, or that go away."""
 _SLOWEST = 100_000
 """Bytes a second below which an answer is given up."""
 
@@ -29,6 +31,11 @@ class PeerError(Exception):
     def __init__(self, reason: Reason, detail: str, status: int | None = None) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail, self.status = reason, detail, status
+
+    @property
+    def lasting(self) -> bool:
+        """The archive is there and answers, but not with this: to ask again does not mend it."""
+        return self.reason is Reason.PEER_REFUSED and self.status not in _PASSING
 
 
 class HttpPeer:

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from config import Reason
-from ct.part10 import is_uid
 from node.http_peer import HttpPeer, PeerError
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -56,6 +55,7 @@ class OrthancInstance:
     name: str
     """Orthanc's own."""
     sop_instance_uid: str
+    """As it stands there: it may be none."""
     size: int
     """Bytes of its file, uncompressed."""
     file_uuid: str
@@ -107,7 +107,7 @@ class OrthancClient:
             return [
                 OrthancInstance(
                     _name(one["ID"]),
-                    _uid(one["MainDicomTags"]["SOPInstanceUID"]),
+                    str(one["MainDicomTags"].get("SOPInstanceUID", "")).strip(),
                     int(one["FileSize"]),
                     found if _UUID.fullmatch(found := str(one.get("FileUuid", ""))) else "",
                 )
@@ -132,10 +132,4 @@ def _answer() -> Iterator[None]:
 def _name(value: Any) -> str:
     if not is_orthanc_id(str(value)):
         raise ValueError("not a name of Orthanc's")
-    return str(value)
-
-
-def _uid(value: Any) -> str:
-    if not is_uid(str(value)):
-        raise ValueError("not a UID")
     return str(value)

@@ -71,11 +71,12 @@ class SeriesFetch:
                 return Fetched(found.instances, reason=Reason.NOT_CT, detail=Reason.NOT_CT.meaning)
             instances = self._client.instances(series)
         except PeerError as error:
-            if error.status == 404:
-                return Fetched(reason=Reason.GONE_AT_SOURCE, detail=Reason.GONE_AT_SOURCE.meaning)
-            raise
-        if not is_uid(found.uid):
-            return Fetched(found.instances, reason=Reason.BAD_UID, detail="Series Instance UID is not a UID")
+            if not error.lasting:
+                raise
+            return Fetched(reason=Reason.GONE_AT_SOURCE, detail=error.detail)
+        if not (is_uid(found.uid) and all(is_uid(one.sop_instance_uid) for one in instances)):
+            names = tuple(one.name for one in instances)
+            return Fetched(names, reason=Reason.BAD_UID, detail="a UID of the series or its images is none")
         spool_dir = self._settings.spool_dir
         uids = [one.sop_instance_uid for one in instances]
         announce(spool_dir, self._name, self._source.ae_title, found.uid, uids)
@@ -100,9 +101,9 @@ class SeriesFetch:
                     f"instances/{instance.name}/file", "application/dicom", lambda _: stream.write, self._longest
                 )
             except PeerError as error:
-                if error.status == 404:
-                    return Reason.GONE_AT_SOURCE, Reason.GONE_AT_SOURCE.meaning
-                raise
+                if not error.lasting:
+                    raise
+                return Reason.GONE_AT_SOURCE, error.detail
             answer = stream.finish()
         return refusal(answer)
 

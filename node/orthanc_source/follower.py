@@ -95,7 +95,7 @@ class Follower:
         for series in wanted:
             if ended.is_set():
                 return
-            self._settle(series, fetch.fetch(series))
+            self._settle(series, self._fetched(series, fetch))
 
     def _follow(self, client: OrthancClient, fetch: SeriesFetch, ended: Event) -> None:
         """Changes to their end, then what waits for too long."""
@@ -139,9 +139,19 @@ class Follower:
         if change.kind == NEW_INSTANCE:
             self._pending.came(change.resource, change.seq, self._clock())
             return
-        fetched = fetch.fetch(change.resource)
+        fetched = self._fetched(change.resource, fetch)
         self._settle(change.resource, fetched)
         self._pending.settle(fetched.instances)
+
+    def _fetched(self, series: str, fetch: SeriesFetch) -> Fetched:
+        """What became of a series; an error in one series does not stop the others."""
+        try:
+            return fetch.fetch(series)
+        except (PeerError, DBAPIError, OSError, StoppedError):
+            raise
+        except Exception:
+            _log.exception("series_failed", source=self._name)
+            return Fetched(reason=Reason.INTERNAL, detail=Reason.INTERNAL.meaning)
 
     def _look_at(self, instance: str, client: OrthancClient, fetch: SeriesFetch) -> None:
         """An image whose series has not been told of as stable for too long."""
@@ -149,16 +159,15 @@ class Follower:
             name = client.series_of(instance)
             series = client.series(name)
         except PeerError as error:
-            if error.status != 404:
+            if not error.lasting:
                 raise
             self._pending.settle((instance,))  # it was deleted
             return
         if not series.stable:
             self._pending.postpone((instance, *series.instances), self._clock())
             return
-        fetched = fetch.fetch(name)
-        self._settle(name, fetched)
-        self._pending.settle((instance, *fetched.instances))
+        self._settle(name, self._fetched(name, fetch))
+        self._pending.settle((instance, *series.instances))
 
     def _settle(self, series: str, fetched: Fetched) -> None:
         """Nobody waits for it any more. Only a person who asked is told that it is no CT, or gone."""

@@ -101,11 +101,11 @@ def _fetch_one(peer: HttpPeer, where: str, stream: Part10Stream, longest: int) -
         for one in reader:
             one.end()
     except MultipartError as error:
-        raise PeerError(Reason.PEER_REFUSED, f"WADO-RS: the answer is {error}") from error
+        return Reason.GONE_AT_SOURCE, f"WADO-RS: the answer is no whole multipart message ({error})"
     except PeerError as error:
-        if error.status in (404, 410):
-            return Reason.GONE_AT_SOURCE, Reason.GONE_AT_SOURCE.meaning
-        raise
+        if not error.lasting:
+            raise
+        return Reason.GONE_AT_SOURCE, error.detail
     return refusal(stream.finish())
 
 

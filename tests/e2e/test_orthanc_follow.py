@@ -41,7 +41,9 @@ class QuickOrthanc(Orthanc):
         super().__init__(folder, knows)
         self.folder = folder
         file = folder / "orthanc.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"StableAge": stable_age}))
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"StableAge": stable_age, "MaximumStorageCacheSize": 0})
+        )
 
     def rest(self, path: str, content: bytes | None = None, method: str | None = None) -> Any:
         request = urllib.request.Request(f"{self.url}{path}", content, method=method)
@@ -304,6 +306,29 @@ def test_what_is_no_ct_is_left_and_what_the_door_refuses_is_told(bench: Bench, o
         waits, reason, detail = rows.wish(session, "main", orthanc.name_of(odd[0])) or (None, None, "")
     assert (waits, reason) == (False, Reason.CLASS_NOT_TAKEN)
     assert "1 images" in detail
+
+
+def test_a_series_that_cannot_be_had_holds_no_other_up(bench: Bench, orthanc: QuickOrthanc) -> None:
+    broken, misnamed, good = a_series(), a_series(3), a_series()
+    misnamed[1].SOPInstanceUID = "1.2.NOT-A-UID"
+    follow = follower(bench, source(orthanc.http_port))
+    assert follow.round(NEVER)
+    before = cursor(bench)
+    for slices in (broken, misnamed, good):
+        orthanc.take(*slices)
+        orthanc.wait_until_stable(slices[0])
+    listed = orthanc.rest(f"/series/{orthanc.name_of(broken[0])}/instances")
+    uuid = listed[0]["FileUuid"]
+    (orthanc.folder / "storage" / uuid[:2] / uuid[2:4] / uuid).unlink()
+    assert follow.round(NEVER)
+    assert set(uids(*good)) < set(spooled(bench.settings))
+    assert len(spooled(bench.settings)) == len(good) + len(broken) - 1
+    assert cursor(bench) > before
+    with bench.records.reading() as session:
+        for slices, reason in ((broken, Reason.GONE_AT_SOURCE), (misnamed, Reason.BAD_UID)):
+            wish = rows.wish(session, "main", orthanc.name_of(slices[0]))
+            assert wish is not None
+            assert wish[:2] == (False, reason)
 
 
 def test_a_person_asks_for_a_series_of_before(bench: Bench, orthanc: QuickOrthanc) -> None:
