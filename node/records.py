@@ -274,6 +274,7 @@ class OrthancWanted(Base):
     waits: Mapped[bool]
     """It is still to be fetched."""
     asked_at: Mapped[datetime] = mapped_column(default=now)
+    """When it was asked for, or found that it cannot be fetched."""
     reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
     """Why it could not be fetched."""
     detail: Mapped[str] = mapped_column(String(1000), default="")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from config import Reason
@@ -11,6 +11,8 @@ from node.records import OrthancCursor, OrthancWanted, now
 
 _CLOCKS_APART = timedelta(hours=26)
 """By how much an Orthanc's dates may be off: it may not write them in UTC."""
+_TOLD_FOR = timedelta(days=30)
+"""How long a series that could not be fetched is remembered."""
 _SEEN_EVERY = timedelta(minutes=5)
 MOST_WANTED = 1000
 """Series that may be waited for at the same time."""
@@ -90,7 +92,9 @@ def settle(session: Session, source: str, series: str, reason: Reason | None, de
     if row is None:
         row = OrthancWanted(source=source, orthanc_series=series)
         session.add(row)
-    row.waits, row.reason, row.detail = False, reason, detail[:1000]
+    row.waits, row.asked_at, row.reason, row.detail = False, now(), reason, detail[:1000]
+    old = OrthancWanted.asked_at < now() - _TOLD_FOR
+    session.execute(delete(OrthancWanted).where(old, ~OrthancWanted.waits))
 
 
 def wish(session: Session, source: str, series: str) -> tuple[bool, Reason | None, str] | None:

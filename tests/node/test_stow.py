@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+import ssl
 import tracemalloc
 from collections.abc import Iterator
 from io import BytesIO
@@ -17,11 +18,15 @@ from peers import until
 from pydicom import Dataset, dcmread
 from pydicom.uid import JPEG2000Lossless, UltrasoundImageStorage
 from spool_data import ROOT, Bench, ct_slice, write_file
+from tls_files import Authority
 
 from config import Settings
-from config.inlet_settings import WebSettings
+from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
+from node.doctor_inlets import examine_inlets
+from node.errors import CommandError
 from node.intake import Intake
 from node.part10_stream import accepted_classes
+from node.serve import _usable_web
 from node.spool import scan, segments
 from node.web.multipart import MultipartError
 from node.web.server import WebServer
@@ -214,6 +219,50 @@ def test_it_listens_beyond_this_machine_only_with_tokens() -> None:
     with pytest.raises(ValueError, match="token"):
         WebSettings(enabled=True, host="0.0.0.0", senders={"ONE": ""})
     WebSettings(enabled=True, host="0.0.0.0", senders={"ONE": "env:TOKEN_ONE"})
+
+
+def test_https(bench: Bench, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "hospital")
+    pair = authority.issue("node")
+    with Door(bench, certificate=pair.certificate, key=pair.key) as door:
+        url = door.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
+        trusting = ssl.create_default_context(cafile=authority.ca)
+        headers = {"Content-Type": TYPE}
+        answer = httpx.post(f"{url}/studies", content=body(file_of(ct_slice())), headers=headers, verify=trusting)
+        assert answer.status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.post(f"{url}/studies", content=b"")
+
+
+def test_serve_says_what_is_wrong_with_the_door(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for web, cause in (
+            ({"port": taken.getsockname()[1]}, "cannot listen"),
+            ({"senders": {"ONE": "env:NOWHERE_TO_BE_FOUND"}}, "web.senders"),
+            ({"certificate": tmp_path / "empty", "key": tmp_path / "empty"}, "web.certificate"),
+        ):
+            with pytest.raises(CommandError, match=cause):
+                _usable_web(WebSettings(enabled=True, **web))
+    assert _usable_web(WebSettings(enabled=True, port=0)).port > 0
+
+
+def test_doctor_looks_at_the_ways_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "x")
+    settings = Settings(
+        data_dir=tmp_path,
+        web=WebSettings(senders={"ONE": "env:A_TOKEN", "TWO": "env:NOWHERE_TO_BE_FOUND"}),
+        orthancs={"main": OrthancSource(url="http://127.0.0.1:1")},
+        folders={"in": WatchedFolder(path=tmp_path), "gone": WatchedFolder(path=tmp_path / "gone")},
+    )
+    found = {name: (well, bool(cure)) for name, well, _, cure in examine_inlets(settings)}
+    assert found == {
+        "Token web.senders.ONE": (True, False),
+        "Token web.senders.TWO": (False, True),
+        "Orthanc main": (False, True),
+        "Folder in": (True, True),
+        "Folder gone": (False, True),
+    }
 
 
 def test_a_sender_that_hangs_or_goes_away_loses_only_what_was_not_whole(bench: Bench) -> None:
