@@ -1,7 +1,7 @@
 """QIDO-RS tells what a study has, WADO-RS gives it, image by image, several at once (PS3.18 sections 10.6 and 10.4)."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from config import Reason, Settings
@@ -93,7 +93,7 @@ def _fetch_one(peer: HttpPeer, where: str, stream: Part10Stream, longest: int) -
     def take(content_type: str) -> Callable[[bytes], None]:
         if media_type(content_type)[0] == "application/dicom":
             return stream.write
-        reader.append(MultipartReader(content_type, lambda _: _OnlyPart(stream)))
+        reader.append(MultipartReader(content_type, _OnlyPart(stream).begin))
         return reader[0].write
 
     try:
@@ -114,6 +114,15 @@ class _OnlyPart:
 
     def __init__(self, stream: Part10Stream) -> None:
         self._stream = stream
+
+        self._begun = False
+
+    def begin(self, _: Mapping[str, str]) -> "_OnlyPart":
+        """Raises MultipartError for a second part."""
+        if self._begun:
+            raise MultipartError("of several parts")
+        self._begun = True
+        return self
 
     def write(self, piece: memoryview) -> None:
         self._stream.write(piece)
