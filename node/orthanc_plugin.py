@@ -186,7 +186,7 @@ def answer(output: Any, content: State) -> None:
 
 EXPLORER = """
 $(document).on("pagebeforeshow", "#series", function() {
-  var uuid = $.mobile.pageData.uuid, base = "../fvlm/series/" + uuid, until = 0;
+  var uuid = $.mobile.pageData.uuid, base = "../fvlm/series/" + uuid, until = 0, timer = 0;
   $("#fvlm-node").remove();
   function show(box, state) {
     var words = {ASKING: "asking \\u2026", NODE_AWAY: "fVLM Node does not answer", UNKNOWN: "not read",
@@ -202,7 +202,7 @@ $(document).on("pagebeforeshow", "#series", function() {
     $.getJSON(base, function(state) {
       show(box, state);
       var resting = /^(UNKNOWN|NOT_FETCHED|REJECTED|COMMITTED|SENT|FAILED|QUARANTINED|SUPERSEDED)$/.test(state.state);
-      window.setTimeout(function() { look(box); }, resting && Date.now() > until ? 15000 : 1500);
+      timer = window.setTimeout(look, resting && Date.now() > until ? 15000 : 1500, box);
     });
   }
   $.getJSON(base, function(state) {   /* answered for CT series only */
@@ -215,7 +215,10 @@ $(document).on("pagebeforeshow", "#series", function() {
     button.click(function(event) {
       event.preventDefault();
       until = Date.now() + 60000;
-      $.ajax({url: base + "/read", type: "POST", headers: {"X-Fvlm-Node": "read"}}).fail(function(answer) {
+      $.ajax({url: base + "/read", type: "POST", headers: {"X-Fvlm-Node": "read"}}).done(function() {
+        window.clearTimeout(timer);
+        timer = window.setTimeout(look, 500, box);
+      }).fail(function(answer) {
         show(box, {state: "could not be asked for: HTTP " + answer.status});
       });
     });

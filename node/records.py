@@ -33,7 +33,8 @@ class Signal(StrEnum):
     MPPS = "mpps"
     """The modality says that the step which made the series is completed, and names every image."""
     IAN = "ian"
-    """An archive names every image as available (Instance Availability Notification)."""
+    """An archive names every image as available: by Instance Availability Notification, or asked by the node before it
+    fetched them (`node.manifest`)."""
     FIND_COUNT = "find_count"
     """The source counts as many images as were received."""
     RELEASE = "release"

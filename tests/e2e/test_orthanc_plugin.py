@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
 import sys
 import threading
 import urllib.error
@@ -112,8 +113,6 @@ def test_a_series_comes_back_as_results_and_the_explorer_shows_it(tmp_path: Path
 
 def _cursor(node: ChaosNode) -> str:
     """What the node has written down of its Orthancs."""
-    import sqlite3
-
     with sqlite3.connect(node.data / "node.sqlite") as database:
         return " ".join(f"cursor {row}" for row in database.execute("select * from orthanc_cursor"))
 
