@@ -12,6 +12,10 @@ class Reason(StrEnum):
     TRUNCATED = "TRUNCATED"
     BAD_UID = "BAD_UID"
     DUPLICATE_CONFLICT = "DUPLICATE_CONFLICT"
+    CLASS_NOT_TAKEN = "CLASS_NOT_TAKEN"
+    OBJECT_TOO_LARGE = "OBJECT_TOO_LARGE"
+    WRONG_STUDY = "WRONG_STUDY"
+    GONE_AT_SOURCE = "GONE_AT_SOURCE"
     # vetting of a series
     IMAGES_DELETED = "IMAGES_DELETED"
     MIXED_PATIENT = "MIXED_PATIENT"
@@ -126,6 +130,16 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.BAD_UID: _Text("A UID is missing or not a valid DICOM UID.", "Correct it at the sender."),
     Reason.DUPLICATE_CONFLICT: _Text(
         "A SOP Instance UID came twice with different content.", "Find out which sender re-uses UIDs."
+    ),
+    Reason.CLASS_NOT_TAKEN: _Text(
+        "The node does not take objects of this SOP class.", "Send CT; or add the class to dicom.more_storage_classes."
+    ),
+    Reason.OBJECT_TOO_LARGE: _Text("The object is larger than the node takes.", "Raise web.max_object_mb."),
+    Reason.WRONG_STUDY: _Text(
+        "The object is of another study than the one it was sent to, or asked for.", "Correct it at the sender."
+    ),
+    Reason.GONE_AT_SOURCE: _Text(
+        "The archive no longer has what it announced, or does not give it.", "Look for the series there."
     ),
     Reason.IMAGES_DELETED: _Text(
         "Images of the series that came earlier were deleted from the spool: what came now is not the whole series.",

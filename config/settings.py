@@ -5,12 +5,9 @@ The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -20,24 +17,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
+from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
+from config.setting_types import Section as _Section
 
-AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
-"""1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
-UID = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=64)]
-"""A DICOM UID (PS3.5 section 9)."""
 ReaderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """1 to 32 lower-case letters, digits, dot, dash, underscore: a user of the console, and part of a file name."""
-Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class SettingsError(ValueError):
     """The configuration is wrong. The text names the file, the key and the cure."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def _check_file(file: Path) -> None:
@@ -174,7 +165,7 @@ class CompletionSettings(_Section):
     """The same if the source says that the series has more images than came: seconds to wait for the missing ones."""
 
 
-class Source(_Section):
+class Source(HttpAccess):
     """A sender that the node knows more of than its AE title. Who may send is in `dicom.accept_from`."""
 
     ae_title: AETitle
@@ -189,10 +180,19 @@ class Source(_Section):
     """False: it spreads series over several associations, so the release of one does not say that a series is there."""
     find: bool = False
     """True: it is asked by C-FIND (Study Root) how many images a series has; for archives, few scanners answer."""
-    dicomweb_url: str = ""
-    """Its QIDO-RS address, asked instead of C-FIND. Example: http://pacs.example.org:8042/dicom-web"""
+    dicomweb_url: Annotated[str, Field(pattern=rf"{SERVICE_URL}|^$")] = ""
+    """Its DICOMweb address: QIDO-RS is asked instead of C-FIND, and `fvlm-node pull` uses WADO-RS; user, password,
+    token and ca_file are for it. Example: https://pacs.example.org/dicom-web"""
+    retrieve: Literal["c-move", "c-get"] = "c-move"
+    """How `fvlm-node pull` gets a study from it without `dicomweb_url`. C-MOVE: it sends to the node's own AE title,
+    which it must know. C-GET: on the node's own association."""
     tls: PeerTls | None = None
     """DICOM over TLS for what the node asks and tells it (`{}` for the public authorities); none: plain."""
+
+    @model_validator(mode="after")
+    def _access(self) -> Self:
+        self.check_access("dicomweb_url", self.dicomweb_url)
+        return self
 
 
 class _Receiver(_Section):
@@ -236,23 +236,11 @@ class Destination(_Receiver):
         return f"{self.ae_title} at {self.host}:{self.port}"
 
 
-Secret = Annotated[str, Field(pattern=r"^((env|file):.+)?$")]
-"""Where a secret is read from, each time it is needed: `env:NAME` or `file:/path`; never the secret itself."""
-
-
-class WebDestination(_Receiver):
+class WebDestination(_Receiver, HttpAccess):
     """A DICOMweb service that receives results by STOW-RS."""
 
-    stow_url: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$")]
+    stow_url: Annotated[str, Field(pattern=SERVICE_URL)]
     """URL of the service; objects are posted to `studies` under it. Example: https://pacs.example.org/dicom-web"""
-    user: str = ""
-    """User name (HTTP Basic), with `password`; empty: none."""
-    password: Secret = ""
-    """Where the password is read from: `env:NAME` or `file:/path`."""
-    token: Secret = ""
-    """Where a bearer token is read from instead: `env:NAME` or `file:/path`."""
-    ca_file: Path | None = None
-    """Certificates (PEM) of the authority that signed the service's certificate; none: the public ones."""
     commitment: bool = True
     """True: after it has stored an object it is asked for it by QIDO-RS; only what it then lists may be deleted here.
     False: stored is enough."""
@@ -269,12 +257,7 @@ class WebDestination(_Receiver):
 
     @model_validator(mode="after")
     def _authorisation(self) -> Self:
-        """ValueError for half an authorisation, two of them, or one that anybody on the way could read."""
-        if bool(self.user) != bool(self.password) or (self.user and self.token):
-            raise ValueError("give `user` and `password`, or `token`, or none of them")
-        url = urlsplit(self.stow_url)
-        if (self.user or self.token) and url.scheme == "http" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError("stow_url: use https, so that nobody on the way can read the authorisation")
+        self.check_access("stow_url", self.stow_url)
         return self
 
 
@@ -296,7 +279,7 @@ class RoutingSettings(_Section):
     """More slices: rejected as TOO_MANY_SLICES."""
     destinations: tuple[str, ...] = ()
     """Names from `destinations` that receive the results; none: results stay in the data folder."""
-    priorities: dict[AETitle, PriorityName] = {}
+    priorities: dict[AETitle, PriorityName] = {}  # noqa: RUF012 - pydantic copies it
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()
     """Senders (calling AE titles) whose images may say it themselves, by Requested Procedure Priority (0040,1003):
@@ -391,6 +374,8 @@ class ConsoleSettings(_Section):
     """True: /healthz, /readyz and /metrics need no password from any machine; False: only from this one."""
     refresh_s: Annotated[int, Field(ge=1, le=3600)] = 5
     """Seconds after which an open page looks again."""
+    public_url: Annotated[str, Field(pattern=rf"{SERVICE_URL}|^$")] = ""
+    """Its address as the users' browsers see it, for links in other systems; empty: http://host:port."""
     readers: tuple[ReaderName, ...] = ()
     """Users who may also agree or disagree with findings, each with a password of their own
     (`fvlm-node console password --user NAME`); `console`, who only looks, may be named too."""
@@ -419,6 +404,11 @@ class Settings(BaseSettings):
     routing: RoutingSettings = RoutingSettings()
     sources: dict[str, Source] = {}
     """Senders by name, where there is more to say of them than that they may send."""
+    orthancs: dict[SourceName, OrthancSource] = {}
+    """Orthancs by name whose CT series the node fetches by itself."""
+    folders: dict[SourceName, WatchedFolder] = {}
+    """Folders by name whose files the node takes by itself."""
+    web: WebSettings = WebSettings()
     destinations: dict[str, AnyDestination] = {}
     """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
     model: ModelSettings = ModelSettings()
@@ -430,6 +420,11 @@ class Settings(BaseSettings):
     def source_of(self, ae_title: str) -> Source | None:
         """What is known of a sender; None if nothing is."""
         return next((source for source in self.sources.values() if source.ae_title == ae_title), None)
+
+    @property
+    def has_inlets(self) -> bool:
+        """Whether there are ways in beside DIMSE."""
+        return bool(self.web.enabled or self.orthancs or self.folders)
 
     @property
     def plan(self) -> Plan:
@@ -487,6 +482,12 @@ class Settings(BaseSettings):
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise SettingsError(f"{file or 'environment'}: sources: {', '.join(twice)} stands there twice")
+        open_plugins = [name for name, source in loaded.orthancs.items() if not source.plugin_token]
+        if loaded.web.enabled and loaded.web.host not in LOOPBACK and open_plugins:
+            raise SettingsError(
+                f"{file or 'environment'}: orthancs: {', '.join(open_plugins)} without plugin_token; beyond this "
+                "machine (web.host) everybody must show one"
+            )
         unknown = [name for name in loaded.routing.destinations if name not in loaded.destinations]
         if unknown:
             raise SettingsError(

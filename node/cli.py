@@ -16,6 +16,7 @@ from node.errors import CommandError
 from node.feedback_commands import feedback_app
 from node.job_commands import commands
 from node.report_commands import report_app
+from node.retrieve.commands import pull_app
 from node.series_commands import series_app
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ app.add_typer(model_app, name="model")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
+app.add_typer(pull_app)
 app.add_typer(series_app, name="series")
 app.add_typer(report_app, name="report")
 app.add_typer(feedback_app, name="feedback")

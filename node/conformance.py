@@ -20,9 +20,13 @@ from node import dimse, intake
 from node.announced import INSTANCE_AVAILABILITY, MPPS, NO_LONGER_UPDATED
 from node.commitment import STORAGE_COMMITMENT
 from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from node.intake import Refused
 from node.negotiation import MORE_TRANSFER_SYNTAXES, STORAGE_CLASSES
 from node.outbox import Fate
+from node.part10_stream import CLASS_NOT_SUPPORTED
 from node.store_status import judge
+from node.web.stow import PROCESSING_FAILURE, Outcome
+from node.web.stow_answer import status_of
 
 _SMALL = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SENT = {
@@ -108,6 +112,7 @@ def _lines() -> Iterator[str]:
     yield ""
     yield from _table(("Service", "SCU", "SCP"), _services())
     yield from _receiving()
+    yield from _web()
     yield from _sending()
     yield from _objects()
     yield from _security()
@@ -122,8 +127,10 @@ def _services() -> list[tuple[str, str, str]]:
         ("Modality Performed Procedure Step", "no", "where configured (`dicom.mpps_from`)"),
         ("Instance Availability Notification", "no", "where configured (`dicom.ian_from`)"),
         ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.find`)", "no"),
-        ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "no"),
+        ("Query/Retrieve, Study Root, GET and MOVE", "`fvlm-node pull` (`sources.X.retrieve`)", "no"),
+        ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "where configured (`web`)"),
         ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.dicomweb_url`, `stow_url`)", "no"),
+        ("WADO-RS (PS3.18 10.4)", "`fvlm-node pull` (`sources.X.dicomweb_url`)", "no"),
     ]
 
 
@@ -167,6 +174,37 @@ def _receiving() -> Iterator[str]:
     yield from _table(("Reason shown", "Answer"), [(f"`{reason}`", answer) for reason, answer in _REJECTIONS])
 
 
+def _web() -> Iterator[str]:
+    """STOW-RS. The statuses are asked of the code that gives them."""
+    yield "## The node as origin server of DICOMweb (Store)"
+    yield ""
+    yield "`POST /dicom-web/studies` and `/dicom-web/studies/{study}` (`web`, off by default), multipart/related of"
+    yield "application/dicom: the same SOP classes, every transfer syntax. The answer is application/dicom+json or"
+    yield "application/dicom+xml, as Accept asks. Retrieve URL is empty: the node offers no Retrieve and no Search."
+    yield ""
+    stored = Outcome(None, None)
+    rows = [("all objects are stored (on the disk, synchronised)", status_of([stored], False))]
+    rows += [
+        (f"{'some are stored, ' if some else ''}{text}", status_of([*some, Outcome(None, refused)], broken))
+        for text, some, refused, broken in (
+            ("others are not", [stored], Refused(intake.CANNOT_UNDERSTAND, Reason.NOT_DICOM, ""), False),
+            ("none is stored", [], Refused(intake.CANNOT_UNDERSTAND, Reason.NOT_DICOM, ""), False),
+            ("the message cannot be read, or holds nothing", [], Refused(0x0110, Reason.TRUNCATED, ""), True),
+            ("all are larger than `web.max_object_mb`", [], Refused(0xA700, Reason.OBJECT_TOO_LARGE, ""), False),
+            ("the disk has no place now", [], Refused(intake.OUT_OF_RESOURCES, Reason.DISK_FULL, ""), False),
+        )
+    ]
+    rows += [("no token, or an unknown one", 401), ("another Accept", 406), ("another Content-Type", 415)]
+    yield from _table(("When", "HTTP status"), [(when, str(status)) for when, status in rows])
+    reasons = (
+        (intake.OUT_OF_RESOURCES, "the disk is full or fails, or the object is too large"),
+        (CLASS_NOT_SUPPORTED, "the SOP class is not taken"),
+        (intake.CANNOT_UNDERSTAND, "not DICOM, a UID that is none or missing, cut off, of another study"),
+        (PROCESSING_FAILURE, "the message breaks off: its last object is not stored"),
+    )
+    yield from _table(("Failure Reason", "When"), [(f"`0x{code:04X}`", when) for code, when in reasons])
+
+
 def _sending() -> Iterator[str]:
     yield "## The node as requestor"
     yield ""
@@ -174,12 +212,12 @@ def _sending() -> Iterator[str]:
     yield f"{' and '.join(_name(str(uid)) for uid in _SMALL)}."
     yield ""
     rows = [(_name(uid), f"`{uid}`") for uid in (*map(str, _SENT.values()), STORAGE_COMMITMENT)]
-    rows.append(
-        (
-            _name(str(sop.StudyRootQueryRetrieveInformationModelFind)),
-            f"`{sop.StudyRootQueryRetrieveInformationModelFind}`",
-        )
+    asked = (
+        sop.StudyRootQueryRetrieveInformationModelFind,
+        sop.StudyRootQueryRetrieveInformationModelGet,
+        sop.StudyRootQueryRetrieveInformationModelMove,
     )
+    rows += [(_name(str(uid)), f"`{uid}`") for uid in asked]
     yield from _table(("Abstract syntax", "UID"), rows)
     yield "### What is made of a destination's answer to C-STORE"
     yield ""

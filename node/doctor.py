@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config import Settings
 from config.settings import AnyDestination, Destination, PeerTls, WebDestination
 from node.certificates import expiries
+from node.doctor_inlets import examine_inlets
 from node.node_lock import running_ports
 from node.release import release_folder
 
@@ -52,6 +53,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield _port(settings, "DICOM TLS port", settings.dicom.tls.port)
     for where, file in _certificates(settings):
         yield _certificate(where, file)
+    for found in examine_inlets(settings):
+        yield Check(*found)
     for name, destination in settings.destinations.items():
         yield _destination(name, destination, settings)
 
@@ -168,7 +171,13 @@ def _port(settings: Settings, name: str, port: int) -> Check:
 def _certificates(settings: Settings) -> Iterator[tuple[str, Path]]:
     """Setting and file of every certificate that the node shows or trusts."""
     tls = settings.dicom.tls
-    files = {"dicom.tls.certificate": tls.certificate, "dicom.tls.ca": tls.ca}
+    files = {
+        "dicom.tls.certificate": tls.certificate,
+        "dicom.tls.ca": tls.ca,
+        "web.certificate": settings.web.certificate,
+    }
+    files |= {f"sources.{name}.ca_file": source.ca_file for name, source in settings.sources.items()}
+    files |= {f"orthancs.{name}.ca_file": source.ca_file for name, source in settings.orthancs.items()}
     peers: list[tuple[str, PeerTls | None]] = [
         *((f"sources.{name}.tls", source.tls) for name, source in settings.sources.items()),
         *(

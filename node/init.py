@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from config.inlet_settings import OrthancSource, WatchedFolder
+from config.setting_types import SourceName
 from config.settings import AnyDestination, Destination, Settings, Source, WebDestination
 from node.errors import CommandError
 
@@ -18,6 +20,10 @@ Start the node with it:  fvlm-node serve --config THIS_FILE
 The environment wins over this file: FVLM_DICOM__PORT=11113 sets dicom.port."""
 _EXAMPLES: dict[object, dict[str, BaseModel]] = {
     dict[str, Source]: {"scanner": Source(ae_title="CT1", host="ct1.example.org", port=104, quiet_s=30)},
+    dict[SourceName, OrthancSource]: {
+        "main": OrthancSource(url="http://127.0.0.1:8042", plugin_token="file:/etc/fvlm/orthanc-token")
+    },
+    dict[SourceName, WatchedFolder]: {"drop": WatchedFolder(path=Path("/srv/dicom-in"))},
     dict[str, AnyDestination]: {
         "pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104),
         "cloud": WebDestination(stow_url="https://cloud.example.org/dicom-web", token="env:CLOUD_TOKEN"),
@@ -33,7 +39,7 @@ def default_configuration() -> str:
         lines.append("")
         lines += _setting(name, info, "")
         if examples := next((named for kind, named in _EXAMPLES.items() if kind == info.annotation), None):
-            example = {key: value.model_dump(exclude_unset=True) for key, value in examples.items()}
+            example = {key: value.model_dump(exclude_unset=True, mode="json") for key, value in examples.items()}
             lines.append("# Example:")
             lines += [f"#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines()]
     return "\n".join(lines) + "\n"

@@ -21,11 +21,12 @@ ALLOWED_KEYS = frozenset(
         "event", "level", "timestamp", "logger", "error", "where", "reason", "detail", "state", "status", "signal",
         # rows, files, counts
         "series", "generation", "job", "jobs", "delivery", "deliveries", "instances", "unreadable", "conflicts",
-        "known", "segment", "segments", "offset", "bytes", "count", "objects", "slices", "file", "kind", "fate",
+        "known", "images", "stored", "refused", "rejected",
+        "segment", "segments", "offset", "bytes", "count", "objects", "slices", "file", "kind", "fate",
         "queued", "running", "expired", "due", "frugal", "priority", "finding", "verdict", "reader",
         "attempt", "attempts", "seconds", "next_attempt", "queue", "worker", "process", "pid", "role",
         # peers
-        "host", "port", "ae_title", "calling_ae", "called_ae", "destination", "source_ae",
+        "host", "port", "ae_title", "calling_ae", "called_ae", "destination", "source_ae", "source", "folder", "tls",
         # the model
         "release", "digest", "device", "segmenter",
     }

@@ -33,7 +33,8 @@ class Signal(StrEnum):
     MPPS = "mpps"
     """The modality says that the step which made the series is completed, and names every image."""
     IAN = "ian"
-    """An archive names every image as available (Instance Availability Notification)."""
+    """An archive names every image as available: by Instance Availability Notification, or asked by the node before it
+    fetched them (`node.manifest`)."""
     FIND_COUNT = "find_count"
     """The source counts as many images as were received."""
     RELEASE = "release"
@@ -240,6 +241,44 @@ class Knock(Base):
     count: Mapped[int]
     first_at: Mapped[datetime]
     last_at: Mapped[datetime]
+
+
+class OrthancCursor(Base):
+    """How far the changes of an Orthanc have been followed, and how it went the last time."""
+
+    __tablename__ = "orthanc_cursor"
+
+    source: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Name in `settings.orthancs`."""
+    cursor: Mapped[int] = mapped_column(BigInteger)
+    """Every image that its changes up to this one told of, as far as it is to be fetched, is in the spool."""
+    not_before: Mapped[datetime | None] = mapped_column(default=None)
+    """Its list of changes began anew: what is older than this was followed in the former list."""
+    seen_at: Mapped[datetime] = mapped_column(default=now)
+    """When it answered last, to within some minutes."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """Why nothing can be fetched from it now; None: it answers."""
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
+class OrthancWanted(Base):
+    """A person asked for a series that an Orthanc has to be read; or a series could not be fetched as a whole."""
+
+    __tablename__ = "orthanc_wanted"
+    __table_args__ = (UniqueConstraint("source", "orthanc_series"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(32))
+    """Name in `settings.orthancs`."""
+    orthanc_series: Mapped[str] = mapped_column(String(44))
+    """Orthanc's own name of the series."""
+    waits: Mapped[bool]
+    """It is still to be fetched."""
+    asked_at: Mapped[datetime] = mapped_column(default=now)
+    """When it was asked for, or found that it cannot be fetched."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """Why it could not be fetched."""
+    detail: Mapped[str] = mapped_column(String(1000), default="")
 
 
 class Job(_Stateful, Base):

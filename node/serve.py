@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from config import Settings
+from config.inlet_settings import WebSettings
 from config.settings import DicomSettings
 from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
@@ -37,13 +39,14 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.secret import SecretError, read_secret
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
 
-ROLES = ("receiver", "reconciler", "deliver", "analyze", "console")
-"""In the order in which they are started and told to end; the console only if it is enabled."""
+ROLES = ("receiver", "inlets", "reconciler", "deliver", "analyze", "console")
+"""In the order in which they are started and told to end; inlets and console only if the settings want them."""
 WORKER = "node.worker"
 """Module that runs a role."""
 _FIRST_RESTART_S = 0.5
@@ -81,6 +84,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
         settings = settings.model_copy(
             update={
                 "dicom": _usable_doors(settings.dicom),
+                "web": _usable_web(settings.web),
                 "console": settings.console.model_copy(update={"port": _console_port(settings)}),
             }
         )
@@ -115,7 +119,8 @@ class _Supervisor:
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
-        roles = [role for role in ROLES if role != "console" or self._settings.console.enabled]
+        wanted = {"inlets": self._settings.has_inlets, "console": self._settings.console.enabled}
+        roles = [role for role in ROLES if wanted.get(role, True)]
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.open_port
         deadline = time.monotonic() + _READY_S
@@ -231,6 +236,25 @@ def _usable_doors(dicom: DicomSettings) -> DicomSettings:
     return dicom.model_copy(update={"port": port, "tls": tls})
 
 
+def _usable_web(web: WebSettings) -> WebSettings:
+    """With the port to listen on. Raises CommandError if it, the certificate or a token cannot be had."""
+    if not web.enabled:
+        return web
+    try:
+        for source in web.senders.values():
+            read_secret(source)
+        if web.certificate is not None:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(web.certificate, web.key)
+    except SecretError as error:
+        raise CommandError(f"web.senders: {error}.", "Put the token there, or correct the setting.") from error
+    except OSError as error:
+        raise CommandError(
+            f"web.certificate or web.key cannot be used: {error.strerror or type(error).__name__}.",
+            "Name readable PEM files that belong together.",
+        ) from error
+    return web.model_copy(update={"port": _usable_port(web.host, web.port, "web.port")})
+
+
 def _usable_port(host: str, port: int, setting: str) -> int:
     """The port to listen on (a free one for 0). Raises CommandError if it cannot be had."""
     try:
@@ -301,6 +325,8 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     secure = [] if dicom.tls.certificate is None else [f"{dicom.ae_title} on {dicom.host}:{dicom.tls.port} (over TLS)"]
     table.add_row("Listens as", "\n".join(plain + secure))
     table.add_row("May send", ", ".join(dicom.accept_from))
+    if inlets := _inlets(settings):
+        table.add_row("Takes as well", "\n".join(inlets))
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
@@ -315,6 +341,15 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     table.add_row("Configuration", str(config_file) if config_file else "defaults and environment")
     table.add_row("Status", "fvlm-node status" + (f" --config {config_file}" if config_file else ""))
     return Panel(table, title=Text("fVLM Node runs; Ctrl-C ends it"), title_align="left", expand=False)
+
+
+def _inlets(settings: Settings) -> list[str]:
+    """Ways in beside DIMSE."""
+    web = settings.web
+    scheme = "http" if web.certificate is None else "https"
+    found = [f"STOW-RS at {scheme}://{web.host}:{web.port}/dicom-web"] if web.enabled else []
+    found += [f"CT series of the Orthanc at {source.url} ({name})" for name, source in settings.orthancs.items()]
+    return found + [f"files put into {folder.path} ({name})" for name, folder in settings.folders.items()]
 
 
 def _console(settings: Settings, password: str) -> str:

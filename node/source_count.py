@@ -17,6 +17,7 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from config import Reason, Settings
 from config.settings import Source
+from node.http_peer import HttpPeer, PeerError
 from node.scu import associate
 from node.signals import Receiving
 from node.tls import TlsError
@@ -29,6 +30,8 @@ _AT_ONCE = 4
 _MOST_WAITING = 64
 """Questions under way or queued; more series are asked about later."""
 _PENDING = (0xFF00, 0xFF01)
+_COUNT_TAG = "00201209"
+"""Number of Series Related Instances."""
 
 
 class NoCountError(Exception):
@@ -159,17 +162,12 @@ def _by_find(settings: Settings, source: Source, study_instance_uid: str, series
 
 
 def _by_qido(source: Source, timeout_s: float, study_instance_uid: str, series_instance_uid: str) -> int:
-    from dicomweb_client.web import DICOMwebClient
-    from requests import RequestException
-
+    query = {"SeriesInstanceUID": series_instance_uid, "includefield": _COUNT_TAG}
     try:
-        found = DICOMwebClient(source.dicomweb_url, timeout=timeout_s).search_for_series(
-            study_instance_uid,
-            fields=["00201209"],
-            search_filters={"SeriesInstanceUID": series_instance_uid},
-        )
-        counts = [one["00201209"]["Value"][0] for one in found]
-    except (RequestException, ValueError, KeyError, IndexError, TypeError) as error:
+        with HttpPeer(source.dicomweb_url, source, timeout_s) as peer:
+            found = peer.json(f"studies/{study_instance_uid}/series", query, "application/dicom+json") or []
+        counts = [one[_COUNT_TAG]["Value"][0] for one in found]
+    except (PeerError, KeyError, IndexError, TypeError) as error:
         raise NoCountError("the source did not answer the QIDO query") from error
     return _number(counts)
 

@@ -17,7 +17,7 @@ from node.destination_table import destination_table
 from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
-from node.records import CommitmentRequest, Knock, Series, Unreadable
+from node.records import CommitmentRequest, Knock, OrthancCursor, OrthancWanted, Series, Unreadable
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
 from node.worker_starts import failed_starts
@@ -68,6 +68,8 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
         tables = [_series_table(session, settings.dicom.ae_title, limit)]
         if (destinations := destination_table(session, settings)) is not None:
             tables.append(destinations)
+        if settings.orthancs:
+            tables.append(_orthanc_table(session, settings))
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
@@ -147,6 +149,23 @@ def _unreadable_table(session: Session, total: int, limit: int) -> Table:
             f"{row.sop_instance_uid or 'unknown'}{sender}\n{row.segment} {row.offset}",
             Text(f"{reason}: {row.detail or reason.meaning} → {reason.cure}"),
         )
+    return table
+
+
+def _orthanc_table(session: Session, settings: Settings) -> Table:
+    """Orthancs whose series are fetched: whether they answer, and which series could not be fetched as a whole."""
+    table = Table(title="Orthancs", title_justify="left")
+    table.add_column("Source", overflow="fold")
+    table.add_column("Answered", no_wrap=True)
+    table.add_column("Why", overflow="fold")
+    for name, source in settings.orthancs.items():
+        row = session.get(OrthancCursor, name)
+        query = select(OrthancWanted.reason, func.count()).filter_by(source=name, waits=False)
+        failed = session.execute(query.group_by(OrthancWanted.reason)).tuples().all()
+        lines = [f"{row.reason}: {row.detail}"] if row is not None and row.reason is not None else []
+        lines += [f"{count} series not fetched: {reason}" for reason, count in failed]
+        seen = "never" if row is None else f"{row.seen_at:%Y-%m-%d\n%H:%M:%S} UTC"
+        table.add_row(f"{name}\n{source.url}", seen, Text("\n".join(lines)))
     return table
 
 

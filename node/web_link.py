@@ -8,7 +8,6 @@ Nothing of the authorisation is kept longer than the link, or logged.
 
 import asyncio
 import json
-import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from config import Reason
 from config.settings import WebDestination
 from node.dimse_link import SLOWEST, AwayError
 from node.outbox import Fate, Outcome
+from node.secret import SecretError, read_secret
 from node.store_status import judge
 
 _JSON = "application/dicom+json"
@@ -55,12 +55,14 @@ class WebLink:
         self._url, self._timeout_s = destination.base_url, timeout_s
         self._headers = {"Accept": _JSON, "Accept-Encoding": "identity"}
         self._basic: tuple[str, str] | None = None
-        if destination.token:
-            self._headers["Authorization"] = f"Bearer {_secret(destination.token)}"
-        if destination.user:
-            self._basic = (destination.user, _secret(destination.password))
         try:
+            if destination.token:
+                self._headers["Authorization"] = f"Bearer {read_secret(destination.token)}"
+            if destination.user:
+                self._basic = (destination.user, read_secret(destination.password))
             self._tls = ssl.create_default_context(cafile=destination.ca_file)
+        except SecretError as error:
+            raise AwayError(Reason.INTERNAL, str(error)) from error
         except OSError as error:
             raise AwayError(Reason.INTERNAL, f"ca_file cannot be read ({type(error).__name__})") from error
 
@@ -180,22 +182,6 @@ async def _parts(head: bytes, path: Path, tail: bytes) -> AsyncIterator[bytes]:
         while chunk := file.read(_CHUNK):
             yield chunk
     yield tail
-
-
-def _secret(source: str) -> str:
-    """What stands in `env:NAME` or `file:PATH`. Raises AwayError."""
-    kind, _, name = source.partition(":")
-    if kind == "env":
-        value = os.environ.get(name, "")
-    else:
-        try:
-            value = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise AwayError(Reason.INTERNAL, f"{source} cannot be read ({type(error).__name__})") from error
-    value = value.strip()
-    if not value or not (value.isascii() and value.isprintable()):
-        raise AwayError(Reason.INTERNAL, f"{source} holds nothing that can be used")
-    return value
 
 
 def _decoded(content: bytes) -> Any:

@@ -153,6 +153,13 @@ def run_receive(settings: Settings, _: str) -> int:
     return run_receiver(settings)
 
 
+def run_ways_in(settings: Settings, _: str) -> int:
+    """Take images that come over HTTP, from Orthancs and folders, until SIGTERM; the exit status."""
+    from node.inlets import run_inlets
+
+    return run_inlets(settings)
+
+
 def run_web(settings: Settings, _: str) -> int:
     """Serve the console until SIGTERM; the exit status."""
     from node.console.server import run_console
@@ -162,6 +169,7 @@ def run_web(settings: Settings, _: str) -> int:
 
 ROLES: dict[str, Callable[[Settings, str], int]] = {
     "receiver": run_receive,
+    "inlets": run_ways_in,
     "reconciler": run_reconciler,
     "analyze": run_analyze,
     "deliver": run_deliver,

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Collection
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -50,7 +51,8 @@ class Guard:
 
     async def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if not self._knows(headers.getlist("host")):
+        names = {self._settings.host, *self._settings.allowed_hosts}
+        if not knows_host(headers.getlist("host"), names):
             return PlainTextResponse("Unknown host name: add it to console.allowed_hosts.\n", 421)
         address = scope["client"][0] if scope["client"] else ""
         if scope["path"] in PROBES and (self._settings.open_probes or _is_here(address, headers)):
@@ -68,14 +70,14 @@ class Guard:
         ask = {"WWW-Authenticate": 'Basic realm="fVLM Node", charset="UTF-8"'}
         return PlainTextResponse("A password is needed. A new one: fvlm-node console password\n", 401, ask)
 
-    def _knows(self, hosts: list[str]) -> bool:
-        """One Host header, with a name of the settings, localhost, or an address (no name can be rebound to that)."""
-        found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if found is None:
-            return False
-        name = (found["v6"] or found["name"]).lower()
-        known = {"localhost", self._settings.host.lower(), *(host.lower() for host in self._settings.allowed_hosts)}
-        return name in known or _address(name) is not None
+
+def knows_host(hosts: list[str], names: Collection[str]) -> bool:
+    """One Host header, with one of the names, localhost, or an address (no name can be rebound to that)."""
+    found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if found is None:
+        return False
+    name = (found["v6"] or found["name"]).lower()
+    return name == "localhost" or name in {known.lower() for known in names} or _address(name) is not None
 
 
 def _is_here(address: str, headers: Headers) -> bool:
