@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from config import Settings
 from config.inlet_settings import OrthancSource, WatchedFolder
+from config.secret import SecretError, read_secret
 from node.http_peer import HttpPeer, PeerError
-from node.secret import SecretError, read_secret
 
 _TIMEOUT_S = 5.0
 Found = tuple[str, bool, str, str]

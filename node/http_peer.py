@@ -14,8 +14,8 @@ from typing import Any, Self
 import httpx
 
 from config import Reason
+from config.secret import SecretError, read_secret
 from config.setting_types import HttpAccess
-from node.secret import SecretError, read_secret
 
 _LONGEST_JSON = 64 * 2**20
 """Bytes; the list of a series of 3000 images has some 2 million."""

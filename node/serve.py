@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config import Settings
 from config.inlet_settings import WebSettings
+from config.secret import SecretError, read_secret
 from config.settings import DicomSettings
 from node.broker import BrokerError, EmbeddedBroker
 from node.children import Child, listens
@@ -39,7 +40,6 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
-from node.secret import SecretError, read_secret
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 

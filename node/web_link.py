@@ -20,10 +20,10 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from config import Reason
+from config.secret import SecretError, read_secret
 from config.settings import WebDestination
 from node.dimse_link import SLOWEST, AwayError
 from node.outbox import Fate, Outcome
-from node.secret import SecretError, read_secret
 from node.store_status import judge
 
 _JSON = "application/dicom+json"

@@ -9,8 +9,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from config.inlet_settings import WebSettings
+from config.secret import SecretError, read_secret
 from node.console.guard import knows_host
-from node.secret import SecretError, read_secret
 
 _log = structlog.get_logger(__name__)
 

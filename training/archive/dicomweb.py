@@ -1,6 +1,5 @@
 """An archive with QIDO-RS and WADO-RS (PS3.18 sections 10.4 and 10.6): Orthanc, dcm4chee, a cloud's DICOM store."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from pydicom import Dataset, dcmwrite
 from pydicom.uid import ExplicitVRLittleEndian
 
 from config import Reason
+from config.secret import SecretError, read_secret
 from training.archive.entries import ArchiveAwayError, CollectError, Days, SeriesEntry, StudyEntry, day_of, word
 from training.archive.settings import DicomWeb
 
@@ -33,7 +33,7 @@ class DicomWebArchive:
     def __init__(self, service: DicomWeb) -> None:
         """Raises CollectError if a secret or the certificates cannot be read."""
         if service.user:
-            session = create_session_from_user_pass(service.user, _secret(service.password))
+            session = create_session_from_user_pass(service.user, _read(service.password))
         else:
             session = create_session()
         if service.ca_file is not None:
@@ -41,7 +41,7 @@ class DicomWebArchive:
                 session = add_certs_to_session(session, service.ca_file)
             except OSError as error:
                 raise CollectError(f"dicomweb.ca_file cannot be read ({type(error).__name__})") from error
-        headers = {"Authorization": f"Bearer {_secret(service.token)}"} if service.token else None
+        headers = {"Authorization": f"Bearer {_read(service.token)}"} if service.token else None
         self._client = DICOMwebClient(
             service.url.rstrip("/"), session, headers=headers, permissive_uid=True, timeout=service.timeout_s
         )
@@ -132,13 +132,9 @@ def _day(match: dict[str, Any]) -> Any:
     return day_of(_text(match, _DATE))
 
 
-def _secret(source: str) -> str:
+def _read(source: str) -> str:
     """What stands in `env:NAME` or `file:PATH`. Raises CollectError."""
-    kind, _, name = source.partition(":")
     try:
-        value = os.environ.get(name, "") if kind == "env" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CollectError(f"{source} cannot be read ({type(error).__name__})") from error
-    if not (value := value.strip()) or not (value.isascii() and value.isprintable()):
-        raise CollectError(f"{source} holds nothing that can be used")
-    return value
+        return read_secret(source)
+    except SecretError as error:
+        raise CollectError(str(error)) from error

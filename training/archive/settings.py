@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from config.settings import AETitle, PeerTls, Port, Secret
+from config.setting_types import AETitle, Port, Secret
+from config.settings import PeerTls
 from training.archive.entries import CollectError, Days
 
 
