@@ -105,6 +105,10 @@ class Reason(StrEnum):
     COMMITMENT_TIMEOUT = "COMMITMENT_TIMEOUT"
     COMMITMENT_REFUSED = "COMMITMENT_REFUSED"
     COMMITMENT_UNSUPPORTED = "COMMITMENT_UNSUPPORTED"
+    # worklists
+    WORKITEM_UNUSABLE = "WORKITEM_UNUSABLE"
+    WORKITEM_LOST = "WORKITEM_LOST"
+    INPUTS_MISSING = "INPUTS_MISSING"
     INTERNAL = "INTERNAL"
 
     @property
@@ -359,6 +363,18 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.COMMITMENT_UNSUPPORTED: _Text(
         "The destination stored the objects and does not offer storage commitment.",
         "If stored is enough, set commitment: false for this destination.",
+    ),
+    Reason.WORKITEM_UNUSABLE: _Text(
+        "The workitem does not say what is to be read.",
+        "Let its creator name study and series of each input in the Input Information Sequence.",
+    ),
+    Reason.WORKITEM_LOST: _Text(
+        "The workitem was taken or ended by somebody else, or the worklist no longer has it.",
+        "Nothing; if it happens often, see who else works on this worklist.",
+    ),
+    Reason.INPUTS_MISSING: _Text(
+        "Images that the workitem names did not come.",
+        "Set `source` of the worklist to where they are, or let them be sent; then schedule the work again.",
     ),
     Reason.INTERNAL: _Text("An unexpected error inside the node.", "Report it with the log lines of the job."),
 }

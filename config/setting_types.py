@@ -1,10 +1,10 @@
 """What settings are made of: sections, names, addresses, secrets."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
 """1 to 16 printable characters without backslash (DICOM PS3.5, VR AE)."""
@@ -42,3 +42,28 @@ class HttpAccess(Section):
         parts = urlsplit(url)
         if (self.user or self.token) and parts.scheme == "http" and parts.hostname not in LOOPBACK:
             raise ValueError(f"{setting}: use https, so that nobody on the way can read the authorisation")
+
+
+class PeerTls(Section):
+    """DICOM over TLS (1.2 or newer) with a peer that the node calls. Files are PEM, read at each call."""
+
+    ca: Path | None = None
+    """Certificates of the authority that signed the peer's certificate; none: the public ones."""
+    certificate: Path | None = None
+    """The node's certificate, if the peer asks for one."""
+    key: Path | None = None
+    """Its private key, without a password."""
+    verify: bool = True
+    """False: any certificate is taken. That hides the data from who listens, not from who answers in the peer's
+    place."""
+    name: str = ""
+    """Name that stands in the peer's certificate; empty: its `host`."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """ValueError for half a setting."""
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("give `certificate` and `key`, or none of them")
+        if not self.verify and (self.ca is not None or self.name):
+            raise ValueError("`ca` and `name` mean nothing with verify: false")
+        return self

@@ -21,7 +21,9 @@ from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
 from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
+from config.setting_types import PeerTls as PeerTls
 from config.setting_types import Section as _Section
+from config.worklist_settings import Worklist
 
 ReaderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """1 to 32 lower-case letters, digits, dot, dash, underscore: a user of the console, and part of a file name."""
@@ -71,31 +73,6 @@ class ReceiverTls(_Section):
             raise ValueError(
                 "name the authorities of the senders' certificates in `ca`, or set client_certificate: false"
             )
-        return self
-
-
-class PeerTls(_Section):
-    """DICOM over TLS (1.2 or newer) with a peer that the node calls. Files are PEM, read at each call."""
-
-    ca: Path | None = None
-    """Certificates of the authority that signed the peer's certificate; none: the public ones."""
-    certificate: Path | None = None
-    """The node's certificate, if the peer asks for one."""
-    key: Path | None = None
-    """Its private key, without a password."""
-    verify: bool = True
-    """False: any certificate is taken. That hides the data from who listens, not from who answers in the peer's
-    place."""
-    name: str = ""
-    """Name that stands in the peer's certificate; empty: its `host`."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        """ValueError for half a setting."""
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("give `certificate` and `key`, or none of them")
-        if not self.verify and (self.ca is not None or self.name):
-            raise ValueError("`ca` and `name` mean nothing with verify: false")
         return self
 
 
@@ -411,6 +388,8 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     destinations: dict[str, AnyDestination] = {}
     """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
+    worklists: dict[SourceName, Worklist] = {}
+    """Worklists (Unified Procedure Step) by name on which the node takes work (IHE AIW-I Task Performer)."""
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -493,6 +472,11 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under `destinations`; add it"
             )
+        strange = sorted(
+            {one.source for one in loaded.worklists.values() if one.source and one.source not in loaded.sources}
+        )
+        if strange:
+            raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
         settings: Settings = loaded
         if file is not None:
             settings = loaded.model_copy(update={"data_dir": file.resolve().parent / loaded.data_dir})

@@ -18,6 +18,7 @@ from node.job_commands import commands
 from node.report_commands import report_app
 from node.retrieve.commands import pull_app
 from node.series_commands import series_app
+from node.worklist.commands import worklist_app
 
 if TYPE_CHECKING:
     from node.search import Answer  # torch
@@ -44,6 +45,7 @@ app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
 app.add_typer(pull_app)
 app.add_typer(series_app, name="series")
+app.add_typer(worklist_app, name="worklist")
 app.add_typer(report_app, name="report")
 app.add_typer(feedback_app, name="feedback")
 

@@ -86,16 +86,41 @@ class HttpPeer:
             for chunk in self._chunks(answer, longest):
                 write(chunk)
 
+    def send(self, method: str, path: str, body: Any, content_type: str) -> tuple[int, str]:
+        """Send JSON (nothing for None): HTTP status and text of the Warning header. Raises PeerError if there is no
+        answer, or one that is not about what was sent.
+        """
+        content = b"" if body is None else json.dumps(body).encode()
+        headers = {"Accept": content_type} | ({} if body is None else {"Content-Type": content_type})
+        with (
+            self._told(),
+            self._client.stream(method, f"{self.url}/{path}", content=content, headers=headers) as answer,
+        ):
+            for _ in self._chunks(answer, _LONGEST_JSON):
+                pass
+            status = answer.status_code
+            if 300 <= status < 400 or status >= 500 or status in _PASSING:
+                raise PeerError(Reason.PEER_REFUSED, f"{self.url} answers HTTP {status}", status)
+            return status, answer.headers.get("Warning", "")[:200]
+
     @contextmanager
     def _answer(self, path: str, params: Mapping[str, str | int] | None, accept: str) -> Iterator[httpx.Response]:
         """An answer with success. Raises PeerError, also for what goes wrong while it is read."""
+        with (
+            self._told(),
+            self._client.stream("GET", f"{self.url}/{path}", params=params, headers={"Accept": accept}) as answer,
+        ):
+            if answer.status_code not in (200, 204):
+                raise PeerError(
+                    Reason.PEER_REFUSED, f"{self.url} answers HTTP {answer.status_code}", answer.status_code
+                )
+            yield answer
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong on the way is raised as PeerError."""
         try:
-            with self._client.stream("GET", f"{self.url}/{path}", params=params, headers={"Accept": accept}) as answer:
-                if answer.status_code not in (200, 204):
-                    raise PeerError(
-                        Reason.PEER_REFUSED, f"{self.url} answers HTTP {answer.status_code}", answer.status_code
-                    )
-                yield answer
+            yield
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 text = f"{self.url}: its TLS certificate is not one of a known authority, or not for this name"

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from config.inlet_settings import OrthancSource, WatchedFolder
 from config.setting_types import SourceName
 from config.settings import AnyDestination, Destination, Settings, Source, WebDestination
+from config.worklist_settings import DimseWorklist, WebWorklist, Worklist
 from node.errors import CommandError
 
 _HEAD = """\
@@ -24,6 +25,12 @@ _EXAMPLES: dict[object, dict[str, BaseModel]] = {
         "main": OrthancSource(url="http://127.0.0.1:8042", plugin_token="file:/etc/fvlm/orthanc-token")
     },
     dict[SourceName, WatchedFolder]: {"drop": WatchedFolder(path=Path("/srv/dicom-in"))},
+    dict[SourceName, Worklist]: {
+        "ris": WebWorklist(kind="rs", url="https://ris.example.org/dicom-web", station="FVLM1^99HOSPITAL^fVLM Node"),
+        "manager": DimseWorklist(
+            kind="dimse", ae_title="UPSMGR", host="ups.example.org", port=104, station="FVLM1^99HOSPITAL^fVLM Node"
+        ),
+    },
     dict[str, AnyDestination]: {
         "pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104),
         "cloud": WebDestination(stow_url="https://cloud.example.org/dicom-web", token="env:CLOUD_TOKEN"),

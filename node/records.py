@@ -281,6 +281,52 @@ class OrthancWanted(Base):
     detail: Mapped[str] = mapped_column(String(1000), default="")
 
 
+class WorkitemClaim(Base):
+    """A workitem of a worklist that this node has claimed, or was about to (`node.worklist`). No patient data."""
+
+    __tablename__ = "workitem_claim"
+    __table_args__ = (UniqueConstraint("worklist", "uid"), Index("ix_workitem_claim_phase", "worklist", "phase"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    worklist: Mapped[str] = mapped_column(String(32))
+    """Name in `settings.worklists`."""
+    uid: Mapped[str] = mapped_column(String(64))
+    """SOP Instance UID of the workitem."""
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    """Kept before it is used: with it alone can the workitem be ended."""
+    phase: Mapped[str] = mapped_column(String(16))
+    """A `node.worklist.claims.Phase`."""
+    inputs: Mapped[list[list[str]]] = mapped_column(JSON)
+    """Study and series of each input."""
+    priority: Mapped[int]
+    """A `config.Priority`."""
+    progress: Mapped[int] = mapped_column(default=-1)
+    """Percent that the worklist was told; -1: nothing yet."""
+    cancel_asked: Mapped[bool] = mapped_column(default=False)
+    """Somebody asked for its cancellation."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    """How often the worklist did not let it be ended."""
+    claimed_at: Mapped[datetime] = mapped_column(default=now)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """Why it was cancelled, lost, or cannot be ended now."""
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
+class WorklistContact(Base):
+    """How it went with a worklist the last time."""
+
+    __tablename__ = "worklist_contact"
+
+    worklist: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Name in `settings.worklists`."""
+    seen_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When it answered last, to within a minute."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    """None: it answers."""
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
 class Job(_Stateful, Base):
     """One reading of one generation of a series by one release."""
 

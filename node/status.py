@@ -21,6 +21,7 @@ from node.records import CommitmentRequest, Knock, OrthancCursor, OrthancWanted,
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
 from node.worker_starts import failed_starts
+from node.worklist.table import worklists_table
 
 _COLORS = {
     State.SENT: "green",
@@ -70,6 +71,8 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
             tables.append(destinations)
         if settings.orthancs:
             tables.append(_orthanc_table(session, settings))
+        if settings.worklists:
+            tables.append(worklists_table(session, settings))
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))

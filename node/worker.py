@@ -142,6 +142,10 @@ def run_reconciler(settings: Settings, _: str) -> int:
     ended = Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     records = Records(open_database(settings.database))
+    if settings.worklists:
+        from node.worklist.run import start_performers
+
+        start_performers(settings, records, ended)
     Reconciler(records, settings, Dispatcher(make_app(settings))).run(ended)
     return 0
 

@@ -1,7 +1,7 @@
 """QIDO-RS tells what a study has, WADO-RS gives it, image by image, several at once (PS3.18 sections 10.6 and 10.4)."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from config import Reason, Settings
@@ -24,14 +24,24 @@ _MOST_PAGES = 100
 _MODALITY, _SERIES, _INSTANCE = "00080060", "0020000E", "00080018"
 
 
-def pull(settings: Settings, records: Records, name: str, source: Source, study: str, progress: Progress) -> Retrieved:
-    """Fetch a study. Raises RetrieveError, OSError, sqlalchemy.exc.DBAPIError; what is Stored stays."""
+def pull(
+    settings: Settings,
+    records: Records,
+    name: str,
+    source: Source,
+    study: str,
+    progress: Progress,
+    only: Collection[str] = (),
+) -> Retrieved:
+    """Fetch the CT series of a study, or `only` these. Raises RetrieveError, OSError, sqlalchemy.exc.DBAPIError; what
+    is Stored stays.
+    """
     longest = settings.web.max_object_mb * 2**20
     intake = Intake(settings.spool_dir, settings.dicom.min_free_mb * 2**20)
     classes = accepted_classes(settings)
     try:
         with HttpPeer(source.dicomweb_url, source, settings.delivery.timeout_s, _AT_ONCE) as peer:
-            wanted = plan(records, settings.spool_dir, name, source.ae_title, _ct_series(peer, study))
+            wanted = plan(records, settings.spool_dir, name, source.ae_title, _ct_series(peer, study, only))
             found = counted(wanted)
             lock = threading.Lock()
             progress(found.known, found.images)
@@ -55,13 +65,13 @@ def pull(settings: Settings, records: Records, name: str, source: Source, study:
     return found
 
 
-def _ct_series(peer: HttpPeer, study: str) -> Iterator[tuple[str, list[str]]]:
+def _ct_series(peer: HttpPeer, study: str, only: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """CT series and their instances. Raises PeerError, RetrieveError."""
     series = _search(peer, f"studies/{study}/series", (_SERIES, _MODALITY))
     if not series:
         raise RetrieveError("the archive does not have the study")
     for one in series:
-        if one[1] == "CT" and is_uid(one[0]):
+        if one[1] == "CT" and is_uid(one[0]) and (not only or one[0] in only):
             instances = _search(peer, f"studies/{study}/series/{one[0]}/instances", (_INSTANCE,))
             yield one[0], [instance[0] for instance in instances if is_uid(instance[0])]
 

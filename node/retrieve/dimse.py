@@ -2,7 +2,7 @@
 (Study Root, PS3.4 annex C).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +34,17 @@ _WARNING = 0xB000
 """Sub-operations complete, one or more failed (PS3.4 table C.4-2)."""
 
 
-def pull(settings: Settings, records: Records, name: str, source: Source, study: str, progress: Progress) -> Retrieved:
-    """Fetch a study. Raises RetrieveError, OSError, sqlalchemy.exc.DBAPIError; what is Stored stays.
+def pull(
+    settings: Settings,
+    records: Records,
+    name: str,
+    source: Source,
+    study: str,
+    progress: Progress,
+    only: Collection[str] = (),
+) -> Retrieved:
+    """Fetch the CT series of a study, or `only` these. Raises RetrieveError, OSError, sqlalchemy.exc.DBAPIError; what
+    is Stored stays.
 
     C-MOVE sends to the node's own AE title, where the running node takes it in; what the archive says of it counts.
     """
@@ -43,6 +52,7 @@ def pull(settings: Settings, records: Records, name: str, source: Source, study:
         series = [
             (uid, [one.get("SOPInstanceUID", "") for one in _find(asking, "IMAGE", study, uid, "SOPInstanceUID")])
             for uid in _ct_series(asking, study)
+            if not only or uid in only
         ]
     images = [(uid, filter(is_uid, map(str, instances))) for uid, instances in series]
     wanted = plan(records, settings.spool_dir, name, source.ae_title, images)
