@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from config.setting_types import SERVICE_URL, AETitle, HttpAccess, PeerTls, Section, SourceName
+from config.setting_types import SERVICE_URL, AETitle, HttpAccess, PeerTls, Port, Section, SourceName
 
 CodeText = Annotated[str, Field(pattern=r"^[^\\^]{1,16}\^[^\\^]{1,16}\^[^\\^]{1,64}$")]
 """A code as `VALUE^SCHEME^MEANING`."""
@@ -71,7 +71,12 @@ class DimseWorklist(_Tasks):
     port: Annotated[int, Field(ge=1, le=65535)]
     """Its TCP port."""
     tls: PeerTls | None = None
-    """DICOM over TLS (`{}` for the public authorities); none: plain."""
+    """DICOM over TLS (`{}` for the public authorities) for what the node asks; none: plain."""
+    events_port: Port | None = None
+    """TCP port, on `dicom.host`, on which the worklist tells its events (plain DICOM; they name no patient): work is
+    taken at once, and cancel requests are heard. None: the node does not subscribe, only `poll_s` counts."""
+    events_ae_title: AETitle = "FVLMEVENTS"
+    """The AE title of that port, by which the worklist has to know it."""
 
     @property
     def where(self) -> str:

@@ -27,6 +27,8 @@ from node.part10_stream import CLASS_NOT_SUPPORTED
 from node.store_status import judge
 from node.web.stow import PROCESSING_FAILURE, Outcome
 from node.web.stow_answer import status_of
+from node.worklist.link import Fate as UpsFate
+from node.worklist.ups_dimse import judge as ups_status
 
 _SMALL = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 _SENT = {
@@ -77,6 +79,13 @@ _MEANINGS = {
     Fate.REFUSED: "not tried again; stays visible until `fvlm-node retry`",
     Fate.AWAY: "tried again; the destination's circuit breaker counts it",
 }
+_UPS_HEARD = (0x0000, 0xB304, 0xB306, 0xC300, 0xC301, 0xC302, 0xC303, 0xC304, 0xC307, 0xC310, 0xC311, 0x0124)
+_UPS_FATES = {
+    UpsFate.DONE: "done",
+    UpsFate.CONFLICT: "another state, or another performer: the workitem is looked at; what is not ours is left alone",
+    UpsFate.GONE: "the worklist does not have it: left alone",
+    UpsFate.REFUSED: "tried again at each poll, 20 times",
+}
 _REJECTIONS = (
     (Reason.WRONG_CALLED_AE, "rejected-permanent, service-user, called-AE-title-not-recognized"),
     (Reason.UNKNOWN_AE, "rejected-permanent, service-user, calling-AE-title-not-recognized"),
@@ -114,6 +123,7 @@ def _lines() -> Iterator[str]:
     yield from _receiving()
     yield from _web()
     yield from _sending()
+    yield from _worklists()
     yield from _objects()
     yield from _security()
 
@@ -131,6 +141,8 @@ def _services() -> list[tuple[str, str, str]]:
         ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "where configured (`web`)"),
         ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.dicomweb_url`, `stow_url`)", "no"),
         ("WADO-RS (PS3.18 10.4)", "`fvlm-node pull` (`sources.X.dicomweb_url`)", "no"),
+        ("Unified Procedure Step: Pull, Watch, Event", "where configured (`worklists`)", "no"),
+        ("UPS-RS (PS3.18 11)", "where configured (`worklists`)", "no"),
     ]
 
 
@@ -151,6 +163,8 @@ def _receiving() -> Iterator[str]:
         (_name(uid), f"`{uid}`", "Explicit, Implicit VR Little Endian")
         for uid in (STORAGE_COMMITMENT, MPPS, INSTANCE_AVAILABILITY)
     ]
+    where = "Explicit, Implicit VR Little Endian; on a port of its own (`worklists.X.events_port`)"
+    rows.append((_name(str(sop.UnifiedProcedureStepEvent)), f"`{sop.UnifiedProcedureStepEvent}`", where))
     rows += [(name, f"`{uid}`", "all of the next table") for name, uid in stored]
     yield from _table(("Abstract syntax", "UID", "Transfer syntaxes"), rows)
     yield "`dicom.more_storage_classes` adds others. What is not CT is kept and ends as `NOT_CT`; a reader's SR or"
@@ -218,6 +232,7 @@ def _sending() -> Iterator[str]:
         sop.StudyRootQueryRetrieveInformationModelMove,
     )
     rows += [(_name(str(uid)), f"`{uid}`") for uid in asked]
+    rows += [(_name(str(uid)), f"`{uid}`") for uid in (sop.UnifiedProcedureStepPull, sop.UnifiedProcedureStepWatch)]
     yield from _table(("Abstract syntax", "UID"), rows)
     yield "### What is made of a destination's answer to C-STORE"
     yield ""
@@ -225,6 +240,33 @@ def _sending() -> Iterator[str]:
     yield "An object is `COMMITTED` when the destination has confirmed storage commitment (N-EVENT-REPORT on the same"
     yield "or a new association), where the destination offers it."
     yield ""
+
+
+def _worklists() -> Iterator[str]:
+    yield "## The node as performer on a worklist (IHE AIW-I Task Performer)"
+    yield ""
+    yield "Pull and triggered pull; no push. Algorithms: the model release, for CT series. Inputs: the CT series of the"
+    yield "Input Information Sequence, each with Study and Series Instance UID."
+    yield ""
+    rows = (
+        ("Query (RAD-81)", "C-FIND", "GET /workitems", "state SCHEDULED, input READY, workitem code or station"),
+        (
+            "Claim (RAD-82)",
+            "N-ACTION 1",
+            "PUT /workitems/{uid}/state",
+            "IN PROGRESS with a Transaction UID of the node",
+        ),
+        ("Contents (RAD-83)", "N-GET", "GET /workitems/{uid}", "station, workitem code, inputs, priority, state"),
+        ("Update (RAD-84)", "N-SET", "POST /workitems/{uid}?{transaction}", "progress; performed procedure, outputs"),
+        ("Complete (RAD-85)", "N-ACTION 1", "PUT /workitems/{uid}/state", "COMPLETED, or CANCELED with coded reasons"),
+        ("Subscribe (RAD-86)", "N-ACTION 3", "POST /workitems/{uid}/subscribers/{AE}", "global, no deletion lock"),
+        ("Events (RAD-87, RAD-109)", "N-EVENT-REPORT", "WebSocket /subscribers/{AE}", "cancel requests are honoured"),
+    )
+    yield from _table(("Transaction", "DIMSE", "UPS-RS", "What"), rows)
+    yield from _table(
+        ("Status of N-ACTION, N-SET", "Taken as"),
+        [(f"`0x{status:04X}`", _UPS_FATES[ups_status(status).fate]) for status in _UPS_HEARD],
+    )
 
 
 def _answered(answers: Iterable[tuple[int, str, str]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`fvlm-node doctor`: the ways in beside DIMSE."""
+"""`fvlm-node doctor`: the ways in beside DIMSE, and worklists."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,9 @@ from config import Settings
 from config.inlet_settings import OrthancSource, WatchedFolder
 from config.secret import SecretError, read_secret
 from node.http_peer import HttpPeer, PeerError
+from node.worklist.link import WorklistAwayError
+from node.worklist.run import connect
+from node.worklist.workitem import Code
 
 _TIMEOUT_S = 5.0
 Found = tuple[str, bool, str, str]
@@ -24,6 +27,8 @@ def examine_inlets(settings: Settings) -> Iterator[Found]:
         yield _orthanc(name, orthanc)
     for name, folder in settings.folders.items():
         yield _folder(name, folder)
+    for name in settings.worklists:
+        yield _worklist(name, settings)
 
 
 def _token(setting: str, source: str) -> Found:
@@ -54,3 +59,18 @@ def _folder(name: str, folder: WatchedFolder) -> Found:
     well = folder.path.is_dir() and os.access(folder.path, os.R_OK | os.W_OK | os.X_OK)
     found = f"{folder.path} can be read and written" if well else f"{folder.path} cannot be read and written"
     return f"Folder {name}", well, found, "Make it, and let the node's user read and write it"
+
+
+def _worklist(name: str, settings: Settings) -> Found:
+    worklist = settings.worklists[name]
+    patience = settings.delivery.model_copy(update={"timeout_s": _TIMEOUT_S})
+    settings = settings.model_copy(update={"delivery": patience})
+    try:
+        with connect(worklist, settings) as link:
+            found, unreadable = link.search(
+                Code.parse(worklist.station), tuple(Code.parse(text) for text in worklist.procedures)
+            )
+    except WorklistAwayError as error:
+        return f"Worklist {name}", False, error.detail, "Check its address, authorisation, AE titles and firewall"
+    told = f", {unreadable} cannot be read" if unreadable else ""
+    return f"Worklist {name}", True, f"{worklist.where} answers: {len(found)} workitems wait{told}", ""

@@ -7,7 +7,6 @@ import base64
 import json
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
@@ -18,6 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 from config.secret import SecretError, read_secret
 from config.worklist_settings import WebWorklist
 from ct.part10 import is_uid
+from node.worklist.events import CANCEL_REQUESTED, PROGRESS_REPORT, Notice
 from node.worklist.link import Fate, WorklistAwayError
 from node.worklist.ups_rs import WebWorklistLink
 
@@ -26,17 +26,7 @@ _log = structlog.get_logger(__name__)
 _LONGEST_MESSAGE = 2**20
 _LOOK_S = 0.5
 _LONGEST_WAIT_S = 300.0
-_CANCEL_REQUESTED, _PROGRESS = 2, 3
-"""Event Type IDs of UPS Cancel Requested and UPS Progress Report (PS3.4 table CC.2.4-1)."""
 _EVENT_TYPE, _INSTANCE = "00001002", "00001000"
-
-
-@dataclass(frozen=True)
-class Notice:
-    """One event: something changed; a cancel request names its workitem."""
-
-    cancel: str = ""
-    """SOP Instance UID of the workitem that is asked to be cancelled."""
 
 
 class EventChannel:
@@ -123,9 +113,9 @@ def read_event(message: str | bytes) -> Notice | None:
     if not isinstance(event, dict):
         return None
     kind, uid = _first(event, _EVENT_TYPE), _first(event, _INSTANCE)
-    if str(kind) == str(_CANCEL_REQUESTED):
+    if str(kind) == str(CANCEL_REQUESTED):
         return Notice(cancel=uid) if isinstance(uid, str) and is_uid(uid) else None
-    return None if str(kind) == str(_PROGRESS) else Notice()
+    return None if str(kind) == str(PROGRESS_REPORT) else Notice()
 
 
 def _first(event: dict[str, Any], tag: str) -> Any:

@@ -22,7 +22,7 @@ from node.database import Records
 from node.records import WorkitemClaim, now
 from node.worklist import claims, inputs, report
 from node.worklist.claims import Phase
-from node.worklist.event_channel import Notice
+from node.worklist.events import Notice
 from node.worklist.fetching import InputFetcher
 from node.worklist.inputs import Standing
 from node.worklist.link import Fate, WorklistAwayError, WorklistLink

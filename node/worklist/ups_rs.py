@@ -7,14 +7,13 @@ from pydicom import Dataset
 from config import Reason
 from config.worklist_settings import WebWorklist
 from node.http_peer import HttpPeer, PeerError
+from node.worklist.events import GLOBAL_SUBSCRIPTION
 from node.worklist.link import MOST_MATCHES, Fate, Reply, WorklistAwayError, state_change
 from node.worklist.workitem import Code, StepState, Workitem, WorkitemError
 
 _JSON = "application/dicom+json"
 _STATE, _READINESS, _STATION, _WORKITEM = "00741000", "00404041", "00404025", "00404018"
 _VALUE, _SCHEME = "00080100", "00080102"
-GLOBAL = "1.2.840.10008.5.1.4.34.5"
-"""UPS Global Subscription SOP Instance (PS3.4 CC.2.3)."""
 
 
 class WebWorklistLink:
@@ -70,7 +69,7 @@ class WebWorklistLink:
 
     def subscribe(self, ae_title: str) -> Reply:
         """To all workitems, those of later too, without a deletion lock (PS3.18 section 11.9)."""
-        return self._send("POST", f"workitems/{GLOBAL}/subscribers/{ae_title}", None)
+        return self._send("POST", f"workitems/{GLOBAL_SUBSCRIPTION}/subscribers/{ae_title}", None)
 
     def _send(self, method: str, path: str, dataset: Dataset | None) -> Reply:
         body = None if dataset is None else [dataset.to_json_dict()]

@@ -1,7 +1,5 @@
 """The node as performer on a worklist, against a scripted one that follows PS3.4 annex CC (`ups_peer`)."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,23 +7,27 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
+import yaml
 from pydicom import Dataset
 from rows import add_job, add_results, job, open_records, settings_for
-from running import wait_for
+from running import Processes, wait_for
 from sqlalchemy import select
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
-from ups_peer import PROCEDURE, STATION, Steps, code, dimse_peer, rs_peer, scheduled
+from ups_peer import PROCEDURE, STATION, Steps, code, dimse_peer, event_report, rs_peer, scheduled
 
 from config import Priority, Reason, Settings
+from config.settings import SettingsError
 from config.worklist_settings import DimseWorklist, WebWorklist
+from node.children import free_port
 from node.cli import app
 from node.database import Records
+from node.doctor_inlets import examine_inlets
 from node.records import Delivery, Job, WorkitemClaim, WorklistContact, now
 from node.states import State
-from node.worker import write_settings
 from node.worklist.claims import Phase
-from node.worklist.event_channel import Notice, read_event
+from node.worklist.event_channel import read_event
+from node.worklist.events import Notice
 from node.worklist.performer import Performer
 from node.worklist.report import discontinuation
 from node.worklist.run import connect, start_performers
@@ -214,18 +216,33 @@ def test_no_more_is_claimed_than_may_be_held_and_the_urgent_first(tmp_path: Path
     assert set(steps.owners) == {"2.25.71", "2.25.72"}
 
 
-def test_a_cancel_request_on_the_event_channel_ends_job_and_workitem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rs", "dimse"])
+def test_a_cancel_request_among_the_events_ends_job_and_workitem(kind: str, tmp_path: Path) -> None:
     steps, ended = Steps(), Event()
-    with rs_peer(steps) as (url, channels):
-        worklist = WebWorklist(kind="rs", url=url, station=_STATION, poll_s=600)
+    with ExitStack() as stack:
+        if kind == "rs":
+            url, channels = stack.enter_context(rs_peer(steps))
+            worklist: Any = WebWorklist(kind="rs", url=url, station=_STATION, poll_s=600)
+        else:
+            events_port = free_port()
+            port = stack.enter_context(dimse_peer(steps, {"FVLMEVENTS": events_port}))
+            worklist = DimseWorklist(
+                kind="dimse", ae_title="UPSMGR", host="127.0.0.1", port=port, station=_STATION, poll_s=600,
+                events_port=events_port,
+            )  # fmt: skip
+        silent = steps.tell
         settings, records, _ = _node(tmp_path, worklist)
         job_id = add_job(records, "2.25.1")
         threads = start_performers(settings, records, ended)
         try:
-            wait_for(lambda: len(channels) == 1, "the event channel is open")
+            wait_for(lambda: len(channels) == 1 if kind == "rs" else steps.tell is not silent, "it listens to events")
             steps.add(scheduled("2.25.77", "2.25.1"))
             wait_for(lambda: steps.state("2.25.77") == "IN PROGRESS", "the event triggers the claim, no poll")
             wait_for(lambda: _claim(records, "2.25.77").phase == Phase.HELD, "the claim is recorded")
+            if kind == "dimse":
+                told = steps.event("2.25.77", 2)
+                assert event_report(told, "FVLMEVENTS", events_port, calling="STRANGER") == -1, "only the worklist"
+                assert event_report(told, "OTHER", events_port) == -1
             assert steps.request_cancel("2.25.77") == 0
             wait_for(lambda: steps.state("2.25.77") == "CANCELED", "the cancel request is honoured")
             wait_for(lambda: _claim(records, "2.25.77").phase == Phase.CANCELED, "and recorded")
@@ -322,12 +339,7 @@ def test_kill_9_while_the_worklist_has_answered_and_nothing_is_recorded(
                 killed.wait(60)
 
         steps.hook = stop_here
-        file = tmp_path / "settings.json"
-        write_settings(settings, file)
-        with (tmp_path / "child.log").open("wb") as log:
-            child = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("worklist_child.py")), str(file)], stderr=log
-            )
+        child = Processes(settings).role("reconciler")
         try:
             wait_for(reached.is_set, f"the node has asked for: {request_}")
         finally:
@@ -366,6 +378,66 @@ def test_status_shows_worklists_and_workitems_without_a_patient(tmp_path: Path) 
     with records.reading() as session:
         kept = [str(vars(row)) for row in session.scalars(select(WorkitemClaim))]
     assert "PLANTED" not in "".join(kept).upper()
+
+
+@pytest.mark.parametrize("kind", ["rs", "dimse"])
+def test_doctor_asks_each_worklist(kind: str, tmp_path: Path) -> None:
+    steps = Steps(scheduled("2.25.77", "2.25.1"))
+    with _peer(kind, steps) as worklist:
+        settings = _node(tmp_path, worklist)[0]
+        [(name, well, found, _)] = examine_inlets(settings)
+    assert (name, well, found) == ("Worklist ris", True, f"{worklist.where} answers: 1 workitems wait")
+    [(_, well, found, _)] = examine_inlets(settings)
+    assert not well
+    assert "does not answer" in found
+
+
+def test_a_service_that_is_no_worklist_is_told_of_and_tried_again(tmp_path: Path) -> None:
+    with dimse_peer(Steps()) as port:  # it speaks DICOM
+        worklist = WebWorklist(kind="rs", url=f"http://127.0.0.1:{port}", station=_STATION)
+        performer = _node(tmp_path, worklist)[2]
+        with capture_logs() as logs:
+            performer.once()
+    assert [(line["event"], line["error"]) for line in logs] == [("worklist_away", Reason.PEER_UNREACHABLE)]
+
+
+def test_an_end_that_the_worklist_refuses_is_tried_again_and_shown(tmp_path: Path) -> None:
+    steps = Steps(scheduled("2.25.77", "2.25.1"))
+    with _peer("rs", steps) as worklist:
+        settings, records, performer = _node(tmp_path, worklist)
+        job_id = add_job(records, "2.25.1")
+        performer.once()
+        _finish(records, settings, job_id)
+        change = steps.change_state
+        steps.change_state = lambda *_: 0xC304  # type: ignore[method-assign]
+        performer.once()
+        claim = _claim(records, "2.25.77")
+        assert (claim.phase, claim.reason, claim.attempts) == (Phase.HELD, Reason.PEER_REFUSED, 1)
+        assert "0xC304" in claim.detail
+        steps.change_state = change  # type: ignore[method-assign]
+        performer.once()
+    assert (steps.state("2.25.77"), _claim(records, "2.25.77").phase) == ("COMPLETED", Phase.COMPLETED)
+    assert _claim(records, "2.25.77").reason is None
+
+
+@pytest.mark.parametrize(
+    ("worklist", "told"),
+    [
+        ({"kind": "rs", "url": "http://ris.example.org", "token": "env:X"}, "https"),
+        (
+            {"kind": "rs", "url": "https://ris.example.org", "token": "env:X", "events_url": "ws://ris.example.org"},
+            "https",
+        ),
+        ({"kind": "rs", "url": "https://ris.example.org", "station": "FVLM"}, "station"),
+        ({"kind": "rs", "url": "https://ris.example.org", "source": "elsewhere"}, "elsewhere"),
+        ({"kind": "hl7"}, "kind"),
+    ],
+)
+def test_settings_that_cannot_work_are_told_of(worklist: dict[str, str], told: str, tmp_path: Path) -> None:
+    file = tmp_path / "node.yaml"
+    file.write_text(yaml.safe_dump({"worklists": {"ris": {"station": _STATION, **worklist}}}), encoding="utf-8")
+    with pytest.raises(SettingsError, match=told):
+        Settings.load(file)
 
 
 def test_events_that_are_none_are_no_events() -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from pydicom import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.sop_class import UnifiedProcedureStepPull
+from pynetdicom import AE, build_role, evt
+from pynetdicom.sop_class import UnifiedProcedureStepEvent, UnifiedProcedureStepPull, UnifiedProcedureStepWatch
 from running import wait_for
 
 STATION, PROCEDURE = ("FVLM1", "99HOSP", "fVLM Node"), ("CTREAD", "99HOSP", "CT reading")
@@ -86,12 +86,12 @@ class Steps:
         if state == "SCHEDULED":
             self.all[uid].ProcedureStepState = "CANCELED"
             return 0x0000
-        self.tell(self._event(uid, 2))
+        self.tell(self.event(uid, 2))
         return 0x0000
 
     def add(self, step: Dataset) -> None:
         self.all[str(step.SOPInstanceUID)] = step
-        self.tell(self._event(str(step.SOPInstanceUID), 1))
+        self.tell(self.event(str(step.SOPInstanceUID), 1))
 
     def _change_state(self, uid: str, transaction: str, state: str) -> int:
         """PS3.4 table CC.1.1-2."""
@@ -169,7 +169,7 @@ class Steps:
         self.hook(request, uid, status)
         return status
 
-    def _event(self, uid: str, kind: int) -> dict[str, Any]:
+    def event(self, uid: str, kind: int) -> dict[str, Any]:
         return {
             "00000002": {"vr": "UI", "Value": [_EVENTS]},
             "00001000": {"vr": "UI", "Value": [uid]},
@@ -272,8 +272,9 @@ def rs_peer(steps: Steps, port: int = 0) -> Iterator[tuple[str, list[Any]]]:
 
 
 @contextmanager
-def dimse_peer(steps: Steps) -> Iterator[int]:
-    """A running SCP of UPS Pull; its port."""
+def dimse_peer(steps: Steps, subscribers: dict[str, int] | None = None) -> Iterator[int]:
+    """A running SCP of UPS Pull and Watch; its port. `subscribers`: AE titles that may subscribe, and their ports."""
+    subscribers = subscribers or {}
 
     def found(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
         for step in steps.find(event.identifier):
@@ -291,9 +292,15 @@ def dimse_peer(steps: Steps) -> Iterator[int]:
         return 0x0000, answer
 
     def changed(event: evt.Event) -> tuple[int, Dataset | None]:
-        sent = event.action_information
+        sent, uid = event.action_information, str(event.request.RequestedSOPInstanceUID)
+        if event.action_type == 3:
+            assert (uid, sent.DeletionLock) == ("1.2.840.10008.5.1.4.34.5", "FALSE")
+            assert event.context.abstract_syntax == UnifiedProcedureStepWatch
+            if sent.ReceivingAE not in subscribers:
+                return 0xC308, None
+            steps.tell = lambda told: event_report(told, sent.ReceivingAE, subscribers[sent.ReceivingAE])
+            return 0x0000, None
         assert event.action_type == 1
-        uid = str(event.request.RequestedSOPInstanceUID)
         return steps.change_state(uid, sent.get("TransactionUID", ""), sent.ProcedureStepState), None
 
     def updated(event: evt.Event) -> tuple[int, Dataset | None]:
@@ -301,6 +308,7 @@ def dimse_peer(steps: Steps) -> Iterator[int]:
 
     ae = AE(ae_title="UPSMGR")
     ae.add_supported_context(UnifiedProcedureStepPull)
+    ae.add_supported_context(UnifiedProcedureStepWatch)
     handlers = [
         (evt.EVT_C_FIND, found), (evt.EVT_N_GET, given), (evt.EVT_N_ACTION, changed), (evt.EVT_N_SET, updated)
     ]  # fmt: skip
@@ -309,3 +317,21 @@ def dimse_peer(steps: Steps) -> Iterator[int]:
         yield server.socket.getsockname()[1]
     finally:
         server.shutdown()
+
+
+def event_report(told: dict[str, Any], title: str, port: int, calling: str = "UPSMGR") -> int:
+    """N-EVENT-REPORT of an event; its status."""
+    ae = AE(ae_title=calling)
+    ae.add_requested_context(UnifiedProcedureStepEvent)
+    role = build_role(UnifiedProcedureStepEvent, scp_role=True)  # who calls is the SCP (PS3.4 CC.3)
+    association = ae.associate("127.0.0.1", port, ae_title=title, ext_neg=[role])
+    if not association.is_established:
+        return -1
+    information = Dataset()
+    information.ProcedureStepState = told["00741000"]["Value"][0]
+    kind, uid = told["00001002"]["Value"][0], told["00001000"]["Value"][0]
+    answer, _ = association.send_n_event_report(
+        information, kind, "1.2.840.10008.5.1.4.34.6.1", uid, meta_uid=UnifiedProcedureStepEvent
+    )
+    association.release()
+    return int(answer.Status)
