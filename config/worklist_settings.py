@@ -1,6 +1,7 @@
 """Settings of the worklists on which the node takes work: Unified Procedure Step over HTTP (UPS-RS) or over DIMSE."""
 
 from typing import Annotated, Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
@@ -56,7 +57,7 @@ class WebWorklist(_Tasks, HttpAccess):
     def channel(self, ae_title: str) -> str:
         """The address of the event channel of a subscriber (PS3.18 section 8.10.4)."""
         base = self.events_url or "ws" + self.url.rstrip("/").removeprefix("http") + "/subscribers"
-        return f"{base.rstrip('/')}/{ae_title}"
+        return f"{base.rstrip('/')}/{quote(ae_title, safe='')}"
 
 
 class DimseWorklist(_Tasks):

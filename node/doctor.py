@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
 from config.settings import AnyDestination, Destination, PeerTls, WebDestination
+from config.worklist_settings import DimseWorklist, WebWorklist
 from node.certificates import expiries
 from node.doctor_inlets import examine_inlets
 from node.node_lock import running_ports
@@ -178,6 +179,11 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, Path]]:
     }
     files |= {f"sources.{name}.ca_file": source.ca_file for name, source in settings.sources.items()}
     files |= {f"orthancs.{name}.ca_file": source.ca_file for name, source in settings.orthancs.items()}
+    files |= {
+        f"worklists.{name}.ca_file": one.ca_file
+        for name, one in settings.worklists.items()
+        if isinstance(one, WebWorklist)
+    }
     peers: list[tuple[str, PeerTls | None]] = [
         *((f"sources.{name}.tls", source.tls) for name, source in settings.sources.items()),
         *(
@@ -185,6 +191,7 @@ def _certificates(settings: Settings) -> Iterator[tuple[str, Path]]:
             for name, d in settings.destinations.items()
             if isinstance(d, Destination)
         ),
+        *((f"worklists.{name}.tls", w.tls) for name, w in settings.worklists.items() if isinstance(w, DimseWorklist)),
     ]
     for where, peer in peers:
         if peer is not None:

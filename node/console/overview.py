@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session
 from config import Settings
 from node.console.processes import siblings
 from node.console.queries import Queries, states
-from node.console.views import Disk, Lease, Overview
-from node.records import Delivery, Job, Result, Series, Unreadable, now
+from node.console.views import Disk, Lease, Overview, WorklistRow
+from node.records import Delivery, Job, Result, Series, Unreadable, WorklistContact, now
 from node.states import State
+from node.worklist import claims
 
 SHOWN = 10
 """Series in each of the two lists."""
@@ -38,6 +39,7 @@ def overview(queries: Queries) -> Overview:
             disk=disk,
             processes=processes,
             leases=_leases(session),
+            worklists=_worklists(session, settings),
             attention=queries.attention(session, SHOWN),
             newest=queries.newest(session, SHOWN),
         )
@@ -79,3 +81,13 @@ def _leases(session: Session) -> list[Lease]:
         for worker, job_id, series_id, since, expires in session.execute(held).tuples()
         if expires is not None
     ]
+
+
+def _worklists(session: Session, settings: Settings) -> list[WorklistRow]:
+    found = []
+    for name, worklist in settings.worklists.items():
+        contact, counts = session.get(WorklistContact, name), claims.counts(session, name)
+        held = sum(counts.get(phase, 0) for phase in claims.OPEN)
+        seen_at, reason = (None, None) if contact is None else (contact.seen_at, contact.reason)
+        found.append(WorklistRow(name=name, where=worklist.where, held=held, seen_at=seen_at, reason=reason))
+    return found

@@ -262,6 +262,19 @@ class Lease(View):
     """Each heartbeat moves it; one in the past is a worker that died."""
 
 
+class WorklistRow(View):
+    """A worklist of the settings, and what the node holds of it."""
+
+    name: str
+    where: str
+    held: int
+    """Workitems under way."""
+    seen_at: datetime | None
+    """When it answered last."""
+    reason: Reason | None
+    """None: it answers."""
+
+
 class Overview(View):
     """The whole node at a glance."""
 
@@ -278,6 +291,7 @@ class Overview(View):
     processes: list[ProcessRow]
     """Empty if the console runs apart from the node's other processes."""
     leases: list[Lease]
+    worklists: list[WorklistRow]
     attention: list[SeriesRow]
     """Series that somebody has to look at, newest first."""
     newest: list[SeriesRow]

@@ -59,6 +59,8 @@ class Performer:
         self._fetcher = None if worklist.source is None else InputFetcher(settings, records, worklist.source)
         self._notices: SimpleQueue[Notice] = SimpleQueue()
         self._away: set[str] = set()
+        self._unreadable = ""
+        """What could not be read in this look."""
 
     def notify(self, notice: Notice) -> None:
         """Something happened on the worklist; from any thread."""
@@ -244,21 +246,20 @@ class Performer:
         if room <= 0:
             return
         found, unreadable = link.search(self._station, self._procedures)
-        self._tell_unreadable(unreadable)
+        self._unreadable = "workitems of a search" if unreadable else ""
         with self._records.reading() as session:
             known = claims.known(session, self._name, [item.uid for item in found])
         for item in sorted(found, key=lambda one: one.priority):
-            if room <= 0:
-                return
-            if item.uid not in known and (whole := self._wanted(link, item.uid)) is not None:
+            if room > 0 and item.uid not in known and (whole := self._wanted(link, item.uid)) is not None:
                 room -= self._take(link, whole)
+        self._tell_unreadable()
 
     def _wanted(self, link: WorklistLink, uid: str) -> Workitem | None:
         """The whole workitem, if it is one for us. The search may have taken no notice of what it was asked for."""
         try:
             item = link.retrieve(uid)
         except WorkitemError as error:
-            self._tell("workitem", error.reason, error.detail)
+            self._unreadable = error.detail
             return None
         if item is None or item.state != StepState.SCHEDULED or not item.ready:
             return None
@@ -295,11 +296,15 @@ class Performer:
             claims.move(session, row.id, phase, reason, detail)
         _log.info("workitem", source=self._name, state=str(phase), reason=reason, detail=detail)
 
-    def _tell_unreadable(self, count: int) -> None:
-        if count:
-            self._tell("workitem", Reason.WORKITEM_UNUSABLE, "workitems of a search cannot be read")
-        else:
-            self._tell("workitem")
+    def _tell_unreadable(self) -> None:
+        """Log that there are workitems that cannot be read, once until there are none."""
+        if self._unreadable and "unreadable" not in self._away:
+            self._away.add("unreadable")
+            _log.warning(
+                "workitem_unreadable", source=self._name, reason=Reason.WORKITEM_UNUSABLE, detail=self._unreadable
+            )
+        elif not self._unreadable:
+            self._away.discard("unreadable")
 
     def _tell(self, what: str, error: str = "", detail: str = "") -> None:
         """Log that something is wrong, or well again, once each."""

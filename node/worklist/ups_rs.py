@@ -1,6 +1,7 @@
 """A worklist over HTTP: UPS-RS (PS3.18 section 11), payloads in the DICOM JSON Model."""
 
 from typing import Any, Self
+from urllib.parse import quote
 
 from pydicom import Dataset
 
@@ -69,7 +70,7 @@ class WebWorklistLink:
 
     def subscribe(self, ae_title: str) -> Reply:
         """To all workitems, those of later too, without a deletion lock (PS3.18 section 11.9)."""
-        return self._send("POST", f"workitems/{GLOBAL_SUBSCRIPTION}/subscribers/{ae_title}", None)
+        return self._send("POST", f"workitems/{GLOBAL_SUBSCRIPTION}/subscribers/{quote(ae_title, safe='')}", None)
 
     def _send(self, method: str, path: str, dataset: Dataset | None) -> Reply:
         body = None if dataset is None else [dataset.to_json_dict()]

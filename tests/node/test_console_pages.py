@@ -14,6 +14,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Reason
+from config.worklist_settings import WebWorklist
 from node.completion import complete_due
 from node.console.refused import refused_callers
 from node.console.views import Mood, Page, SeriesPage, SeriesRow
@@ -21,6 +22,7 @@ from node.indexer import Indexer
 from node.intake import Intake
 from node.records import Delivery, Job, Knock, Series, Unreadable, now
 from node.states import State
+from node.worklist import claims
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""
@@ -143,6 +145,24 @@ def test_problems_come_first_with_reason_and_cure(bench: ConsoleBench) -> None:
         assert reason.cure in html.unescape(text)
     assert [row.id for row in rows(bench, "?state=SENT")] == [good]
     assert [row.series_instance_uid for row in rows(bench, "?state=REJECTED")] == ["2.25.5", "2.25.4"]
+
+
+def test_the_overview_shows_worklists_and_which_is_away(tmp_path: Path) -> None:
+    lists = {
+        name: WebWorklist(kind="rs", url=f"https://{name}.example.org", station="FVLM1^99HOSP^fVLM")
+        for name in ("ris", "other")
+    }
+    bench = ConsoleBench(console_settings(tmp_path).model_copy(update={"worklists": lists}))
+    with bench.records.session() as session:
+        claims.contact(session, "ris")
+        claims.contact(session, "other", Reason.PEER_UNREACHABLE, "does not answer")
+    shown = [
+        (row["name"], row["held"], row["reason"]) for row in bench.client().get("/api/overview").json()["worklists"]
+    ]
+    assert shown == [("ris", 0, None), ("other", 0, "PEER_UNREACHABLE")]
+    text = bench.get("/")
+    assert "Worklist other" in text
+    assert "PEER_UNREACHABLE" in text
 
 
 def test_why_a_series_is_stuck_is_one_sentence_with_the_cure(bench: ConsoleBench) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 from pydicom import Dataset
 from rows import add_job, add_results, job, open_records, settings_for
 from running import Processes, wait_for
@@ -19,6 +22,7 @@ from ups_peer import PROCEDURE, STATION, Steps, code, dimse_peer, event_report, 
 from config import Priority, Reason, Settings
 from config.settings import SettingsError
 from config.worklist_settings import DimseWorklist, WebWorklist
+from ct.part10 import is_uid
 from node.children import free_port
 from node.cli import app
 from node.database import Records
@@ -31,6 +35,7 @@ from node.worklist.events import Notice
 from node.worklist.performer import Performer
 from node.worklist.report import discontinuation
 from node.worklist.run import connect, start_performers
+from node.worklist.workitem import Workitem, WorkitemError
 
 _STATION, _PROCEDURE = "^".join(STATION), "^".join(PROCEDURE)
 
@@ -178,11 +183,12 @@ def test_malformed_workitems_hold_nothing_up(kind: str, tmp_path: Path) -> None:
     with _peer(kind, steps) as worklist, capture_logs() as logs:
         _, records, performer = _node(tmp_path, worklist)
         performer.once()
+        performer.once()
         assert steps.state("2.25.74") == "IN PROGRESS"
         for uid in ("2.25.71", "2.25.72"):
             assert steps.state(uid) == "CANCELED"
             assert _reasons(steps.all[uid]) == ["110514", "WORKITEM_UNUSABLE"]
-    assert any(line["event"] == "workitem_away" and line["error"] == Reason.WORKITEM_UNUSABLE for line in logs)
+    assert [line["reason"] for line in logs if line["event"] == "workitem_unreadable"] == [Reason.WORKITEM_UNUSABLE]
     assert _claim(records, "2.25.74").phase == Phase.HELD
 
 
@@ -197,6 +203,25 @@ def test_a_workitem_that_is_taken_away_loses_its_job(tmp_path: Path) -> None:
         performer.once()
     assert (job(records, job_id).state, job(records, job_id).reason) == (State.FAILED, Reason.CANCELLED)
     assert {_claim(records, uid).phase for uid in ("2.25.77", "2.25.78")} == {Phase.LOST}
+
+
+def test_two_performers_of_one_node_claim_a_workitem_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps(scheduled("2.25.77", "2.25.1"))
+    with _peer("rs", steps) as worklist:
+        settings, records, first = _node(tmp_path, worklist)
+        second = Performer("ris", worklist, settings, records, lambda: connect(worklist, settings))
+        wanted = first._wanted
+
+        def overtaken(link: Any, uid: str) -> Any:
+            """Between the look and the claim of one performer, the other one claims."""
+            item = wanted(link, uid)
+            second.once()
+            return item
+
+        monkeypatch.setattr(first, "_wanted", overtaken)
+        first.once()
+    assert [request for request, *_ in steps.log].count("state IN PROGRESS") == 1
+    assert _claim(records, "2.25.77").phase == Phase.HELD
 
 
 def test_images_that_never_come_end_the_work(tmp_path: Path) -> None:
@@ -438,6 +463,28 @@ def test_settings_that_cannot_work_are_told_of(worklist: dict[str, str], told: s
     file.write_text(yaml.safe_dump({"worklists": {"ris": {"station": _STATION, **worklist}}}), encoding="utf-8")
     with pytest.raises(SettingsError, match=told):
         Settings.load(file)
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["vr", "Value", "x"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+_TAGS = ("00080018", "00741000", "00404041", "00741200", "00404025", "00404018", "00404021", "7")
+
+
+@examples(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(_TAGS), _ANYTHING, max_size=4), st.booleans())
+def test_whatever_a_worklist_sends_is_a_workitem_or_refused(broken: dict[str, Any], whole: bool) -> None:
+    sent = (scheduled("2.25.77", "2.25.1").to_json_dict() if whole else {}) | broken
+    try:
+        item = Workitem.from_json(sent)
+    except WorkitemError:
+        return
+    assert is_uid(item.uid)
+    assert bool(item.inputs) != bool(item.problem)
 
 
 def test_events_that_are_none_are_no_events() -> None:
