@@ -65,7 +65,7 @@ def pull(
     return found
 
 
-def _ct_series(peer: HttpPeer, study: str, only: Collection[str]) -> Iterator[tuple[str, list[str]]]:
+def _ct_series(peer: HttpPeer, study: str, only: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """CT series and their instances. Raises PeerError, RetrieveError."""
     series = _search(peer, f"studies/{study}/series", (_SERIES, _MODALITY))
     if not series:
