@@ -7,13 +7,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fvlm.config import ModelConfig, PreprocessConfig
-from fvlm.engine import Precision
 
 PRESETS = Path(__file__).parents[1] / "presets"
 
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["float32", "bfloat16"]
 
 
 class PretrainError(ValueError):
@@ -182,11 +182,11 @@ def load_config(file: Path) -> RunConfig:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise PretrainError(f"{file}: cannot be read ({error}); `fvlm-node train presets` lists what ships") from error
+        raise PretrainError(f"{file}: cannot be read ({error}); `fvlm-node train preset` prints one to start from") from error
     except yaml.YAMLError as error:
         raise PretrainError(f"{file}: not YAML ({error})") from error
     if not isinstance(content, dict):
-        raise PretrainError(f"{file}: must hold keys such as name, model, data; start from {PRESETS}/ct-rate.yaml")
+        raise PretrainError(f"{file}: must hold keys such as name, model, data; `fvlm-node train preset ct-rate` prints one")
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:

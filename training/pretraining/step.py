@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fvlm.engine import Precision
 from training.pretraining.batches import Batch
+from training.pretraining.config import Precision
 from training.pretraining.distributed import World, gather
 from training.pretraining.trainees import Features, Losses, Trainee
 
