@@ -28,7 +28,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
     """Softmax attention over [B, H, L, D] -> [B, H, L, D]; as `F.scaled_dot_product_attention`, up to rounding."""
-    if not _by_onednn(query):
+    if dropout or not _by_onednn(query):
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
     scaled, keys = (query * query.shape[-1] ** -0.5).contiguous(), key.contiguous()
     values = value.transpose(-2, -1).contiguous()
