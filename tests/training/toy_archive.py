@@ -36,8 +36,8 @@ class ToyArchive:
             image = generator.random(SHAPE, dtype=np.float32) * 0.3
             ill = index % 2 == 0
             if ill:
-                at = int(generator.integers(4, 9))
-                image[3:6, at : at + 4, 4:9] = 1.0
+                at = int(generator.integers(2, 6))
+                image[2:7, at : at + 8, 3:13] = 1.0
             images.append(image[None])
             usable.append((True, index % 5 != 0))
             captions.append((f"Nodule of {index % 4 + 5} mm." if ill else "No nodule.", "Normal heart."))
