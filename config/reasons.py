@@ -47,6 +47,11 @@ class Reason(StrEnum):
     REPORT_ENCRYPTED = "REPORT_ENCRYPTED"
     REPORT_UNSAFE = "REPORT_UNSAFE"
     REPORT_NO_TEXT = "REPORT_NO_TEXT"
+    # studies for training
+    REPORT_NOT_ENGLISH = "REPORT_NOT_ENGLISH"
+    VOLUME_MISSING = "VOLUME_MISSING"
+    VOLUME_UNREADABLE = "VOLUME_UNREADABLE"
+    MASK_UNUSABLE = "MASK_UNUSABLE"
     # what readers answer to results
     READER_FEEDBACK = "READER_FEEDBACK"
     FEEDBACK_UNKNOWN_RESULT = "FEEDBACK_UNKNOWN_RESULT"
@@ -166,6 +171,17 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.REPORT_NO_TEXT: _Text(
         "The report holds no text and no coded finding; it may be a scan.", "Nothing: there is nothing to read."
+    ),
+    Reason.REPORT_NOT_ENGLISH: _Text(
+        "The report is in another language; its text can be taken apart in English only.", "Collect it translated."
+    ),
+    Reason.VOLUME_MISSING: _Text(
+        "A table of the data set names a volume whose file is not there.", "Copy the volume, or do without it."
+    ),
+    Reason.VOLUME_UNREADABLE: _Text("The file of a volume is damaged, or its geometry is.", "Copy the file again."),
+    Reason.MASK_UNUSABLE: _Text(
+        "The label map of a study is missing, damaged, or lies on another grid than its CT.",
+        "Make the masks of this very volume, or let the segmenter make them.",
     ),
     Reason.READER_FEEDBACK: _Text(
         "It is a reader's answer to results of this node, and was taken as feedback.",

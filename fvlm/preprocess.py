@@ -61,6 +61,13 @@ class Box:
         stop = _triple(min(a, b) for a, b in zip(self.stop, other.stop, strict=True))
         return Box(start, _triple(max(a, b) for a, b in zip(start, stop, strict=True)))
 
+    def shifted(self, origin: Triple) -> "Box":
+        """The same box, counted from `origin`."""
+        return Box(
+            _triple(a - o for a, o in zip(self.start, origin, strict=True)),
+            _triple(a - o for a, o in zip(self.stop, origin, strict=True)),
+        )
+
     def slices(self, origin: Triple) -> tuple[slice, slice, slice]:
         """Index of this box in an array whose first voxel is `origin`."""
         z, y, x = (slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, origin, strict=True))
@@ -117,28 +124,18 @@ def prepare(
     if not anatomy_map.grid.coincides(volume.grid):
         shapes = f"{anatomy_map.grid.shape} and {volume.grid.shape}"
         raise ValueError(f"the anatomy map lies on another grid than the volume (shapes {shapes})")
-    from scipy import ndimage  # late: a third of a second that a worker's start need not take
-
     names, settings = config.model.anatomies, config.preprocess
     asked = [name for name in names if wanted is None or name in wanted]
-    labels = resample_labels(_relabel(anatomy_map, names), volume.spacing, settings.spacing)
+    labels = resample_labels(relabel(anatomy_map, names), volume.spacing, settings.spacing)
     grid = Box((0, 0, 0), _triple(labels.shape))
-    found = ndimage.find_objects(labels.numpy(), max_label=len(names))
-    boxes = {
-        name: Box(_triple(s.start for s in at), _triple(s.stop for s in at))
-        for name, at in zip(names, found, strict=True)
-        if at is not None
-    }
+    boxes = anatomy_boxes(labels, names)
     lost = {name: Reason.ANATOMY_TOO_SMALL for name in asked if name not in boxes}
     region, windows = grid.clip(Box((0, 0, 0), (0, 0, 0))), []
     if boxes:
-        union = Box(
-            _triple(min(column) for column in zip(*(b.start for b in boxes.values()), strict=True)),
-            _triple(max(column) for column in zip(*(b.stop for b in boxes.values()), strict=True)),
-        )
-        region = grid if settings.margin is None else _with_margin(union, settings.margin).clip(grid)
+        union = union_of(boxes.values())
+        region = body_region(union, grid, settings)
         if settings.windows == "whole":
-            window = _centred(union, settings.window)
+            window = centred(union, settings.window)
             region = region.clip(window)
             total = np.bincount(labels.numpy().ravel(), minlength=len(names) + 1)
             inside = np.bincount(labels[region.slices((0, 0, 0))].numpy().ravel(), minlength=len(names) + 1)
@@ -147,7 +144,7 @@ def prepare(
                     lost[name] = Reason.ANATOMY_CUT_OFF
             windows = [Window(window, tuple(name for name in asked if name not in lost), window)]
         else:
-            scan = _padded(region, config.model.image_shape)
+            scan = padded(region, config.model.image_shape)
             shared: dict[Box, list[str]] = {}  # by the part of the scan, which fixes the padding
             for name in asked:
                 if name in boxes:
@@ -158,6 +155,31 @@ def prepare(
             ]
     image = resample_hu(volume.hu, volume.spacing, settings, region)
     return Prepared(tuple(windows), lost, image, labels[region.slices((0, 0, 0))], region, names)
+
+
+def anatomy_boxes(labels: Tensor, names: Sequence[str]) -> dict[str, Box]:
+    """The box of each anatomy that labels uint8 [z, y, x] have; label i + 1 is `names[i]`."""
+    from scipy import ndimage  # late: a third of a second that a worker's start need not take
+
+    found = ndimage.find_objects(labels.numpy(), max_label=len(names))
+    return {
+        name: Box(_triple(s.start for s in at), _triple(s.stop for s in at))
+        for name, at in zip(names, found, strict=True)
+        if at is not None
+    }
+
+
+def union_of(boxes: Collection[Box]) -> Box:
+    """The least box that holds some boxes, at least one."""
+    return Box(
+        _triple(min(column) for column in zip(*(b.start for b in boxes), strict=True)),
+        _triple(max(column) for column in zip(*(b.stop for b in boxes), strict=True)),
+    )
+
+
+def body_region(union: Box, grid: Box, settings: PreprocessConfig) -> Box:
+    """The part of the scan that is kept: `settings.margin` around the box of all anatomies, or all of the grid."""
+    return grid if settings.margin is None else _with_margin(union, settings.margin).clip(grid)
 
 
 def resample_labels(
@@ -180,11 +202,21 @@ def resample_hu(
     settings: PreprocessConfig,
     region: Box,
 ) -> Tensor:
-    """HU int16 [z, y, x] -> voxels `region` of the model's grid (aligned at the edge), trilinear, float32 in [0, 1].
+    """HU int16 [z, y, x] -> voxels `region` of the model's grid (aligned at the edge), trilinear, float32 in [0, 1]."""
+    low, high = settings.hu_window
+    return hu_on_grid(hu, spacing, settings, region).sub_(low).div_(high - low).clamp_(0.0, 1.0)
+
+
+def hu_on_grid(
+    hu: np.ndarray[tuple[int, ...], np.dtype[np.int16]],
+    spacing: tuple[float, float, float],
+    settings: PreprocessConfig,
+    region: Box,
+) -> Tensor:
+    """HU int16 [z, y, x] -> voxels `region` of the model's grid (aligned at the edge), trilinear, float32 in HU.
 
     With `settings.antialias` the triangle kernel widens by the down-sampling factor, as in `F.interpolate`.
     """
-    low, high = settings.hu_window
     taps = [
         _taps(size, new / old, start, stop, settings.antialias)
         for size, old, new, start, stop in zip(
@@ -198,7 +230,7 @@ def resample_hu(
     for first in range(0, region.shape[0], _SLAB):
         slab = slice(first, first + _SLAB)
         out[slab] = _mixed(hu, [(taps[0][0][:, slab], taps[0][1][:, slab]), *taps[1:]], order)
-    return out.sub_(low).div_(high - low).clamp_(0.0, 1.0)
+    return out
 
 
 def _mixed(
@@ -239,7 +271,7 @@ def _taps(size: int, ratio: float, start: int, stop: int, antialias: bool) -> tu
     return index.clamp_(0, size - 1).long(), (weight / weight.sum(0)).float()
 
 
-def _relabel(anatomy_map: AnatomyMap, names: tuple[str, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def relabel(anatomy_map: AnatomyMap, names: tuple[str, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Labels of the map as labels of the release; what the release does not know becomes background."""
     table = np.zeros(256, dtype=np.uint8)
     for label, name in enumerate(anatomy_map.names, start=1):
@@ -257,13 +289,13 @@ def _with_margin(box: Box, margin: Triple) -> Box:
     )
 
 
-def _centred(box: Box, shape: Triple) -> Box:
+def centred(box: Box, shape: Triple) -> Box:
     """A box of `shape` around the middle of another."""
     start = _triple((a + b - n) // 2 for a, b, n in zip(box.start, box.stop, shape, strict=True))
     return Box(start, _triple(a + n for a, n in zip(start, shape, strict=True)))
 
 
-def _padded(box: Box, least: Triple) -> Box:
+def padded(box: Box, least: Triple) -> Box:
     """The box grown on both sides, the odd voxel above, to at least `least`."""
     before = _triple(max(0, n - size) // 2 for n, size in zip(least, box.shape, strict=True))
     start = _triple(a - n for a, n in zip(box.start, before, strict=True))

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.pretraining.cli import add_to
+from training.pretraining.cli import preset, pretrain
+from training.shards.cli import check_shards, shards
 from training.size import Size
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 _console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no running node.")
-add_to(app)
+app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
+app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
+app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
+    shards
+)
+app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 
 @app.callback()

@@ -9,9 +9,11 @@ A name reads split_patient_scan_reconstruction.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,7 @@ from ct.volume import Volume
 from training.evaluation.data_set import Case, DataError, DataSet, need, read_table, targets_of, truth
 
 _ENDING = ".nii.gz"
-_METADATA = {"valid": "validation_metadata.csv", "train": "train_metadata.csv"}
+METADATA = {"valid": "validation_metadata.csv", "train": "train_metadata.csv"}
 _NEEDED = (
     "XYSpacing",
     "ZSpacing",
@@ -35,38 +37,68 @@ _NEEDED = (
 def read_ct_rate(folder: Path, split: str = "valid") -> DataSet:
     """The labelled volumes of a split below `folder` (that of the repository, or its `dataset`).
 
-    Volumes under `SPLIT_fixed` are read as they are; under `SPLIT` the metadata replaces the header, as the data set's
-    own correction does. Raises DataError if tables are missing or no volume is there.
+    Raises DataError if tables are missing or no volume is there.
     """
-    root = folder / "dataset" if (folder / "dataset").is_dir() else folder
+    root = root_of(folder)
     labels_file = root / "multi_abnormality_labels" / f"{split}_predicted_labels.csv"
     targets = targets_of("ct-rate")
     columns = [column for target in targets for column in target.labels]
     table = read_table(labels_file, "VolumeName", columns.__contains__)
     need(labels_file, table, columns)
-    metadata_file = root / "metadata" / _METADATA[split]
-    fixed = (root / f"{split}_fixed").is_dir()
-    metadata: Mapping[str, Mapping[str, str]] = {}
-    if not fixed:
-        metadata = read_table(metadata_file, "VolumeName", _NEEDED.__contains__)
-        need(metadata_file, metadata, _NEEDED)
-    volumes, cases, positive = root / (f"{split}_fixed" if fixed else split), [], []
+    volumes, cases, positive = CtRateVolumes.of(root, split), [], []
     for name in sorted(table):
-        case, patient = name.removesuffix(_ENDING), "_".join(name.split("_")[:2])
-        path = volumes / patient / case.rpartition("_")[0] / name
-        if not path.is_file():
+        if (load := volumes.find(name)) is None:
             continue
-        if fixed:
-            load = partial(read_volume, path)
-        elif name in metadata:
-            load = partial(_read_raw, path, metadata[name])
-        else:
-            raise DataError(f"{metadata_file}: no row for {name}; copy the whole file")
-        cases.append(Case(case, patient, load))
+        cases.append(Case(name.removesuffix(_ENDING), patient_of(name), load))
         positive.append(truth(labels_file, table[name], targets))
     if not cases:
-        raise DataError(f"{volumes}: none of the {len(table)} labelled volumes is there; copy them in their folders")
+        raise DataError(
+            f"{volumes.place}: none of the {len(table)} labelled volumes is there; copy them in their folders"
+        )
     return DataSet(f"CT-RATE {split}", tuple(cases), targets, np.array(positive, dtype=bool), len(table) - len(cases))
+
+
+def root_of(folder: Path) -> Path:
+    """The folder `dataset` of the repository, or the given one if it is that already."""
+    return folder / "dataset" if (folder / "dataset").is_dir() else folder
+
+
+def patient_of(name: str) -> str:
+    """valid_1_a_2.nii.gz -> valid_1."""
+    return "_".join(name.split("_")[:2])
+
+
+@dataclass(frozen=True)
+class CtRateVolumes:
+    """The volumes of a split. Those under `SPLIT_fixed` are read as they are; under `SPLIT` the metadata replaces the
+    header, as the data set's own correction does.
+    """
+
+    place: Path
+    metadata_file: Path
+    metadata: Mapping[str, Mapping[str, str]] | None
+    """Rows by volume; None if the headers are right."""
+
+    @classmethod
+    def of(cls, root: Path, split: str) -> Self:
+        """Raises DataError if the headers are wrong and there is no metadata."""
+        metadata_file = root / "metadata" / METADATA[split]
+        if (root / f"{split}_fixed").is_dir():
+            return cls(root / f"{split}_fixed", metadata_file, None)
+        metadata = read_table(metadata_file, "VolumeName", _NEEDED.__contains__)
+        need(metadata_file, metadata, _NEEDED)
+        return cls(root / split, metadata_file, metadata)
+
+    def find(self, name: str) -> Callable[[], Volume] | None:
+        """How to read the volume `valid_1_a_2.nii.gz`; None if its file is not there. Raises DataError."""
+        path = self.place / patient_of(name) / name.removesuffix(_ENDING).rpartition("_")[0] / name
+        if not path.is_file():
+            return None
+        if self.metadata is None:
+            return partial(read_volume, path)
+        if name not in self.metadata:
+            raise DataError(f"{self.metadata_file}: no row for {name}; copy the whole file")
+        return partial(_read_raw, path, self.metadata[name])
 
 
 def _read_raw(path: Path, row: Mapping[str, str]) -> Volume:

@@ -17,12 +17,6 @@ _errors = Console(stderr=True)
 _out = Console()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Give a group of commands the two of pretraining."""
-    app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
-    app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
-
-
 def preset(name: Annotated[str, typer.Argument(help="Of the preset; none lists them.")] = "") -> None:
     """Print a configuration to start from."""
     known = {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
