@@ -1,6 +1,6 @@
 """A program for `torchrun`: gradients of two processes, each with its half of a batch, into a file.
 
-    torchrun --nproc-per-node 2 tests/training/ranks.py OUT.pt
+torchrun --nproc-per-node 2 tests/training/ranks.py OUT.pt
 """
 
 import sys

@@ -51,7 +51,9 @@ def _trainees(count: int, dropout: float = 0.2) -> list[Trainee]:
     return made
 
 
-def _run(folder: Path, correction: CorrectionConfig, until: int = STEPS, recipe: RecipeConfig = RECIPE) -> list[Student]:
+def _run(
+    folder: Path, correction: CorrectionConfig, until: int = STEPS, recipe: RecipeConfig = RECIPE
+) -> list[Student]:
     def progress(step: int, steps: int, _: float | None) -> None:
         assert steps == STEPS
         if step == until < STEPS:

@@ -13,6 +13,7 @@ from training.pretraining.student import decay_groups, recompute_blocks
 from training.pretraining.trainees import ClipTrainee, Features, FVLMTrainee, Losses, SupervisedTrainee, Trainee
 
 ARCHIVE = ToyArchive()
+PLAIN = Pass()
 SEEDS = [11, 12, 13, 14]
 
 
@@ -34,7 +35,7 @@ def _batches(micro: int) -> list[Batch]:
     return [ARCHIVE.batch(chosen, (0, 0)) for chosen in Order(len(ARCHIVE), 8, micro, 0).step(0, 0)]
 
 
-def _gradients(trainee: Trainee, batches: Sequence[Batch], how: Pass = Pass()) -> dict[str, Tensor]:  # noqa: B008
+def _gradients(trainee: Trainee, batches: Sequence[Batch], how: Pass = PLAIN) -> dict[str, Tensor]:
     trainee.zero_grad()
     backward(trainee, batches, SEEDS[: len(batches)], how)
     return {name: p.grad.clone() for name, p in trainee.named_parameters() if p.grad is not None}
@@ -43,7 +44,7 @@ def _gradients(trainee: Trainee, batches: Sequence[Batch], how: Pass = Pass()) -
 def _at_once(trainee: Trainee, batches: Sequence[Batch]) -> dict[str, Tensor]:
     """The same with the graphs of all micro-batches in memory, by plain autograd."""
     trainee.zero_grad()
-    passes = [Pass().features(trainee, batch, seed) for batch, seed in zip(batches, SEEDS, strict=False)]
+    passes = [PLAIN.features(trainee, batch, seed) for batch, seed in zip(batches, SEEDS, strict=False)]
     together = Features(
         {name: torch.cat([one.learned[name] for one in passes]) for name in passes[0].learned},
         {name: torch.cat([one.known[name] for one in passes]) for name in passes[0].known},
@@ -75,7 +76,7 @@ def test_contrast_is_over_the_whole_batch_however_it_is_cut() -> None:
 
 def test_dropout_differs_between_micro_batches() -> None:
     trainee, batch = _trainee(dropout=0.3), _batches(2)[0]
-    same, again, other = (Pass().features(trainee, batch, seed).learned["image"] for seed in (1, 1, 2))
+    same, again, other = (PLAIN.features(trainee, batch, seed).learned["image"] for seed in (1, 1, 2))
     assert torch.equal(same, again)
     assert not torch.allclose(same, other)
 
@@ -88,7 +89,7 @@ def test_recomputed_blocks_change_nothing_but_memory() -> None:
     for trainee in (kept, again):
         saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=saved: (s.append(t.nbytes), t)[1], lambda t: t):
-            Pass().features(trainee, _batches(8)[0], 1)
+            PLAIN.features(trainee, _batches(8)[0], 1)
         counts.append(sum(saved))
     assert counts[1] < 0.7 * counts[0]
     _assert_equal(_gradients(again, _batches(4)), _gradients(kept, _batches(4)))
@@ -97,7 +98,7 @@ def test_recomputed_blocks_change_nothing_but_memory() -> None:
 def test_bfloat16_is_near_and_leaves_features_and_weights_in_float32() -> None:
     trainee, batches = _trainee(), _batches(8)
     features = Pass(precision="bfloat16").features(trainee, batches[0], 1)
-    exact = Pass().features(trainee, batches[0], 1)
+    exact = PLAIN.features(trainee, batches[0], 1)
     assert {rows.dtype for rows in features.learned.values()} == {torch.float32}
     for name, rows in exact.learned.items():
         assert 0 < float((features.learned[name] - rows).detach().abs().max()) < 0.05

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_data import PLAN, hand_made, scan, study
+from shard_data import PLAN, hand_made, study
 from torch.utils.data import DataLoader
 
 from config import Reason

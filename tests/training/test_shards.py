@@ -300,4 +300,4 @@ def test_users_errors_are_one_line(tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert told in result.output.replace("\n", ""), result.output
         assert "Traceback" not in result.output
-    assert NAMES == PLAN.anatomies
+    assert PLAN.anatomies == NAMES

@@ -107,6 +107,10 @@ class CorrectionConfig(_Strict):
     """Of the slow average, a step."""
 
 
+PLAIN = CorrectionConfig()
+"""What the public code does."""
+
+
 class PhantomData(_Strict):
     """Synthetic patients, rendered at the first start."""
 
@@ -161,7 +165,7 @@ class RunConfig(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.method != "fvlm" and self.correction != CorrectionConfig():
+        if self.method != "fvlm" and self.correction != PLAIN:
             raise ValueError(f"correction: belongs to method fvlm; leave it out with method {self.method}")
         if unknown := sorted({f.split(".")[0] for f in self.findings} - set(self.model.anatomies)):
             raise ValueError(f"findings: {', '.join(unknown)} not among model.anatomies")
@@ -182,11 +186,15 @@ def load_config(file: Path) -> RunConfig:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise PretrainError(f"{file}: cannot be read ({error}); `fvlm-node train preset` prints one to start from") from error
+        raise PretrainError(
+            f"{file}: cannot be read ({error}); `fvlm-node train preset` prints one to start from"
+        ) from error
     except yaml.YAMLError as error:
         raise PretrainError(f"{file}: not YAML ({error})") from error
     if not isinstance(content, dict):
-        raise PretrainError(f"{file}: must hold keys such as name, model, data; `fvlm-node train preset ct-rate` prints one")
+        raise PretrainError(
+            f"{file}: must hold keys such as name, model, data; `fvlm-node train preset ct-rate` prints one"
+        )
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:

@@ -42,7 +42,9 @@ class Stack:
         return float(self.depth * block)
 
 
-def stacks(model: ModelConfig, studies: int, captions: int, caption_tokens: int = CAPTION_TOKENS) -> tuple[Stack, Stack]:
+def stacks(
+    model: ModelConfig, studies: int, captions: int, caption_tokens: int = CAPTION_TOKENS
+) -> tuple[Stack, Stack]:
     """Both encoders on some studies with so many distinct captions."""
     z, y, x = model.grid
     text = model.text

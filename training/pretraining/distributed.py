@@ -34,6 +34,10 @@ class World:
             dist.barrier()
 
 
+ALONE = World()
+"""One process on the CPU."""
+
+
 @contextmanager
 def joined(device: str | None = None) -> Iterator[World]:
     """This process's place, as `torchrun` says it in the environment; alone without it.

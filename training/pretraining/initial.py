@@ -89,8 +89,10 @@ def bert_state(state: Mapping[str, Tensor], config: TextConfig) -> dict[str, Ten
     types, positions = named.pop(_TOKEN_TYPES, None), named.get("embeddings.position_embeddings.weight")
     if types is not None and positions is not None and types.shape[-1] == positions.shape[-1]:
         named["embeddings.position_embeddings.weight"] = positions + types[0]
-    return {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): t
-            for name, t in named.items()}
+    return {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): t
+        for name, t in named.items()
+    }
 
 
 def _patch_names(model: FVLM) -> list[str]:
@@ -118,7 +120,9 @@ def _fill(part: nn.Module, given: Mapping[str, object], stays: set[str], file: P
         else:
             taken[name] = tensor.float()
     if problems:
-        raise PretrainError(f"{file}: does not fit the model: {'; '.join(problems)}; give the file of this architecture")
+        raise PretrainError(
+            f"{file}: does not fit the model: {'; '.join(problems)}; give the file of this architecture"
+        )
     part.load_state_dict({**part.state_dict(), **taken})
 
 

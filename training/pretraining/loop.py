@@ -8,8 +8,8 @@ from typing import Any
 
 from training.pretraining import checkpoints
 from training.pretraining.batches import Batches
-from training.pretraining.config import CorrectionConfig, PretrainError, RecipeConfig
-from training.pretraining.distributed import World
+from training.pretraining.config import PLAIN, CorrectionConfig, PretrainError, RecipeConfig
+from training.pretraining.distributed import ALONE, World
 from training.pretraining.log import Log
 from training.pretraining.schedule import ramp
 from training.pretraining.student import Learnt, Student
@@ -24,8 +24,8 @@ def fit(
     data: Batches,
     recipe: RecipeConfig,
     folder: Path,
-    world: World = World(),  # noqa: B008 - frozen
-    correction: CorrectionConfig = CorrectionConfig(),  # noqa: B008 - frozen
+    world: World = ALONE,
+    correction: CorrectionConfig = PLAIN,
     workers: int = 0,
     identity: dict[str, Any] | None = None,
     progress: Progress = lambda *_: None,
@@ -71,9 +71,7 @@ def _students(
 ) -> list[Student]:
     """Each with its teacher: none, the other one (co-teaching), or its own slow average."""
     momentum = correction.momentum if correction.abnormal == "momentum" else None
-    students = [
-        Student(trainee, recipe, steps, world, number, momentum) for number, trainee in enumerate(trainees)
-    ]
+    students = [Student(trainee, recipe, steps, world, number, momentum) for number, trainee in enumerate(trainees)]
     if correction.abnormal == "co-teaching":
         one, other = students
         one.teacher, other.teacher = other.trainee, one.trainee

@@ -86,7 +86,9 @@ def _check_data(run: Run) -> None:
         raise PretrainError(f"model.image_shape is {model.image_shape}, the data's crops are {shape}; set it to them")
     low, high = float(batch.image.min()), float(batch.image.max())
     if not 0 <= low <= high <= 1:
-        raise PretrainError(f"data: images have values from {low:g} to {high:g} instead of 0 to 1; make the shards anew")
+        raise PretrainError(
+            f"data: images have values from {low:g} to {high:g} instead of 0 to 1; make the shards anew"
+        )
     if not bool(batch.usable.any()):
         raise PretrainError("data: no anatomy of the first micro-batch is whole; check the segmentations and the crop")
 

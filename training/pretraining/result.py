@@ -77,7 +77,9 @@ def load_result(folder: Path) -> Result:
         state = load_file(folder / _WEIGHTS)
         tokenizer = load_tokenizer(folder)
     except (OSError, ValidationError, safetensors.SafetensorError, TokenizerError) as error:
-        raise PretrainError(f"{folder}: not the result of a finished run ({error}); name the folder `result` of one") from error
+        raise PretrainError(
+            f"{folder}: not the result of a finished run ({error}); name the folder `result` of one"
+        ) from error
     own = {name.removeprefix(_MODEL): tensor for name, tensor in state.items() if name.startswith(_MODEL)}
     model = FVLM(about.model, text=any(name.startswith("text_encoder.") for name in own))
     try:

@@ -14,6 +14,7 @@ from fvlm.model import FVLM
 from fvlm.release import ReleaseError
 from fvlm.tokenizer import TokenizerError, load_tokenizer
 from training.phantom_data import prepare_set
+from training.pretraining.archive import ShardBatches
 from training.pretraining.batches import Batches
 from training.pretraining.config import PhantomData, PretrainError, RunConfig
 from training.pretraining.distributed import World
@@ -40,10 +41,13 @@ class Run:
 def open_run(config: RunConfig, out: Path, world: World, progress: Callable[[int, int], None]) -> Run:
     """Open data and tokenizer and check that they fit the model; phantoms are rendered. Raises PretrainError."""
     config.recipe.batch.accumulate(world.size)
+    data: Batches
     if isinstance(config.data, PhantomData):
-        config, data, preprocess = _phantoms(config, config.data, out, world, progress)
+        data, preprocess = _phantoms(config, config.data, out, world, progress)
     else:
-        raise PretrainError("data.kind: shards not yet")
+        archive = ShardBatches(config.data.folder, config.data.split, config.findings)
+        data, preprocess = archive, archive.preprocess
+    config = config.model_copy(update={"findings": data.findings})
     if data.anatomies != config.model.anatomies:
         raise PretrainError(
             f"model.anatomies are {', '.join(config.model.anatomies)}, those of the data {', '.join(data.anatomies)}; "
@@ -62,9 +66,7 @@ def pretrain(run: Run, out: Path, world: World, progress: Progress) -> Path:
     count = 2 if config.correction.abnormal == "co-teaching" else 1
     trainees = [build(run, number) for number in range(count)]
     identity = config.model_dump(mode="json", include={"method", "model", "findings"})
-    students = fit(
-        trainees, run.data, config.recipe, out, world, config.correction, config.workers, identity, progress
-    )
+    students = fit(trainees, run.data, config.recipe, out, world, config.correction, config.workers, identity, progress)
     folder = out / "result"
     if world.is_first:
         save_result(folder, students[0].best, config, run.preprocess, run.tokenizer)
@@ -112,7 +114,7 @@ def _start(model: FVLM, config: RunConfig) -> None:
 
 def _phantoms(
     config: RunConfig, source: PhantomData, out: Path, world: World, progress: Callable[[int, int], None]
-) -> tuple[RunConfig, Batches, PreprocessConfig]:
+) -> tuple[Batches, PreprocessConfig]:
     """Rendered by the first process, read by all."""
     release = ReleaseConfig(name="phantom", version="0", model=config.model, preprocess=source.preprocess)
     findings = config.findings or tuple(
@@ -123,8 +125,7 @@ def _phantoms(
     prepared = prepare_set(out / "data", range(source.patients), release, progress)
     if world.is_first:
         world.wait()
-    data = PhantomBatches(prepared, config.model.anatomies, findings)
-    return config.model_copy(update={"findings": findings}), data, source.preprocess
+    return PhantomBatches(prepared, config.model.anatomies, findings), source.preprocess
 
 
 def _tokenizer(config: RunConfig, data: Batches) -> BertTokenizer:

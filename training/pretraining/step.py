@@ -1,8 +1,8 @@
 """The gradient of one step: contrast over the whole batch, though a process holds few studies at a time.
 
-With several micro-batches, the features of all of them are computed once without a graph; the loss of all features gives
-each feature its gradient; then each micro-batch is computed again with a graph and its features' gradients are sent back
-through it. That is the gradient of one pass over everything, with the memory of one micro-batch.
+With several micro-batches, the features of all of them are computed once without a graph; the loss of all features
+gives each feature its gradient; then each micro-batch is computed again with a graph and its features' gradients are
+sent back through it. That is the gradient of one pass over everything, with the memory of one micro-batch.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.pretraining.batches import Batch
 from training.pretraining.config import Precision
-from training.pretraining.distributed import World, gather
+from training.pretraining.distributed import ALONE, World, gather
 from training.pretraining.trainees import Features, Losses, Trainee
 
 
@@ -23,7 +23,7 @@ from training.pretraining.trainees import Features, Losses, Trainee
 class Pass:
     """How micro-batches are computed."""
 
-    world: World = World()
+    world: World = ALONE
     precision: Precision = "float32"
 
     def features(self, module: Trainee | DistributedDataParallel, batch: Batch, seed: int) -> Features:
@@ -56,7 +56,9 @@ def backward(
     leaves = {name: rows.detach().requires_grad_() for name, rows in _joined([f.learned for f in passes]).items()}
     everything = _gathered(Features(leaves, _joined([f.known for f in passes])), how.world)
     losses = trainee.loss(everything, _taught(teacher, batches, seeds, how), ramp)
-    total = losses.total + sum(0.0 * rows.sum() for rows in everything.learned.values())  # so that all ranks gather back
+    total = losses.total + sum(
+        0.0 * rows.sum() for rows in everything.learned.values()
+    )  # so that all ranks gather back
     own = trainee.loss_parameters()
     gradients = torch.autograd.grad(total, [*leaves.values(), *own], materialize_grads=True)
     of_leaves = dict(zip(leaves, gradients, strict=False))

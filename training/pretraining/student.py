@@ -34,7 +34,7 @@ class Learnt:
 
 
 class Student:
-    """A trainee on its way; `number` tells students of one run apart: other order, other augmentation, other dropout."""
+    """A trainee on its way; `number` tells the students of a run apart: other order, augmentation and dropout."""
 
     def __init__(
         self,

@@ -106,7 +106,12 @@ class ClipTrainee(Trainee):
     def __init__(self, config: ModelConfig, tokenizer: BertTokenizer) -> None:
         super().__init__()
         self.model = FVLM(config)
-        for part in (self.model.attention, self.model.query_tokens, self.model.vision_projs, self.model.visual_encoder.cells):
+        for part in (
+            self.model.attention,
+            self.model.query_tokens,
+            self.model.vision_projs,
+            self.model.visual_encoder.cells,
+        ):
             if part is not None:
                 part.requires_grad_(False)
         self.image_proj = nn.Linear(config.width, config.embedding)
@@ -165,12 +170,12 @@ def caption_number(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def _texts_of_pairs(
-    model: FVLM, tokenizer: BertTokenizer, captions: Sequence[Sequence[str]], usable: Tensor
-) -> Tensor:
+def _texts_of_pairs(model: FVLM, tokenizer: BertTokenizer, captions: Sequence[Sequence[str]], usable: Tensor) -> Tensor:
     """[B, A, E]: only captions of usable anatomies are encoded, each once; the others are zeros."""
     flags = usable.tolist()
-    wanted = [text for row, used in zip(captions, flags, strict=True) for text, use in zip(row, used, strict=True) if use]
+    wanted = [
+        text for row, used in zip(captions, flags, strict=True) for text, use in zip(row, used, strict=True) if use
+    ]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(wanted or [captions[0][0]]))}
     encoded = _texts(model, tokenizer, list(distinct))
     at = torch.tensor([[distinct.get(text, 0) for text in row] for row in captions], device=encoded.device)
