@@ -23,7 +23,7 @@ SMALL = ModelConfig(
 
 
 def _mae(width: int = 48, depth: int = 3, side: int = 14) -> dict[str, Tensor]:
-    """The names and shapes of `mae_pretrain_vit_base.pth`: 150 tensors at width 768, depth 12; and what a decoder has."""
+    """The names and shapes of `mae_pretrain_vit_base.pth`: 150 tensors at width 768 and depth 12."""
     generator = torch.Generator().manual_seed(0)
 
     def new(*shape: int) -> Tensor:

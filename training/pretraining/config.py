@@ -81,7 +81,7 @@ class RecipeConfig(_Strict):
     precision: Precision = "float32"
     """`bfloat16` multiplies in bfloat16 (autocast); weights, losses and the optimiser stay float32."""
     recompute: bool = False
-    """Keep only the input of each transformer block and compute it again for the gradient: less memory, a third slower."""
+    """Keep only the input of each transformer block and compute it again for the gradient: less memory, slower."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of the average of the weights that is released; None: the last weights are."""
     checkpoints: CheckpointConfig = CheckpointConfig()

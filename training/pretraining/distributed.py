@@ -15,13 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+_CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class World:
     """One process among those that train together."""
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
 
     @property
     def is_first(self) -> bool:
@@ -80,8 +83,8 @@ class _Gather(torch.autograd.Function):
 def gather(mine: Tensor, world: World) -> Tensor:
     """Rows [N, ...] of this process -> those of all, by rank, [W * N, ...]; differentiable.
 
-    Where every process computes the same loss of the gathered rows, the gradient of the own rows is W times that of the
-    loss, and `DistributedDataParallel`, which divides the sum over processes by W, gives the gradient of the joint batch.
+    Where every process computes the same loss of the gathered rows, the gradient of the own rows is W times that of
+    the loss; `DistributedDataParallel`, which divides the sum over processes by W, gives that of the joint batch.
     """
     if world.size == 1:
         return mine

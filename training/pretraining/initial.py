@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fvlm.config import ModelConfig, TextConfig
+from fvlm.config import ModelConfig
 from fvlm.model import FVLM
 from training.pretraining.config import PretrainError
 
@@ -76,10 +76,10 @@ def load_bert(model: FVLM, file: Path) -> None:
     loaded = _safetensors(file) if file.suffix == ".safetensors" else _torch_file(file)
     if not isinstance(loaded, Mapping):
         raise PretrainError(f"{file}: holds no tensors; give pytorch_model.bin or model.safetensors of a BERT")
-    _fill(model.text_encoder, bert_state(loaded, model.config.text), set(), file)
+    _fill(model.text_encoder, bert_state(loaded), set(), file)
 
 
-def bert_state(state: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
+def bert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a BERT under the names of `TextEncoder`."""
     named = {
         name.removeprefix("bert."): tensor for name, tensor in state.items() if not name.startswith(_BERT_WITHOUT_USE)

@@ -40,8 +40,8 @@ def fit(
         raise PretrainError(f"batch.size {recipe.batch.size} is more than the {len(data)} studies; make it smaller")
     steps = recipe.schedule.epochs * per_epoch
     students = _students(trainees, recipe, steps, world, correction)
-    known = {"recipe": recipe.model_dump(mode="json"), "correction": correction.model_dump(mode="json")}
-    known |= {"studies": len(data), **(identity or {})}
+    known: dict[str, Any] = {"studies": len(data), **(identity or {})}
+    known |= {"recipe": recipe.model_dump(mode="json"), "correction": correction.model_dump(mode="json")}
     start = _resume(folder, students, known)
     streams = [student.batches(data, start, workers) for student in students]
     world.wait()  # a checkpoint is read by all before one writes the next

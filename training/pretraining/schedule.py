@@ -6,7 +6,7 @@ from training.pretraining.config import OptimizerConfig, ScheduleConfig
 
 
 def learning_rate(optimizer: OptimizerConfig, schedule: ScheduleConfig, step: int, steps: int) -> float:
-    """Of step 0 to `steps` - 1: linear from `start_lr` to the peak, then cosine to `final_lr`, which the last step has."""
+    """Of step 0 to `steps` - 1: linear from `start_lr` to the peak, then cosine to `final_lr`, which the last has."""
     if step < schedule.warmup_steps:
         return schedule.start_lr + (optimizer.peak_lr - schedule.start_lr) * (step + 1) / schedule.warmup_steps
     part = (step - schedule.warmup_steps + 1) / max(1, steps - schedule.warmup_steps)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class Student:
         """Gives soft targets; set from outside where it is another student's trainee."""
         self._momentum = _average(trainee, momentum)
         if self._momentum is not None:
-            self.teacher = self._momentum.module
+            self.teacher = cast(Trainee, self._momentum.module)
         self._average = _average(trainee, recipe.ema)
         if recipe.recompute:
             recompute_blocks(trainee)
@@ -99,7 +99,7 @@ class Student:
     @property
     def best(self) -> Trainee:
         """The average of the weights, or the last ones without `ema`."""
-        return self.trainee if self._average is None else self._average.module
+        return self.trainee if self._average is None else cast(Trainee, self._average.module)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, for a checkpoint."""
