@@ -80,7 +80,7 @@ def build(run: Run, number: int = 0) -> Trainee:
     torch.manual_seed(config.recipe.seed + number)
     match config.method:
         case "fvlm":
-            trainee: Trainee = FVLMTrainee(config.model, run.tokenizer)
+            trainee: Trainee = FVLMTrainee(config.model, run.tokenizer, config.correction, run.data.findings)
         case "clip":
             trainee = ClipTrainee(config.model, run.tokenizer)
         case "supervised":

@@ -16,8 +16,21 @@ from transformers import BertTokenizer
 from fvlm.config import ModelConfig
 from fvlm.model import FVLM
 from fvlm.tokenizer import tokenize
-from training.objective import AnatomyPairs, anatomy_losses, clip_loss
+from training.objective import (
+    AnatomyPairs,
+    Targets,
+    anatomy_losses,
+    clip_loss,
+    corrected_targets,
+    finding_overlap,
+    multi_label_loss,
+    own_targets,
+    softened_by_findings,
+    softened_by_peer,
+    softened_by_texts,
+)
 from training.pretraining.batches import Batch
+from training.pretraining.config import PLAIN, CorrectionConfig
 
 _TEXTS = 32
 """Texts of like length encoded at once."""
@@ -72,10 +85,19 @@ class Trainee(nn.Module):
 class FVLMTrainee(Trainee):
     """Anatomy-wise contrast (paper section 3.2) with corrected false negatives (section 3.3)."""
 
-    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: BertTokenizer,
+        correction: CorrectionConfig = PLAIN,
+        findings: Sequence[str] = (),
+    ) -> None:
+        """Findings are the data's, `anatomy.finding`; the correction `jaccard` compares them."""
         super().__init__()
         self.model = FVLM(config)
         self.tokenizer = tokenizer
+        self.correction = correction
+        self.anatomy = [config.anatomies.index(finding.split(".")[0]) for finding in findings]
 
     def forward(self, batch: Batch) -> Features:
         """Image and text [B, A, E] of unit length; an anatomy that is absent or cut has zeros."""
@@ -84,20 +106,43 @@ class FVLMTrainee(Trainee):
         text = _texts_of_pairs(self.model, self.tokenizer, batch.captions, usable)
         numbers = [[caption_number(text) for text in row] for row in batch.captions]
         known = {"usable": usable, "normal": batch.normal, "caption": torch.tensor(numbers, device=text.device)}
+        if self.correction.abnormal == "jaccard":
+            known["findings"] = batch.findings
         return Features({"image": image * usable[..., None], "text": text}, known)
 
-    def loss(self, features: Features, teacher: Features | None, ramp: float) -> Losses:  # noqa: ARG002
+    def loss(self, features: Features, teacher: Features | None, ramp: float) -> Losses:
         """The sum over anatomies."""
-        losses = anatomy_losses(AnatomyPairs(**features.learned, **features.known), self.model.temp)
-        parts = {self.model.config.anatomies[index]: loss.detach() for index, loss in losses.items()}
-        total = torch.stack(list(losses.values())).sum() if losses else self.model.temp.new_zeros(())
-        return Losses(total, parts)
+        pairs, temperature = _pairs(features), self.model.temp
+        losses = anatomy_losses(pairs, temperature, self._targets(features, teacher, ramp))
+        parts = dict(zip(self.model.config.anatomies, losses.each.detach(), strict=True))
+        return Losses(losses.total, parts)
+
+    def _targets(self, features: Features, teacher: Features | None, ramp: float) -> Targets:
+        """Which pairs are positive, and how much."""
+        pairs, correction = _pairs(features), self.correction
+        targets = corrected_targets(pairs) if correction.normal else own_targets(pairs)
+        weight = correction.alpha * ramp
+        match correction.abnormal:
+            case "co-teaching" if teacher is not None:
+                return softened_by_peer(targets, pairs, _pairs(teacher), self.model.temp, weight)
+            case "momentum" if teacher is not None:
+                return softened_by_texts(targets, pairs, teacher.learned["text"], self.model.temp, weight)
+            case "jaccard":
+                anatomy = torch.tensor(self.anatomy, device=pairs.usable.device)
+                overlap = finding_overlap(features.known["findings"], anatomy, pairs.usable.shape[1])
+                return softened_by_findings(targets, pairs, overlap, weight)
+        return targets
 
     def loss_parameters(self) -> list[nn.Parameter]:
         return [self.model.temp]
 
     def begin_step(self) -> None:
         self.model.clamp_temperature()
+
+
+def _pairs(features: Features) -> AnatomyPairs:
+    known = features.known
+    return AnatomyPairs(**features.learned, usable=known["usable"], normal=known["normal"], caption=known["caption"])
 
 
 class ClipTrainee(Trainee):
@@ -159,10 +204,8 @@ class SupervisedTrainee(Trainee):
 
     def loss(self, features: Features, teacher: Features | None, ramp: float) -> Losses:  # noqa: ARG002
         """Binary cross-entropy, the mean over what the reports decide of anatomies that are there."""
-        truth, logits = features.known["truth"], features.learned["logits"]
-        known = features.known["usable"] & ~truth.isnan()
-        losses = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
-        return Losses((losses * known).sum() / known.sum().clamp(min=1), {})
+        known = features.known
+        return Losses(multi_label_loss(features.learned["logits"], known["truth"], known["usable"]), {})
 
 
 def caption_number(text: str) -> int:
