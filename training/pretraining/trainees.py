@@ -114,8 +114,8 @@ class FVLMTrainee(Trainee):
         """The sum over anatomies."""
         pairs, temperature = _pairs(features), self.model.temp
         losses = anatomy_losses(pairs, temperature, self._targets(features, teacher, ramp))
-        parts = dict(zip(self.model.config.anatomies, losses.each.detach(), strict=True))
-        return Losses(losses.total, parts)
+        each = zip(self.model.config.anatomies, losses.each.detach(), losses.counted.tolist(), strict=True)
+        return Losses(losses.total, {name: loss for name, loss, taught in each if taught})
 
     def _targets(self, features: Features, teacher: Features | None, ramp: float) -> Targets:
         """Which pairs are positive, and how much."""
