@@ -1,19 +1,21 @@
 """The naive way to train, the peer of `train_step.py`: loops over organs and patients, every caption padded.
 
-Written from the description of the public code: attention of the image encoder is two multiplications with a softmax
-between; an organ's tokens are selected by max-pooling its mask and go through multi-head attention patient by patient;
-the captions of an organ are padded to the longest text there may be and encoded organ by organ, also those that are
-equal. It computes with the parameters of an `FVLM`, so that both ways leave their gradients in the same place.
+Written from the description of the public code: attention is two multiplications with a softmax between, in the text
+encoder too; an organ's tokens are selected by max-pooling its mask and go through multi-head attention patient by
+patient; the captions of an organ are padded to the longest text there may be and encoded organ by organ, also those
+that are equal. It computes with the parameters of an `FVLM`, so that both ways leave their gradients in one place.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import BertTokenizer
 
 from fvlm.model import FVLM
+from fvlm.text_encoder import TextEncoder
 from training.pretraining.batches import Batch
 
 
@@ -22,6 +24,13 @@ class NaiveLoss:
 
     def __init__(self, model: FVLM, tokenizer: BertTokenizer) -> None:
         self._model, self._tokenizer = model, tokenizer
+        with torch.device("meta"):
+            self._text = TextEncoder(model.config.text).train()
+        self._text.make_buffers(model.temp.device)
+        self._text.config._attn_implementation = "eager"
+        for part in self._text.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
 
     def __call__(self, batch: Batch) -> Tensor:
         levels = self._tokens(batch.image)
@@ -82,7 +91,8 @@ class NaiveLoss:
         tokens = self._tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=longest, return_tensors="pt"
         ).to(self._model.temp.device)
-        states = self._model.text_encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        weights = dict(self._model.text_encoder.named_parameters())
+        states = functional_call(self._text, weights, kwargs=dict(tokens))
         return F.normalize(self._model.text_proj(states.last_hidden_state[:, 0]), dim=-1)
 
     def _contrast(self, image: Tensor, text: Tensor, captions: Sequence[str], normal: Sequence[bool]) -> Tensor:
