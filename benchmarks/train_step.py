@@ -19,11 +19,11 @@ import torch
 from bench_naive_training import NaiveLoss
 from bench_result import Result
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertTokenizer
 
 from fvlm.config import ModelConfig, TextConfig
 from training.pretraining.batches import Batch
+from training.pretraining.cost import counted_flops
 from training.pretraining.distributed import World
 from training.pretraining.step import Pass, backward
 from training.pretraining.student import decay_groups, recompute_blocks
@@ -184,9 +184,7 @@ def compare(result: Result, trainee: FVLMTrainee, batch: Batch, tokenizer: BertT
         return float(loss.detach())
 
     for name, step in (("ours", ours), ("naive", naive)):  # warms up, too
-        with FlopCounterMode(display=False) as counter:
-            step()
-        result.figures[f"{name}_step_tflop"] = round(counter.get_total_flops() / 1e12, 3)
+        result.figures[f"{name}_step_tflop"] = round(counted_flops(step) / 1e12, 3)
     one, other = Timed(), Timed()
     for _ in range(repeats):
         other.run(naive, trainee)
@@ -242,11 +240,7 @@ def measure_gpu(result: Result, trainee: FVLMTrainee, captions: Sequence[tuple[s
     result.figures["gpu_ratio_vs_naive"] = round(
         result.figures["gpu_naive_micro_step_s"] / result.figures["gpu_ours_micro_step_s"], 2
     )
-    with FlopCounterMode(
-        display=False
-    ) as counter:  # the operations of one pass: recomputing adds none to the work done
-        ours(micro[:1])()
-    useful = counter.get_total_flops() * len(micro)
+    useful = counted_flops(ours(micro[:1])) * len(micro)  # of one pass: what is computed twice is no use
     recompute_blocks(trainee)
     torch.cuda.reset_peak_memory_stats()
     for _ in range(repeats + 1):
