@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.assessment.cli import evaluate
 from training.collect_cli import collect
+from training.pretraining.cli import preset, pretrain
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -26,6 +27,8 @@ app.command(
 )(collect)
 
 
+app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
+app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
 )
