@@ -72,6 +72,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
     Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker; and
     config.rules.RulesError.
     """
+    open_rulebook(settings)  # a bad one is refused before anything is begun
     name_process("serve")
     configure_logs()
     os.umask(0o077)  # inherited by every process of the node
@@ -79,7 +80,6 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     console = Console()
-    open_rulebook(settings)
     with _data_folder(settings.data_dir):
         settings = _with_fixed_rules(settings)
         settings = settings.model_copy(

@@ -166,7 +166,7 @@ class _Parser:
             raise self._error(name, f"a fact is expected here, not {_named(name)}", cure)
         fact = FACTS.get(name.text)
         if fact is None:
-            near = get_close_matches(name.text.lower(), FACTS, n=1)
+            near = get_close_matches(name.text.lower(), FACTS, n=1, cutoff=0.7)
             cure = f"did you mean `{near[0]}`?" if near else "see them all: fvlm-node rules facts"
             raise self._error(name, f"there is no fact `{name.text[:40]}`", cure)
         return fact

@@ -1,7 +1,7 @@
 """What rules would say of series that are in the database already. Nothing is changed."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -103,19 +103,21 @@ def judge_past(
     settings: Settings,
     rules: Rules,
     which: Past,
-    limit: int | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
+    known: MutableMapping[int, Values] | None = None,
 ) -> list[Judged]:
     """What the rules say of each series, newest first; of each the newest generation that passed vetting.
 
-    Of `best_of_study`, only series among them compete. `progress(done, total)` is called after each. Raises
+    Of `best_of_study`, only series among them compete. `progress(done, total)` is called after each. `known` holds the
+    facts of series (by id) that need not be read again, and gets those that were read. Raises
     sqlalchemy.exc.SQLAlchemyError.
     """
+    known = {} if known is None else known
     with records.reading() as session:
-        rows = session.scalars(which.query.limit(limit)).all()
+        rows = session.scalars(which.query).all()
         judged = []
         for done, row in enumerate(rows, start=1):
-            judged.append(_judged(session, settings, rules, row))
+            judged.append(_judged(session, settings, rules, row, known))
             progress(done, len(rows))
     return list(_compared(judged))
 
@@ -135,12 +137,15 @@ def _vetted(*limits: ColumnElement[bool]) -> Select[Series]:
     return newest_first().where(Series.id.in_(newest))
 
 
-def _judged(session: Session, settings: Settings, rules: Rules, row: Series) -> Judged:
+def _judged(
+    session: Session, settings: Settings, rules: Rules, row: Series, known: MutableMapping[int, Values]
+) -> Judged:
     made = Judged(row.id, row.series_instance_uid, row.study_instance_uid, row.last_at, {}, (), was=_was(session, row))
     try:
-        values = facts_of(session, row, settings.spool_dir, settings.routing)
+        values = known.get(row.id) or facts_of(session, row, settings.spool_dir, settings.routing)
     except Unfit as unfit:
         return replace(made, unfit=f"{unfit.reason}: {unfit.detail}")
+    known[row.id] = values
     said = tuple(rules.ask(values))
     made = replace(made, values=values, said=said)
     return replace(made, rank=rank_of(made.rule, values) if made.rule else None)
@@ -167,7 +172,7 @@ def _compared(judged: Sequence[Judged]) -> Iterator[Judged]:
 
 
 def as_json(one: Judged) -> dict[str, object]:
-    """A judged series for `--json` and `/api`."""
+    """A judged series for `--json`."""
     return {
         "series": one.series_id,
         "series_instance_uid": one.series_instance_uid,

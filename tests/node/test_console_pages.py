@@ -24,7 +24,7 @@ from node.states import State
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""
-LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused")
+LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused", "/rules")
 APIS = ("/api/overview", "/api/series", "/api/series/1", "/api/deliveries", "/api/destinations", "/api/unreadable")
 
 
