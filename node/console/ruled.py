@@ -44,7 +44,7 @@ class Ruled:
         except RulesError as error:
             self.problem = str(error)
         else:
-            self.rules = book and book.rules
+            self.rules = None if book is None else book.rules
 
     def page(self, records: Records, page: int) -> RuledPage:
         """Raises sqlalchemy.exc.SQLAlchemyError."""

@@ -24,6 +24,9 @@ from node.states import State
 
 _log = structlog.get_logger(__name__)
 
+_AT_ONCE = 32
+"""Series whose images are read in one pass; the others have their turn in the next."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -91,18 +94,25 @@ class Judge:
         """Study -> when its last image came, and when that was seen first by the clock."""
 
     def decisions(self, session: Session, waiting: Sequence[Series]) -> list[Decision]:
-        """A decision for each series of `waiting` (VETTED, without a job)."""
-        self._known = {row.id: self._known.get(row.id) or self._ruling(session, row) for row in waiting}
-        alone: list[Decision] = []
+        """A decision for each series of `waiting` (VETTED, without a job) whose turn it is."""
+        self._known = {row.id: self._known[row.id] for row in waiting if row.id in self._known}
+        for row in [row for row in waiting if row.id not in self._known][:_AT_ONCE]:
+            self._known[row.id] = self._ruling(session, row)
+        unread = {row.study_instance_uid for row in waiting if row.id not in self._known}
+        made: list[Decision] = []
         studies: dict[tuple[str, str], list[Series]] = {}
         for row in waiting:
+            if row.id not in self._known:
+                continue
             rule = self._known[row.id].rule
             if rule is not None and rule.best is not None:
                 studies.setdefault((row.study_instance_uid, rule.name), []).append(row)
             else:
-                alone.append(self._alone(row))
+                made.append(self._alone(row))
         self._seen = {uid: seen for uid, seen in self._seen.items() if uid in {study for study, _ in studies}}
-        return [*alone, *(one for rows in studies.values() for one in self._of_study(session, rows))]
+        for (study, _), rows in studies.items():
+            made += self._of_study(session, rows, study in unread)
+        return made
 
     def _ruling(self, session: Session, series: Series) -> _Ruling:
         try:
@@ -137,13 +147,16 @@ class Judge:
             release_digest=self._book.digests.get(read.release, ""),
         )
 
-    def _of_study(self, session: Session, rows: list[Series]) -> Iterator[Decision]:
-        """The decisions on the series of one study that one rule wants only the best of."""
+    def _of_study(self, session: Session, rows: list[Series], unread: bool) -> Iterator[Decision]:
+        """The decisions on the series of one study that one rule wants only the best of.
+
+        `unread`: the images of another one of its series have not been looked at yet.
+        """
         study, rule = rows[0].study_instance_uid, self._known[rows[0].id].rule
         assert rule is not None
         assert rule.best is not None
         made = {row.id: self._alone(row) for row in rows}
-        if self._is_open(session, study, rule.best.wait_s):
+        if self._is_open(session, study, rule.best.wait_s) or unread:
             yield from (replace(one, to=State.VETTED, together=frozenset()) for one in made.values())
             return
         newest: dict[str, Series] = {}

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config import Settings
+from config.expressions import FACTS
 from config.rules import Rules, RulesError, load_rules
 from config.settings import SettingsError
 
@@ -151,3 +152,12 @@ def test_the_settings_name_the_file_from_their_own_folder(tmp_path: Path) -> Non
     (tmp_path / "node.yaml").write_text("routing: {rules: [1]}\n")
     with pytest.raises(SettingsError, match=r"routing\.rules"):
         Settings.load(tmp_path / "node.yaml")
+
+
+def test_the_documentation_names_every_fact_and_its_example_is_good(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "routing.md").read_text()
+    for fact in FACTS.values():
+        assert f"| `{fact.name}` | {fact.kind} | {fact.meaning}" in page
+    (example,) = [part for part in page.split("```") if "\nversion: " in part]
+    rules = _load(tmp_path, example.removeprefix("yaml"))
+    assert [rule.name for rule in rules.rules][-1] == "everything else"

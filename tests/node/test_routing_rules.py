@@ -296,6 +296,21 @@ def test_the_choice_waits_for_series_that_still_come_and_for_new_images(tmp_path
     assert [state for _, state, _ in bench.series()] == [State.REJECTED, State.VETTED]
 
 
+def test_a_crowd_is_looked_at_in_portions_and_a_study_only_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.rules.judge._AT_ONCE", 1)
+    bench = _best(tmp_path, BEST.replace("wait_s: 30", "wait_s: 0"))
+    bench.receive(*_stack(1, step=2.0))
+    bench.receive(*_stack(2, step=1.0))
+    bench.receive(*_stack(3, study=2))
+    bench.close()
+    assert bench.route() == []
+    assert len(bench.route()) == 1
+    assert [state for _, state, _ in bench.series()] == [State.REJECTED, State.VETTED, State.VETTED]
+    assert len(bench.route()) == 1
+
+
 def _decided(bench: Ruled, *stacks: Sequence[Dataset]) -> list[int]:
     for stack in stacks:
         bench.receive(*stack)
@@ -552,4 +567,5 @@ def test_the_console_shows_the_rules_and_what_they_say(tmp_path: Path) -> None:
     assert client.get("/rules").text.count("was: REJECTED") == 9  # what was read once is not read again
     page = client.get("/series/1").text
     assert "SKIPPED_BY_RULE" in page
+    assert "no head (version spring)" in page
     assert SECRET_DESCRIPTION not in page
