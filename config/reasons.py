@@ -37,6 +37,10 @@ class Reason(StrEnum):
     NO_PIXELS = "NO_PIXELS"
     UNDECODABLE = "UNDECODABLE"
     BAD_RESCALE = "BAD_RESCALE"
+    # routing rules
+    SKIPPED_BY_RULE = "SKIPPED_BY_RULE"
+    NO_RULE = "NO_RULE"
+    NOT_BEST_SERIES = "NOT_BEST_SERIES"
     # reading
     ANATOMY_ABSENT = "ANATOMY_ABSENT"
     ANATOMY_CUT_OFF = "ANATOMY_CUT_OFF"
@@ -177,6 +181,18 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NO_PIXELS: _Text("The instance has no pixel data.", "Send complete images."),
     Reason.UNDECODABLE: _Text("The pixel data cannot be decoded.", "Send it uncompressed."),
     Reason.BAD_RESCALE: _Text("Rescale slope or intercept is missing or unusable.", "Send original CT images."),
+    Reason.SKIPPED_BY_RULE: _Text(
+        "A routing rule says that such a series is not read.",
+        "Nothing; if it should be read, change the rule: fvlm-node rules test",
+    ),
+    Reason.NO_RULE: _Text(
+        "No routing rule fits the series.",
+        "Nothing; if it should be read, add a rule for it: fvlm-node rules test",
+    ),
+    Reason.NOT_BEST_SERIES: _Text(
+        "A better series of the same study is read instead.",
+        "Nothing; if every series should be read, remove best_of_study from the rule.",
+    ),
     Reason.ANATOMY_ABSENT: _Text("The anatomy is not in the scan.", "Nothing: it is outside the field of view."),
     Reason.ANATOMY_CUT_OFF: _Text("The anatomy is cut by the border of the scan.", "Scan the whole organ."),
     Reason.ANATOMY_TOO_SMALL: _Text("The segmented volume is implausibly small.", "Check the segmentation."),

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from config.rules import RulesError
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from dicom_sr.viewers import Viewer
@@ -17,6 +18,7 @@ from node.feedback_commands import feedback_app
 from node.job_commands import commands
 from node.report_commands import report_app
 from node.retrieve.commands import pull_app
+from node.rules.commands import rules_app
 from node.series_commands import series_app
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
 app.add_typer(pull_app)
 app.add_typer(series_app, name="series")
+app.add_typer(rules_app, name="rules")
 app.add_typer(report_app, name="report")
 app.add_typer(feedback_app, name="feedback")
 
@@ -367,6 +370,8 @@ def main() -> None:
     try:
         app(prog_name="fvlm-node")
     except CommandError as error:
+        _complain(error.cause, error.cure)
+    except RulesError as error:
         _complain(error.cause, error.cure)
     except (SettingsError, VocabularyError) as error:
         _complain(str(error), "Mend the file and try again.")

@@ -16,11 +16,13 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
+from config.rules import RulesError
 from config.settings import AnyDestination, Destination, PeerTls, WebDestination
 from node.certificates import expiries
 from node.doctor_inlets import examine_inlets
 from node.node_lock import running_ports
 from node.release import release_folder
+from node.rules.book import check_rules
 
 _EXPIRY_DAYS = 30
 """Certificates that end sooner are a finding."""
@@ -44,6 +46,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _validators()
     yield _release(settings)
     yield _segmenter(settings)
+    if settings.routing.rules is not None:
+        yield _rules(settings.routing.rules, settings)
     yield _disk(settings)
     yield _database(settings)
     yield _broker(settings)
@@ -108,6 +112,14 @@ def _segmenter(settings: Settings) -> Check:
         return Check("Segmenter", False, str(error), "See model.segmenter in the configuration (fvlm-node init)")
     use = ", TEST MODEL - NOT FOR CLINICAL USE" if identity.test_only else ""
     return Check("Segmenter", True, f"{identity.name} {identity.version}, {identity.digest[:12]}{use}")
+
+
+def _rules(file: Path, settings: Settings) -> Check:
+    try:
+        rules = check_rules(file, settings).rules
+    except RulesError as error:
+        return Check("Routing rules", False, error.cause, error.cure)
+    return Check("Routing rules", True, f"{file}: version {rules.version}, {len(rules.rules)} rules")
 
 
 def _disk(settings: Settings) -> Check:

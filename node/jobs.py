@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from config import Output, Reason, Settings
+from config.outputs import AIR
 from dicom_sr.outputs import output_of
 from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
@@ -50,14 +51,15 @@ class Analyst:
         settings: Settings,
         pipeline: "Pipeline",
         worker: str,
-        load: "Callable[[bool], Pipeline] | None" = None,
+        load: "Callable[[bool, str], Pipeline] | None" = None,
     ) -> None:
-        """`load(frugal)` makes the pipeline in the smaller or the usual configuration, of which one is in memory at a
-        time; None: `pipeline` is all there is.
+        """`load(frugal, release)` makes the pipeline of a release (empty: that of the settings) in the smaller or the
+        usual configuration, of which one is in memory at a time; None: `pipeline` is all there is.
         """
         self._records, self._settings, self._worker, self._load = records, settings, worker, load
         self._pipeline: Pipeline | None = pipeline
-        self._frugal = False
+        self._loaded = (False, "")
+        """Whether `_pipeline` is the smaller configuration, and its release."""
         self._turn = 0
 
     def recover(self) -> None:
@@ -107,7 +109,7 @@ class Analyst:
             self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
 
         with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
-            pipeline = self._configured(job.frugal)
+            pipeline = self._configured(job.frugal, job.release)
             with self._records.session() as session:
                 if not self._adopt(session, job.id, owner, pipeline.release_digest):
                     return []
@@ -120,7 +122,8 @@ class Analyst:
             with self._records.session() as session:
                 claimed = leases.claim(session, job.id, owner, self._settings.work.lease_s)
                 compared = prior_of(session, claimed, study)
-            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared)
+            plan = self._settings.plan_for(self._names(job))
+            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared, plan)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
@@ -141,12 +144,12 @@ class Analyst:
             self._turn += 1
             return session.get_one(Job, job_id, options=[joinedload(Job.series)])
 
-    def _configured(self, frugal: bool) -> "Pipeline":
+    def _configured(self, frugal: bool, release: str) -> "Pipeline":
         """The pipeline in the configuration that a job needs. Raises PipelineError (MODEL_UNAVAILABLE)."""
-        if self._load is not None and (self._pipeline is None or frugal != self._frugal):
+        if self._load is not None and (self._pipeline is None or self._loaded != (frugal, release)):
             self._pipeline = None
             gc.collect()  # the other one is gone before this one comes
-            self._pipeline, self._frugal = self._load(frugal), frugal
+            self._pipeline, self._loaded = self._load(frugal, release), (frugal, release)
         assert self._pipeline is not None
         return self._pipeline
 
@@ -193,7 +196,7 @@ class Analyst:
             result.series_instance_uid = str(dataset.SeriesInstanceUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
-            due += _open_deliveries(result, self._receivers(kind))
+            due += _open_deliveries(result, self._receivers(job, kind))
         for result in former.values():
             for delivery in result.deliveries:
                 session.delete(delivery)
@@ -207,10 +210,15 @@ class Analyst:
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
 
-    def _receivers(self, kind: Output) -> list[str]:
-        """Names of the destinations that get objects of a kind."""
-        settings = self._settings
-        return [name for name in settings.routing.destinations if kind in settings.destinations[name].outputs]
+    def _names(self, job: Job) -> Sequence[str]:
+        """Names of a job's destinations: its own, or for one from before it had any those of the settings."""
+        return self._settings.routing.destinations if job.destinations is None else job.destinations
+
+    def _receivers(self, job: Job, kind: Output) -> list[str]:
+        """Names of the destinations that get objects of a kind. One that has left the settings stays a receiver: the
+        delivery then says so."""
+        peers = self._settings.destinations
+        return [name for name in self._names(job) if kind in (peers[name].outputs if name in peers else AIR)]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

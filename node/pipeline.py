@@ -17,7 +17,7 @@ import structlog
 import torch
 from pydicom import Dataset
 
-from config import Reason, Settings
+from config import Plan, Reason, Settings
 from ct.anatomy import Segmenter
 from ct.load import load_volume
 from ct.part10 import Unfit
@@ -163,11 +163,13 @@ class Pipeline:
         on_stage: Callable[[str], None] | None = None,
         predecessor: "Predecessor | None" = None,
         prior: "Prior | None" = None,
+        plan: Plan | None = None,
     ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
         `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
         delivered report on the same series that the new one takes the place of, `prior` the patient's earlier reading.
+        `plan` is what is written; None: what the destinations of the settings get.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
@@ -191,7 +193,7 @@ class Pipeline:
                 predecessor=predecessor,
                 prior=prior,
             )
-            objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
+            objects = tuple(write(reading, anatomy_map, headers, context, plan or self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)

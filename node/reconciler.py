@@ -22,6 +22,8 @@ from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Result, Series, now
 from node.release import release_digest
 from node.routing import route
+from node.rules.book import open_rulebook
+from node.rules.judge import Judge
 from node.source_count import SourceCounts
 from node.states import State
 from node.survey import survey
@@ -43,6 +45,8 @@ class Reconciler:
         self._records, self._settings, self._dispatcher = records, settings, dispatcher
         self._counts = SourceCounts(settings)
         self._completer = Completer(records, settings, self._counts)
+        book = open_rulebook(settings)
+        self._judge = None if book is None else Judge(book, settings)
         self._away: set[str] = set()
         self._clock = Clock(now())
         self._jumped: bool | None = False
@@ -119,14 +123,20 @@ class Reconciler:
             self._jumped = None
 
     def _route(self) -> None:
-        """Make jobs of vetted series; without a release they wait."""
+        """Decide about vetted series; without a release they wait."""
         try:
             digest = release_digest(self._settings.model.release)
         except OSError as error:
             self._tell("release", type(error).__name__)
         else:
             self._tell("release")
-            route(self._records, digest, PriorityRule(self._settings).of)
+            route(
+                self._records,
+                digest,
+                PriorityRule(self._settings).of,
+                self._judge,
+                self._settings.routing.destinations,
+            )
 
     def _issue(self, queue: str, row_ids: list[int]) -> None:
         """Send messages if nobody waits in the queue: the messages of these rows are taken, lost or never were."""

@@ -40,6 +40,7 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.rules.book import open_rulebook
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 
@@ -71,8 +72,10 @@ class _Post:
 def serve(settings: Settings, config_file: Path | None = None) -> None:
     """Run the node until SIGTERM or Ctrl-C; must be called in the main thread.
 
-    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker.
+    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker; and
+    config.rules.RulesError.
     """
+    open_rulebook(settings)  # a bad one is refused before anything is begun
     name_process("serve")
     configure_logs()
     os.umask(0o077)  # inherited by every process of the node
@@ -81,6 +84,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
         signal.signal(number, lambda *_: ended.set())
     console = Console()
     with _data_folder(settings.data_dir):
+        settings = _with_fixed_rules(settings)
         settings = settings.model_copy(
             update={
                 "dicom": _usable_doors(settings.dicom),
@@ -214,6 +218,23 @@ def _data_folder(folder: Path) -> Iterator[None]:
         yield
 
 
+def _with_fixed_rules(settings: Settings) -> Settings:
+    """The settings with a copy of the rules file, so that a change of it counts from the next start, not before.
+
+    Raises CommandError.
+    """
+    if settings.routing.rules is None:
+        return settings
+    copy = settings.data_dir / "run" / "routing.yaml"
+    try:
+        copy.write_bytes(settings.routing.rules.read_bytes())
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename}: {error.strerror}.", "Mend the disk, or the rights of the rules file."
+        ) from error
+    return settings.model_copy(update={"routing": settings.routing.model_copy(update={"rules": copy})})
+
+
 def _close_to_others(folder: Path) -> None:
     """Mode 0700, also for a folder that was there; only a warning if it is somebody else's (a mounted volume)."""
     if folder.stat().st_mode & 0o077:
@@ -330,6 +351,9 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
+    if (book := open_rulebook(settings)) is not None:
+        rules = book.rules
+        table.add_row("Rules", f"version {rules.version}, {len(rules.rules)} rules, SHA-256 {rules.digest[:12]}")
     table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))
     table.add_row("Database", make_url(settings.database).render_as_string())

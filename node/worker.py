@@ -42,8 +42,9 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
     load = load or _load_pipeline
     records = Records(open_database(settings.database))
 
-    def configured(frugal: bool) -> Any:
-        pipeline = load(frugal_settings(settings) if frugal else settings)
+    def configured(frugal: bool, release: str = "") -> Any:
+        asked = with_release(settings, release) if release else settings
+        pipeline = load(frugal_settings(asked) if frugal else asked)
         _log.info("model_loaded", digest=pipeline.release_digest, frugal=frugal)
         return pipeline
 
@@ -103,6 +104,11 @@ def frugal_settings(settings: Settings) -> Settings:
     """The smaller configuration: sparing with memory, and on the CPU, which has more of it than a GPU."""
     smaller = settings.model.model_copy(update={"frugal": True, "device": "cpu", "compiled": False})
     return settings.model_copy(update={"model": smaller})
+
+
+def with_release(settings: Settings, release: str) -> Settings:
+    """The settings with another model release, which a routing rule names."""
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"release": release})})
 
 
 def _load_pipeline(settings: Settings) -> Any:

@@ -176,6 +176,8 @@ class SeriesPage(View):
 
     row: SeriesRow
     study_instance_uid: str
+    rule: str
+    """The routing rule that decided about it, with the version of the rules; empty: none did."""
     reason: Why | None
     timeline: list[Event]
     jobs: list[JobRow]

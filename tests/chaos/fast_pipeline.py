@@ -62,6 +62,7 @@ class FastPipeline:
         on_stage: Callable[[str], None] = lambda _: None,
         predecessor: Predecessor | None = None,
         prior: Prior | None = None,
+        *_: object,
     ) -> Analysis:
         (self.control / f"run-{time.time_ns()}").touch()
         self._obey(on_stage)

@@ -48,7 +48,7 @@ def rows(bench: ConsoleBench, query: str = "") -> list[SeriesRow]:
 
 
 def test_an_empty_node_has_every_page(bench: ConsoleBench) -> None:
-    for path in LISTS:
+    for path in (*LISTS, "/rules"):
         if path != "/series/1":
             assert "fVLM Node" in bench.get(path)
     assert "Nothing has come in yet" in bench.get("/")
