@@ -107,6 +107,8 @@ class Series(_Stateful, Base):
     """Version and SHA-256 of the rules file that was asked."""
     rank: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """How good it is among the series of its study, smallest first, where the rule wants only the best."""
+    patient: Mapped[str] = mapped_column(String(32), default="")
+    """Keyed hash of the Patient ID (`node.pseudonyms`), then; else empty."""
     instances: Mapped[list["Instance"]] = relationship(back_populates="series")
     jobs: Mapped[list["Job"]] = relationship(back_populates="series")
 

@@ -110,7 +110,7 @@ def _apply(
 ) -> Job | None:
     """Write one decision; the job, if the series is read."""
     row.rule, row.rules_version, row.rules_digest = decision.rule, decision.version, decision.digest
-    row.rank = decision.rank
+    row.rank, row.patient = decision.rank, decision.patient
     if decision.to in (State.REJECTED, State.SUPERSEDED):
         row.move(decision.to, decision.reason, decision.detail[:1000])
         _log.info("series_not_read", series=row.id, state=decision.to, reason=decision.reason)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from threading import Lock
 
 from config import Settings
-from config.expressions import Values
 from config.rules import Rules, RulesError
 from node.database import Records
 from node.rules.book import open_rulebook
+from node.rules.facts import Facts
 from node.rules.past import Judged, Past, judge_past, past
 
 _ROWS = 10
@@ -34,7 +34,7 @@ class Ruled:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._known: OrderedDict[int, Values] = OrderedDict()
+        self._known: OrderedDict[int, Facts] = OrderedDict()
         self._reading = Lock()
         self.rules: Rules | None = None
         self.problem = ""

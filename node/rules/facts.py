@@ -4,6 +4,7 @@ They are read anew each time and kept nowhere: descriptions may hold whatever so
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from statistics import median
@@ -14,7 +15,7 @@ from pydicom.valuerep import DA
 from sqlalchemy.orm import Session
 
 from config import Reason
-from config.expressions import Value
+from config.expressions import Value, Values
 from config.priority import REQUESTED
 from config.settings import RoutingSettings
 from ct.kernels import is_soft
@@ -44,19 +45,33 @@ _DAYS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
-def facts_of(session: Session, series: Series, spool_dir: Path, limits: RoutingSettings) -> dict[str, Value | None]:
-    """The facts of a series that passed vetting, by the names of `config.expressions.FACTS`.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a series."""
+
+    values: Values
+    """By the names of `config.expressions.FACTS`."""
+    patient: str
+    """SHA-256 of the Patient ID, hex: to be compared, never shown or kept."""
+
+
+def facts_of(session: Session, series: Series, spool_dir: Path, limits: RoutingSettings) -> Facts:
+    """The facts of a series that passed vetting.
 
     Raises Unfit if its images are gone (IMAGES_DELETED) or cannot be read any more.
     """
     slices = series_slices(session, series, spool_dir)
     if not slices:
         raise Unfit(Reason.IMAGES_DELETED, "its images are not in the spool any more")
-    return {**of_images(series, slices, limits), "source_ae": (series.source_ae,), **of_moment(series.last_at)}
+    vetted, said = _of_images(series, slices, limits)
+    values = {**_geometry(vetted), **said, "source_ae": (series.source_ae,), **of_moment(series.last_at)}
+    return Facts(values, vetted.headers[0].patient)
 
 
-def of_images(series: Series, slices: Sequence[SourceSlice], limits: RoutingSettings) -> dict[str, Value | None]:
-    """What the images say. Raises Unfit."""
+def _of_images(
+    series: Series, slices: Sequence[SourceSlice], limits: RoutingSettings
+) -> tuple[Vetted, dict[str, Value | None]]:
+    """The volume that the images make, and what the middle one says in words. Raises Unfit."""
     headers = tuple(read_header(one) for one in slices)
     vetted = vet(
         CtSeries(series.study_instance_uid, series.series_instance_uid, headers), limits.min_slices, limits.max_slices
@@ -66,7 +81,7 @@ def of_images(series: Series, slices: Sequence[SourceSlice], limits: RoutingSett
             middle = read_data_set(vetted.headers[len(vetted.headers) // 2].source)
         except OSError as error:
             raise Unfit(Reason.NOT_DICOM, f"cannot be read: {error.strerror or error}") from error
-    return {**_geometry(vetted), **_said(middle)}
+    return vetted, _said(middle)
 
 
 def of_moment(moment: datetime) -> dict[str, Value | None]:

@@ -17,6 +17,7 @@ from config import Priority, Reason, Settings
 from config.expressions import Values, evaluate
 from config.rules import Rule
 from ct.part10 import Unfit
+from node.pseudonyms import Pseudonyms
 from node.records import Job, Series
 from node.rules.book import Rulebook
 from node.rules.facts import facts_of
@@ -50,6 +51,8 @@ class Decision:
     release_digest: str = ""
     """Of a release that the rule names."""
     rank: list[float] | None = None
+    patient: str = ""
+    """Keyed hash: a study is one patient's, whatever a sender that re-uses UIDs makes of it."""
     together: frozenset[int] = frozenset()
     """Series that were decided about at once: if one of them is no longer what it was, nothing of it holds."""
     beaten: tuple[int, ...] = ()
@@ -62,6 +65,8 @@ class _Ruling:
 
     rule: Rule | None
     rank: list[float] | None = None
+    patient: str = ""
+    """Keyed hash, where only the best series of a study is wanted."""
     unfit: Unfit | None = None
 
 
@@ -100,30 +105,34 @@ class Judge:
             self._known[row.id] = self._ruling(session, row)
         unread = {row.study_instance_uid for row in waiting if row.id not in self._known}
         made: list[Decision] = []
-        studies: dict[tuple[str, str], list[Series]] = {}
+        studies: dict[tuple[str, str, str], list[Series]] = {}
         for row in waiting:
             if row.id not in self._known:
                 continue
-            rule = self._known[row.id].rule
-            if rule is not None and rule.best is not None:
-                studies.setdefault((row.study_instance_uid, rule.name), []).append(row)
+            ruling = self._known[row.id]
+            if ruling.rule is not None and ruling.rule.best is not None:
+                key = (row.study_instance_uid, ruling.patient, ruling.rule.name)
+                studies.setdefault(key, []).append(row)
             else:
                 made.append(self._alone(row))
-        self._seen = {uid: seen for uid, seen in self._seen.items() if uid in {study for study, _ in studies}}
-        for (study, _), rows in studies.items():
+        self._seen = {uid: seen for uid, seen in self._seen.items() if uid in {study for study, _, _ in studies}}
+        for (study, _, _), rows in studies.items():
             made += self._of_study(session, rows, study in unread)
         return made
 
     def _ruling(self, session: Session, series: Series) -> _Ruling:
         try:
-            values = facts_of(session, series, self._settings.spool_dir, self._settings.routing)
+            facts = facts_of(session, series, self._settings.spool_dir, self._settings.routing)
+            rule = self._book.rules.decide(facts.values)
+            if rule is None or rule.best is None:
+                return _Ruling(rule)
+            patient = Pseudonyms(self._settings.data_dir).of(facts.patient)
+            return _Ruling(rule, rank_of(rule, facts.values), patient)
         except Unfit as unfit:
             return _Ruling(None, unfit=unfit)
         except Exception as error:  # one series must not stop the only coordinator
             _log.exception("unexpected_error", series=series.id)
             return _Ruling(None, unfit=Unfit(Reason.INTERNAL, f"its facts cannot be read ({type(error).__name__})"))
-        rule = self._book.rules.decide(values)
-        return _Ruling(rule, rank_of(rule, values) if rule else None)
 
     def _alone(self, series: Series) -> Decision:
         ruling = self._known[series.id]
@@ -134,7 +143,7 @@ class Judge:
         if rule is None:
             detail = f"none of the {len(rules.rules)} rules fits (version {rules.version})"
             return replace(made, to=State.REJECTED, reason=Reason.NO_RULE, detail=detail)
-        made = replace(made, rule=rule.name, rank=ruling.rank)
+        made = replace(made, rule=rule.name, rank=ruling.rank, patient=ruling.patient)
         if rule.read is None:
             detail = f"rule `{rule.name}`: {rule.skip}"
             return replace(made, to=State.REJECTED, reason=Reason.SKIPPED_BY_RULE, detail=detail)
@@ -152,7 +161,8 @@ class Judge:
 
         `unread`: the images of another one of its series have not been looked at yet.
         """
-        study, rule = rows[0].study_instance_uid, self._known[rows[0].id].rule
+        study, ruling = rows[0].study_instance_uid, self._known[rows[0].id]
+        rule = ruling.rule
         assert rule is not None
         assert rule.best is not None
         made = {row.id: self._alone(row) for row in rows}
@@ -167,7 +177,7 @@ class Judge:
             if newest[row.series_instance_uid] is not row:
                 detail = "a newer generation came before the study was complete"
                 yield replace(made[row.id], to=State.SUPERSEDED, detail=detail, together=together)
-        chosen = _chosen(session, study, rule.name, newest)
+        chosen = _chosen(session, study, ruling.patient, rule.name, newest)
         ranks = {row.id: self._known[row.id].rank or [] for row in newest.values()}
         ranks |= {series.id: series.rank or [] for series, _ in chosen}
         best = min(ranks, key=lambda series_id: (ranks[series_id], series_id))
@@ -193,13 +203,13 @@ class Judge:
         return session.scalar(coming) is not None or moment - seen[1] < wait_s
 
 
-def _chosen(session: Session, study: str, rule: str, pending: Iterable[str]) -> list[tuple[Series, Job]]:
-    """Series of a study that were chosen by a rule before, with their jobs; none of those that come again."""
+def _chosen(session: Session, study: str, patient: str, rule: str, pending: Iterable[str]) -> list[tuple[Series, Job]]:
+    """Series of a patient's study that were chosen by a rule before, with their jobs; none of those that come again."""
     query = (
         select(Series, Job)
         .join(Job)
         .where(Series.study_instance_uid == study, Series.rule == rule, Job.state != State.SUPERSEDED)
-        .where(Series.series_instance_uid.not_in(list(pending)))
+        .where(Series.patient == patient, Series.series_instance_uid.not_in(list(pending)))
     )
     return [(series, job) for series, job in session.execute(query).tuples() if series.rank is not None]
 

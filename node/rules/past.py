@@ -15,7 +15,7 @@ from ct.part10 import Unfit
 from node.database import Records
 from node.errors import CommandError
 from node.records import Job, Series, now
-from node.rules.facts import facts_of
+from node.rules.facts import Facts, facts_of
 from node.rules.judge import rank_of
 from node.series_status import newest_first
 from node.states import State
@@ -35,6 +35,8 @@ class Judged:
     values: Values
     said: tuple[Said, ...]
     """Rule by rule up to the one that fits; empty if `unfit`."""
+    patient: str = ""
+    """As in `Facts`."""
     unfit: str = ""
     """Why it cannot be judged."""
     rank: list[float] | None = None
@@ -104,7 +106,7 @@ def judge_past(
     rules: Rules,
     which: Past,
     progress: Callable[[int, int], None] = lambda *_: None,
-    known: MutableMapping[int, Values] | None = None,
+    known: MutableMapping[int, Facts] | None = None,
 ) -> list[Judged]:
     """What the rules say of each series, newest first; of each the newest generation that passed vetting.
 
@@ -138,17 +140,16 @@ def _vetted(*limits: ColumnElement[bool]) -> Select[Series]:
 
 
 def _judged(
-    session: Session, settings: Settings, rules: Rules, row: Series, known: MutableMapping[int, Values]
+    session: Session, settings: Settings, rules: Rules, row: Series, known: MutableMapping[int, Facts]
 ) -> Judged:
     made = Judged(row.id, row.series_instance_uid, row.study_instance_uid, row.last_at, {}, (), was=_was(session, row))
     try:
-        values = known.get(row.id) or facts_of(session, row, settings.spool_dir, settings.routing)
+        facts = known.get(row.id) or facts_of(session, row, settings.spool_dir, settings.routing)
     except Unfit as unfit:
         return replace(made, unfit=f"{unfit.reason}: {unfit.detail}")
-    known[row.id] = values
-    said = tuple(rules.ask(values))
-    made = replace(made, values=values, said=said)
-    return replace(made, rank=rank_of(made.rule, values) if made.rule else None)
+    known[row.id] = facts
+    made = replace(made, values=facts.values, patient=facts.patient, said=tuple(rules.ask(facts.values)))
+    return replace(made, rank=rank_of(made.rule, facts.values) if made.rule else None)
 
 
 def _was(session: Session, row: Series) -> str:
@@ -159,16 +160,18 @@ def _was(session: Session, row: Series) -> str:
 
 def _compared(judged: Sequence[Judged]) -> Iterator[Judged]:
     """With what is better in the same study, where a rule wants only the best."""
-    best: dict[tuple[str, str], Judged] = {}
+    best: dict[tuple[str, str, str], Judged] = {}
     for one in judged:
         if one.rank is not None and one.rule is not None:
-            key = (one.study_instance_uid, one.rule.name)
+            key = (one.study_instance_uid, one.patient, one.rule.name)
             former = best.setdefault(key, one)
             if (one.rank, one.series_id) < (former.rank or [], former.series_id):
                 best[key] = one
     for one in judged:
-        winner = None if one.rank is None or one.rule is None else best[one.study_instance_uid, one.rule.name]
-        yield one if winner is None or winner is one else replace(one, better=winner.series_id)
+        winner = one
+        if one.rank is not None and one.rule is not None:
+            winner = best[one.study_instance_uid, one.patient, one.rule.name]
+        yield one if winner is one else replace(one, better=winner.series_id)
 
 
 def as_json(one: Judged) -> dict[str, object]:

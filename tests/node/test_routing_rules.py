@@ -36,6 +36,7 @@ from node.routing import route
 from node.rules.book import check_rules, open_rulebook
 from node.rules.judge import Judge
 from node.series_status import load, newest_first
+from node.serve import _with_fixed_rules
 from node.states import State
 from node.tasks import Dispatcher, make_app
 
@@ -296,6 +297,17 @@ def test_the_choice_waits_for_series_that_still_come_and_for_new_images(tmp_path
     assert [state for _, state, _ in bench.series()] == [State.REJECTED, State.VETTED]
 
 
+def test_a_study_uid_that_two_patients_share_takes_the_reading_from_neither(tmp_path: Path) -> None:
+    bench = _best(tmp_path)
+    first = _decided(bench, _stack(1, step=2.0), _stack(2, step=1.0, PatientID="ANOTHER"))
+    assert len(first) == 2
+    assert _decided(bench, _stack(3, step=1.5, PatientID="ANOTHER")) == []
+    with bench.records.reading() as session:
+        patients = [row.patient for row in session.scalars(select(Series).order_by(Series.id))]
+    assert patients[0] != patients[1] == patients[2]
+    assert all(len(one) == 32 for one in patients)
+
+
 def test_a_crowd_is_looked_at_in_portions_and_a_study_only_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +553,17 @@ def test_serve_refuses_bad_rules_before_it_does_anything(tmp_path: Path, fvlm_no
     assert ran.returncode == 2
     assert "routing.yaml: line 2, column 25: there is no fact `thin`" in ran.stderr
     assert not (tmp_path / "fvlm-data").exists()
+
+
+def test_a_running_node_keeps_the_rules_of_its_start(tmp_path: Path) -> None:
+    bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
+    (bench.settings.data_dir / "run").mkdir()
+    fixed = _with_fixed_rules(bench.settings)
+    bench.file.write_text(BEST)
+    book = open_rulebook(fixed)
+    assert book is not None
+    assert book.rules.version == "spring"
+    assert _with_fixed_rules(Settings(data_dir=tmp_path)).routing.rules is None
 
 
 def test_the_console_shows_the_rules_and_what_they_say(tmp_path: Path) -> None:
