@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from config import Priority
 from node.database import Records
 from node.records import Job, Series
+from node.releases import registry
 from node.states import TRANSITIONS, State
 
 _log = structlog.get_logger(__name__)
@@ -45,6 +46,9 @@ def route(
 ) -> list[int]:
     """A job for each VETTED series that never had one; their ids. A new release alone does not read old series again.
 
+    It is bound to the release of its study if that was begun, else to the one in force (`node.releases.registry`),
+    which is `release_digest` where the database knows none.
+
     `priority_of` is asked outside of the transaction that writes: it may look into the images. Raises
     sqlalchemy.exc.DBAPIError.
     """
@@ -58,7 +62,11 @@ def route(
             query.where(Series.id.in_(priorities)).order_by(Series.id).with_for_update(skip_locked=True)
         )
         due = [row for row in rows if not _newer_is_routed(session, row)]
-        return [job_for(session, row, release_digest, priorities[row.id]).id for row in due]
+        in_force = registry.hold(session) or release_digest
+        return [
+            job_for(session, row, registry.digest_for(session, row.study_instance_uid, in_force), priorities[row.id]).id
+            for row in due
+        ]
 
 
 def _newer_is_routed(session: Session, series: Series) -> bool:

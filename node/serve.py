@@ -37,6 +37,8 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.releases.shadow_wish import ShadowWish
+from node.tasks import SHADOW
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 
@@ -111,6 +113,7 @@ class _Supervisor:
         self._logs.mkdir(exist_ok=True)
         self._file = settings.data_dir / "run" / "settings.json"
         self._posts: list[_Post] = []
+        self._shadow = ShadowWish(settings)
 
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
@@ -167,6 +170,7 @@ class _Supervisor:
                 self._broker.start()
             except BrokerError as error:
                 _log.error("broker_does_not_start", detail=str(error))
+        self._tend_shadow()
         for post in self._posts:
             if post.child.running:
                 continue
@@ -185,6 +189,18 @@ class _Supervisor:
             elif now >= post.restart_at:
                 post.child, post.started, post.restart_at = self._spawn(post.role), now, None
                 post.wait_s = min(self._settings.restart_max_s, 2 * post.wait_s)
+
+    def _tend_shadow(self) -> None:
+        """A process that reads in shadow as long as a release is in shadow."""
+        wanted = self._shadow.is_wanted()
+        post = next((post for post in self._posts if post.role == SHADOW), None)
+        if wanted and post is None:
+            self._posts.append(_Post(SHADOW, self._spawn(SHADOW), time.monotonic()))
+        elif not wanted and post is not None:
+            if post.child.running:
+                post.child.process.terminate()
+            else:
+                self._posts.remove(post)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from node.console.judging import Judging
 from node.console.overview import SHOWN, overview
 from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
 from node.console.refused import refused_callers
+from node.console.releases import releases
 from node.console.rendering import Renderer
 from node.states import State
 
@@ -89,3 +90,8 @@ def show_refused(request: Request, queries: Database, render: Render, page: Page
     with queries.records.reading() as session:
         found = refused_callers(session, page, _ROWS)
     return render.page(request, "refused.html", view=found, asked={})
+
+
+@router.get("/releases")
+def show_releases(request: Request, queries: Database, render: Render) -> HTMLResponse:
+    return render.page(request, "releases.html", view=releases(queries))

@@ -18,6 +18,7 @@ _PAGES = (
     ("/deliveries", "Deliveries"),
     ("/unreadable", "Unreadable"),
     ("/refused", "Refused callers"),
+    ("/releases", "Releases"),
 )
 
 
