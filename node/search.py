@@ -143,7 +143,7 @@ def _nothing(session: Session, release: Release, anatomy: str, study: str | None
         others = ", ".join(digest[:12] for digest in sorted(found))
         return CommandError(
             f"This study was read with another release ({others}), not with {name}: their features do not compare.",
-            "Have the study read with this one: fvlm-node rerun.",
+            "Have it read with this one: fvlm-node rerun; or send the study again.",
         )
     return CommandError(
         "Nothing is stored of this study: it was not read, or before the node kept features.",

@@ -30,6 +30,8 @@ class LoadedReleases:
         """`configured`: `settings.model.release`; `load` None: `first` is all there is."""
         self._records, self._configured, self._load = records, configured, load
         self._loaded: dict[str, Pipeline] = {first_path: first}
+        self._sealed = {first_path: _on_disk(first_path) if load is not None else ""}
+        """Digest that lay at the path when it was loaded."""
         self._frugal = False
 
     @property
@@ -43,20 +45,17 @@ class LoadedReleases:
         Raises PipelineError (MODEL_UNAVAILABLE) if it is there and cannot be loaded, sqlalchemy.exc.DBAPIError.
         """
         self._configure(frugal)
-        for path, pipeline in self._loaded.items():
-            if pipeline.release_digest == digest:
-                return self._use(path)
+        held = next((path for path, one in self._loaded.items() if one.release_digest == digest), None)
+        if held is not None:
+            return self._use(held)
         if self._load is None:
             return None
         with self._records.reading() as session:
             path = registry.path_of(session, digest) or self._configured
-        try:
-            there = release_digest(path) == digest
-        except OSError:
-            there = False
-        if not there:
+        if _on_disk(path) != digest or (path in self._loaded and self._sealed.get(path) == digest):
             return None
-        pipeline = self._get(path, fresh=True)
+        self._loaded.pop(path, None)  # another release lies there by now
+        pipeline = self._get(path)
         return pipeline if pipeline.release_digest == digest else None
 
     def in_force(self, frugal: bool) -> "Pipeline":
@@ -85,14 +84,13 @@ class LoadedReleases:
             gc.collect()
             self._frugal = frugal
 
-    def _get(self, path: str, fresh: bool = False) -> "Pipeline":
+    def _get(self, path: str) -> "Pipeline":
         assert self._load is not None
-        if fresh:
-            self._loaded.pop(path, None)
         if path in self._loaded:
             return self._use(path)
         while len(self._loaded) >= (1 if self._frugal else MOST):
             self._drop(next(iter(self._loaded)))
+        self._sealed[path] = _on_disk(path)
         self._loaded[path] = self._load(path, self._frugal)
         return self._loaded[path]
 
@@ -105,3 +103,11 @@ class LoadedReleases:
         digest = self._loaded.pop(path).release_digest
         gc.collect()
         _log.info("release_dropped", digest=digest)
+
+
+def _on_disk(path: str) -> str:
+    """Digest of the release that lies there now; empty: none can be read."""
+    try:
+        return release_digest(path)
+    except OSError:
+        return ""
