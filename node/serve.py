@@ -37,6 +37,7 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.releases.registry import path_in_force
 from node.releases.shadow_wish import ShadowWish
 from node.tasks import SHADOW
 from node.tls import TlsError, server_context
@@ -320,7 +321,7 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
-    table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
+    table.add_row("Model", f"{_release_in_force(settings)}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))
     table.add_row("Database", make_url(settings.database).render_as_string())
     broker = make_url(settings.broker_url).render_as_string() if settings.broker_url else "embedded Valkey"
@@ -331,6 +332,17 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     table.add_row("Configuration", str(config_file) if config_file else "defaults and environment")
     table.add_row("Status", "fvlm-node status" + (f" --config {config_file}" if config_file else ""))
     return Panel(table, title=Text("fVLM Node runs; Ctrl-C ends it"), title_align="left", expand=False)
+
+
+def _release_in_force(settings: Settings) -> str:
+    engine = open_database(settings.database)
+    try:
+        with Records(engine).reading() as session:
+            return path_in_force(session, settings.model.release)
+    except DBAPIError:
+        return settings.model.release
+    finally:
+        engine.dispose()
 
 
 def _console(settings: Settings, password: str) -> str:

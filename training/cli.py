@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.pretraining.cli import preset, pretrain
+from training.release.cli import release
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -23,6 +24,9 @@ app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
 )
+app.command(
+    "release", epilog='Example: fvlm-node train release runs/ct-rate --out release --name site --version 1 --data "..."'
+)(release)
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 
@@ -95,8 +99,8 @@ def phantom(
     with _stages() as stages:
         from training.phantom import train_phantom
 
-        release = train_phantom(out, size, stages, start)
-    _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
+        folder = train_phantom(out, size, stages, start)
+    _console.print(f"Release: {folder}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
 
 
 @contextmanager
