@@ -33,7 +33,7 @@ Which = Annotated[
         metavar="RELEASE", help="Folder of a release, `bundled`, or the beginning of a digest in `model list`."
     ),
 ]
-Why = Annotated[str, typer.Option(help="Kept with who and when.")]
+Why = Annotated[str, typer.Option(help="Kept with who and when, and shown: no patient data.")]
 
 
 @commands.command("list", epilog="Example: fvlm-node model list --config node.yaml")
@@ -143,7 +143,7 @@ def shadow_report(
 @commands.command(epilog='Example: fvlm-node model promote /srv/releases/site-8 --why "shadow 1.-14. May, 98 % agree"')
 def promote(
     which: Which,
-    why: Annotated[str, typer.Option(help="Kept with who and when.")],
+    why: Annotated[str, typer.Option(help="Kept with who and when, and shown: no patient data.")],
     config: ConfigFile = None,
 ) -> None:
     """Put a release in force, without a restart. Studies that were begun end with the release they began with."""
@@ -158,7 +158,7 @@ def promote(
 
 @commands.command(epilog='Example: fvlm-node model rollback --why "calls every nodule"')
 def rollback(
-    why: Annotated[str, typer.Option(help="Kept with who and when.")],
+    why: Annotated[str, typer.Option(help="Kept with who and when, and shown: no patient data.")],
     config: ConfigFile = None,
 ) -> None:
     """Put the release in force that was before the current one, with the same checks and promises as `promote`."""
