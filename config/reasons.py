@@ -58,6 +58,20 @@ class Reason(StrEnum):
     FEEDBACK_OTHER_STUDY = "FEEDBACK_OTHER_STUDY"
     FEEDBACK_NOT_A_PERSON = "FEEDBACK_NOT_A_PERSON"
     FEEDBACK_NOTHING_SAID = "FEEDBACK_NOTHING_SAID"
+    # what is collected for training
+    NO_REPORT = "NO_REPORT"
+    NO_STUDY = "NO_STUDY"
+    NO_PATIENT_ID = "NO_PATIENT_ID"
+    NO_ORIGINAL_SERIES = "NO_ORIGINAL_SERIES"
+    BURNED_IN = "BURNED_IN"
+    INCOMPLETE_FETCH = "INCOMPLETE_FETCH"
+    ARCHIVE_REFUSED = "ARCHIVE_REFUSED"
+    REPORT_PRELIMINARY = "REPORT_PRELIMINARY"
+    REPORT_BY_MACHINE = "REPORT_BY_MACHINE"
+    REPORT_OTHER_PATIENT = "REPORT_OTHER_PATIENT"
+    REPORT_AMBIGUOUS = "REPORT_AMBIGUOUS"
+    STUDY_AMBIGUOUS = "STUDY_AMBIGUOUS"
+    REPORT_NOT_SCRUBBED = "REPORT_NOT_SCRUBBED"
     # the node
     UNKNOWN_AE = "UNKNOWN_AE"
     WRONG_CALLED_AE = "WRONG_CALLED_AE"
@@ -206,6 +220,49 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.FEEDBACK_NOTHING_SAID: _Text(
         "It says nothing about our findings that they do not say themselves.",
         "Change, remove or verify findings, or reject the result with a Key Object Selection.",
+    ),
+    Reason.NO_REPORT: _Text(
+        "No report was found for the study.", "Name where reports are with --reports; it is looked for again next time."
+    ),
+    Reason.NO_STUDY: _Text(
+        "The report names no CT study that was found in the archive.", "Ask for more days, or nothing."
+    ),
+    Reason.NO_PATIENT_ID: _Text(
+        "The study has no Patient ID: whose it is decides on its split.", "Correct it in the archive."
+    ),
+    Reason.NO_ORIGINAL_SERIES: _Text(
+        "The study has no original axial CT series.", "Nothing: reformats and captures are not taken."
+    ),
+    Reason.BURNED_IN: _Text(
+        "The images say that annotations are burned into their pixels.", "Nothing: they may name the patient."
+    ),
+    Reason.INCOMPLETE_FETCH: _Text(
+        "The archive gave fewer images than it lists.", "Nothing: it is tried again next time."
+    ),
+    Reason.ARCHIVE_REFUSED: _Text(
+        "The archive refuses what is asked of it.",
+        "Let its administrator allow it to the calling AE title or user; it is tried again next time.",
+    ),
+    Reason.REPORT_PRELIMINARY: _Text(
+        "The only report is not final yet.", "Nothing: it is looked for again next time; or set unverified: true."
+    ),
+    Reason.REPORT_BY_MACHINE: _Text(
+        "The only report was written by a device: an AI result, a measurement or a dose report.",
+        "Nothing: training learns from radiologists.",
+    ),
+    Reason.REPORT_OTHER_PATIENT: _Text(
+        "The report names the study, but another patient.", "Find out which system mixed them up."
+    ),
+    Reason.REPORT_AMBIGUOUS: _Text(
+        "Several final reports with different texts belong to the study.", "Mark the valid one as corrected."
+    ),
+    Reason.STUDY_AMBIGUOUS: _Text(
+        "The report fits several studies by accession number, patient and day.",
+        "Give it the Study Instance UID of the right one.",
+    ),
+    Reason.REPORT_NOT_SCRUBBED: _Text(
+        "Something known of the patient is left in the report after scrubbing, or it is too long to be scrubbed.",
+        "Report the case; the study is left out.",
     ),
     Reason.UNKNOWN_AE: _Text("The calling AE title is not in the settings.", "Add the sender to dicom.accept_from."),
     Reason.WRONG_CALLED_AE: _Text(

@@ -70,7 +70,9 @@ class Anatomy(_Coded):
     may_be_cut: bool = False
     """True where a scan that shows only part of it may still be read (tubes and vessels)."""
     color: tuple[int, int, int]
-    """RGB 0..255 of overlays and segments."""
+    """RGB 0..255 of overlays and segments; of the left one where it is paired."""
+    color_right: tuple[int, int, int] | None = None
+    """Of the right one; None where it is not paired."""
 
     @property
     def title(self) -> str:

@@ -11,15 +11,19 @@ if TYPE_CHECKING:
     from dicom_sr.identity import NOT_VERIFIED, TEST_MARKER, Predecessor, WriteContext
     from dicom_sr.outputs import output_of
     from dicom_sr.parse import ParsedReport, as_text, open_report, read
+    from dicom_sr.prior import Change, Prior, Said
     from dicom_sr.validate import ToolMissingError, Validation, validate_set
     from dicom_sr.writer import write
 
 __all__ = [
     "NOT_VERIFIED",
     "TEST_MARKER",
+    "Change",
     "ParsedReport",
     "Predecessor",
+    "Prior",
     "ReadError",
+    "Said",
     "ToolMissingError",
     "Validation",
     "WriteContext",
@@ -37,6 +41,7 @@ _HOMES = {
     "errors": ("ReadError", "WriteError"),
     "identity": ("NOT_VERIFIED", "TEST_MARKER", "Predecessor", "WriteContext"),
     "parse": ("ParsedReport", "as_text", "open_report", "read"),
+    "prior": ("Change", "Prior", "Said"),
     "validate": ("ToolMissingError", "Validation", "validate_set"),
     "writer": ("write",),
 }

@@ -5,6 +5,7 @@ from pydicom.sr.coding import Code
 
 import config
 from config import Reason
+from dicom_sr.prior import Change
 from fvlm.reading import Verdict
 
 LOCAL_SCHEME = "99FVLMNODE"
@@ -46,6 +47,8 @@ HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PRESENT = Code("52101004", "SCT", "Present")  # CID 240
 ABSENT = Code("272519000", "SCT", "Absent")
 UNDETERMINED = Code("373068000", "SCT", "Undetermined")
+CHANGE = Code("CHANGE", LOCAL_SCHEME, "Change of certainty since the prior AI reading")
+"""Its values are `prior.Change` in the local scheme: public codes speak of size or of status, not of certainty."""
 WHY_NOT_ASSESSED = Code("NOT_ASSESSED", LOCAL_SCHEME, "Reason for not being assessed")
 """Its values are the stable reason codes (`config.Reason`) in the local scheme; no public scheme has them."""
 NOT_EVALUATED = Code("373121007", "SCT", "Not Evaluated")  # CID 3703
@@ -69,6 +72,7 @@ LANGUAGE = Code("121049", "DCM", "Language of Content Item and Descendants")
 ENGLISH = Code("en", "RFC5646", "English")
 IMPRESSIONS = Code("19005-8", "LN", "Impressions")
 IMPRESSION = Code("121073", "DCM", "Impression")
+PREVIOUS_FINDINGS = Code("18834-2", "LN", "Previous Findings")
 FINDINGS = Code("59776-5", "LN", "Findings")
 PROCEDURE_DESCRIPTIONS = Code("55111-9", "LN", "Current Procedure Descriptions")
 PROCEDURE_DESCRIPTION = Code("121065", "DCM", "Procedure Description")
@@ -93,6 +97,11 @@ def coded(code: config.Code) -> Code:
 def reason(why: Reason) -> Code:
     """A stable reason code in the local scheme."""
     return Code(why.value, LOCAL_SCHEME, why.meaning)
+
+
+def change(which: Change) -> Code:
+    """A change since the prior in the local scheme."""
+    return Code(which.name, LOCAL_SCHEME, which.value.capitalize())
 
 
 def item(code: Code) -> Dataset:

@@ -7,6 +7,7 @@ from highdicom.sr import FindingSite, QualitativeEvaluation, ReferencedSegment, 
 from config import Vocabulary
 from dicom_sr import codes, identity, templates
 from dicom_sr.identity import Kind, Names
+from dicom_sr.prior import Prior
 from dicom_sr.segmentation import SegmentRow, Segments
 from dicom_sr.templates import Group, algorithm_identification, percent
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
@@ -22,6 +23,7 @@ class GroupWriter:
     segments: Segments | None
     names: Names
     vocabulary: Vocabulary
+    prior: Prior | None = None
 
     def all(self) -> list[Group]:
         """Organ by organ in the reading's order: the organ, then its findings by falling probability.
@@ -76,7 +78,7 @@ class GroupWriter:
         )
 
     def finding(self, finding: Finding) -> Group:
-        """The certainty of a finding in percent, and its verdict where there is an operating point.
+        """The certainty of a finding in percent, its verdict where there is an operating point, and its change.
 
         The region is the whole anatomy that was analysed, not the lesion; the tracking identifier says so. The model
         reads a paired anatomy as one: its region is both sides' segments, and its site has no laterality.
@@ -84,6 +86,7 @@ class GroupWriter:
         kind = self.vocabulary.finding(finding.key)
         model = self.reading.model
         verdict = codes.VERDICTS.get(finding.verdict)
+        changed = self.prior.change(finding) if self.prior else None
         title = self.vocabulary.anatomy(finding.anatomy).title
         return templates.measurement_group(
             tracking=TrackingIdentifier(self.names.tracking(finding.key), f"{title} (analysed region): {kind.title}"),
@@ -93,7 +96,10 @@ class GroupWriter:
             category=codes.CLINICAL_FINDING,
             site=self._site(finding.anatomy, None),
             measurements=[templates.certainty(finding.key, finding.probability, model)],
-            evaluations=[QualitativeEvaluation(codes.coded(kind.code), verdict)] if verdict else [],
+            evaluations=[
+                *([QualitativeEvaluation(codes.coded(kind.code), verdict)] if verdict else []),
+                *([QualitativeEvaluation(codes.CHANGE, codes.change(changed))] if changed else []),
+            ],
         )
 
     def nothing(self) -> Group:

@@ -18,6 +18,7 @@ from config import Reason
 from ct.anatomy import AlgorithmIdentity
 from dicom_sr import codes
 from dicom_sr.errors import WriteError
+from dicom_sr.prior import Prior
 from fvlm.reading import Reading
 
 MANUFACTURER = "fVLM Node project"
@@ -82,6 +83,8 @@ class WriteContext:
     """Institution name of the results; empty copies the source's."""
     predecessor: Predecessor | None = None
     """The delivered report that the new one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2)."""
+    prior: Prior | None = None
+    """The patient's earlier reading, with which this one is compared."""
 
     def __post_init__(self) -> None:
         if not UID(self.device_uid).is_valid:
@@ -109,13 +112,18 @@ class Kind(Enum):
         return self.value[2] if test_only else self.value[1]
 
 
+_COMPARING = frozenset({Kind.SR, Kind.TEXT, Kind.SC, Kind.PDF})
+"""What tells the changes since the prior."""
+
+
 @dataclass(frozen=True)
 class Names:
     """The UIDs of everything written for one reading of one series.
 
     Series and instances depend on the series, the source instances, when the last of them came, and both sets of
     weights: on nothing that is counted, so that an index rebuilt from the spool leads to the same names. Only
-    the SR depends on the predecessor too: what names another one is another document.
+    the SR depends on the predecessor too: what names another one is another document. So is each that tells the changes
+    since another prior.
     """
 
     series_uid: str
@@ -126,6 +134,8 @@ class Names:
     segmenter_digest: str
     predecessor: str = ""
     """SOP Instance UID of the report that is replaced; empty if there is none."""
+    prior: str = ""
+    """SOP Instance UID of the earlier reading's report; empty if it is compared with none."""
 
     @classmethod
     def of(
@@ -134,9 +144,10 @@ class Names:
         sop_instance_uids: Iterable[str],
         series_uid: str,
         moment: datetime,
-        predecessor: Predecessor | None = None,
+        context: WriteContext | None = None,
     ) -> "Names":
         joined = "\n".join(sorted(sop_instance_uids))
+        predecessor, prior = (None, None) if context is None else (context.predecessor, context.prior)
         return cls(
             series_uid=series_uid,
             sources_digest=hashlib.sha256(joined.encode()).hexdigest(),
@@ -144,6 +155,7 @@ class Names:
             model_digest=reading.model.digest,
             segmenter_digest=reading.segmenter.digest,
             predecessor="" if predecessor is None else predecessor.sop_instance_uid,
+            prior="" if prior is None else prior.report_uid,
         )
 
     def _derive(self, what: str, kind: Kind, which: str) -> str:
@@ -158,6 +170,7 @@ class Names:
             kind.name,
             which,
             *([self.predecessor] if self.predecessor and kind is Kind.SR else []),
+            *(["prior", self.prior] if self.prior and kind in _COMPARING else []),
         )
 
     def series(self, kind: Kind, which: str = "1") -> str:

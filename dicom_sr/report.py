@@ -23,6 +23,7 @@ from config import Vocabulary
 from dicom_sr import codes, identity, templates
 from dicom_sr.groups import GroupWriter, percent
 from dicom_sr.identity import Kind, Names, Predecessor, WriteContext
+from dicom_sr.prior import comparison
 from dicom_sr.segmentation import Segments
 from dicom_sr.sources import requested_procedures
 from fvlm.reading import Finding, NotAssessed, Reading, Verdict
@@ -46,7 +47,7 @@ def build(
             observer_device_context=templates.device_observer(context.device_uid)  # TID 1001
         ),
         procedure_reported=codes.CT_UNSPECIFIED_REGION,
-        imaging_measurements=GroupWriter(reading, segments, names, vocabulary).all(),
+        imaging_measurements=GroupWriter(reading, segments, names, vocabulary, context.prior).all(),
         title=codes.IMAGING_MEASUREMENT_REPORT,
         referenced_images=[headers[len(headers) // 2]],
     )
@@ -100,7 +101,7 @@ def _coding_schemes(
     """The declaration of the local codes (0008,0110), where one is used."""
     findings = [finding for anatomy in reading.anatomies for finding in anatomy.findings]
     public = all(vocabulary.finding(finding.key).code.scheme != codes.LOCAL_SCHEME for finding in findings)
-    if public and not reading.not_assessed:
+    if public and not reading.not_assessed and context.prior is None:
         return None
     return [
         CodingSchemeIdentificationItem(
@@ -127,6 +128,9 @@ def _statements(reading: Reading, context: WriteContext, vocabulary: Vocabulary)
     if summary is not None:
         items.append(_code(codes.PROCESSING_SUMMARY, summary))
     items.extend(_comment(sentence) for sentence in summary_sentences(reading, vocabulary))
+    if context.prior is not None:
+        items.extend(_comment(sentence) for sentence in comparison(reading, context.prior, vocabulary))
+        items.append(_comment(f"The earlier reading's report: SOP Instance UID {context.prior.report_uid}."))
     items.extend(_not_assessed(entry, vocabulary) for entry in reading.not_assessed)
     for role, algorithm in ((identity.READS, reading.model), (identity.SEGMENTS, reading.segmenter)):
         items.append(

@@ -208,6 +208,7 @@ def _encode(
 
 def _describe(row: SegmentRow, anatomy_map: AnatomyMap, vocabulary: Vocabulary) -> SegmentDescription:
     anatomy = vocabulary.anatomy(row.anatomy)
+    color = anatomy.color_right if row.laterality == "right" and anatomy.color_right else anatomy.color
     algorithm = anatomy_map.algorithm
     description = SegmentDescription(
         segment_number=row.number,
@@ -224,7 +225,7 @@ def _describe(row: SegmentRow, anatomy_map: AnatomyMap, vocabulary: Vocabulary) 
         ),
         tracking_uid=row.tracking_uid,
         tracking_id=row.tracking_id,
-        display_color=CIELabColor.from_rgb(*anatomy.color),
+        display_color=CIELabColor.from_rgb(*color),
     )
     if row.laterality is not None:
         side = CodedConcept.from_code(codes.SIDES[row.laterality])

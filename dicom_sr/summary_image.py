@@ -12,6 +12,7 @@ from dicom_sr.groups import percent
 from dicom_sr.heat_stack import HeatStack
 from dicom_sr.page_canvas import AMBER, GROUND, INK, MUTED, RED, RULE, Canvas, Color
 from dicom_sr.page_pictures import Picture, Pictures
+from dicom_sr.prior import Change
 from fvlm.reading import Finding, Reading, Verdict
 
 WIDTH, HEIGHT = 1024, 1024
@@ -101,12 +102,12 @@ class _Sheet:
             lines = Canvas.wrapped(told, 19, _INNER, bold=True, most=2)
             for number, line in enumerate(lines):
                 self._canvas.text((_MARGIN, 142 + 25 * number), line, 19, INK, bold=True, width=_INNER)
-            return 154.0 + 25 * len(lines)
+            return self._since(154.0 + 25 * len(lines))
         names = ", ".join(self._case.title(finding) for finding in present)
         color = _VERDICT_COLORS[Verdict.PRESENT]
         self._canvas.text((_MARGIN, 139), f"Present: {names}", 19, color, bold=True, width=_INNER)
         self._canvas.text((_MARGIN, 166), told, 15, MUTED, width=_INNER)
-        return 196.0
+        return self._since(196.0)
 
     def _closing_line(self) -> str:
         judged = [finding for finding in self._every if finding.verdict is not Verdict.NO_OPERATING_POINT]
@@ -119,6 +120,17 @@ class _Sheet:
         unsure = sum(finding.verdict is Verdict.UNDETERMINED for finding in judged)
         told = f", {unsure} undetermined" if unsure else ""
         return f"{nothing} present among {len(judged)} judged findings in {anatomies} assessed anatomies{told}."
+
+    def _since(self, top: float) -> float:
+        """With what it is compared, and what is gone since: that is in no row. Where the next thing begins."""
+        prior = self._case.context.prior
+        if prior is None:
+            return top
+        gone = [self._case.title(f) for f in self._every if prior.change(f) is Change.RESOLVED]
+        resolved = f" Resolved since then: {', '.join(gone)}." if gone else ""
+        told = f"Compared with the AI reading of {prior.studied_on.isoformat()}.{resolved}"
+        self._canvas.text((_MARGIN, top - 8), told, 15, MUTED, width=_INNER)
+        return top + 20
 
     def _draw_pictures(self, top: float, bottom: float) -> float:
         """The pictures side by side, to `bottom` if they need the room; where the next thing begins."""
@@ -205,7 +217,10 @@ class _Sheet:
                 tick = left + (right - left) * point
                 canvas.box((tick - 1, top + 2, tick + 1, top + 23), INK)
         canvas.text((right + 76, top + 2), f"{percent(finding.probability):.1f} %", 17, INK, present, anchor="ra")
-        canvas.text((right + 92, top + 4), finding.verdict.value, 15, color, bold=present)
+        prior = self._case.context.prior
+        change = prior.change(finding) if prior else None
+        told = finding.verdict.value if change in (None, Change.UNCHANGED) else f"{finding.verdict.value}, {change}"
+        canvas.text((right + 92, top + 4), told, 15, color, bold=present, width=WIDTH - _MARGIN - right - 92)
 
     def _lines_of_left_out(self) -> list[list[str]]:
         """What was not assessed, in rows of two: `Kidney: cut off by the border of the scan`."""

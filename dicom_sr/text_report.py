@@ -25,6 +25,7 @@ from dicom_sr.companion import Case
 from dicom_sr.groups import percent
 from dicom_sr.identity import Kind
 from dicom_sr.key_objects import named_images
+from dicom_sr.prior import comparison
 from dicom_sr.report import summary_sentences
 from dicom_sr.sources import requested_procedures
 from dicom_sr.templates import device_observer
@@ -66,6 +67,7 @@ def sections_of(case: Case, slices: Mapping[str, Sequence[int]]) -> list[tuple[C
     sections = [
         (codes.IMPRESSIONS, codes.IMPRESSION, [_line(text) for text in told]),
         (codes.FINDINGS, codes.FINDING, _findings(case, slices)),
+        (codes.PREVIOUS_FINDINGS, codes.FINDING, [_line(text) for text in _comparison(case)]),
         (
             codes.NOT_EVALUATED,
             codes.FINDING,
@@ -107,6 +109,11 @@ def _findings(case: Case, slices: Mapping[str, Sequence[int]]) -> list[Line]:
     if measured:
         lines.append(_line(f"Volume and mean attenuation: {'; '.join(measured)}."))
     return lines
+
+
+def _comparison(case: Case) -> list[str]:
+    prior = case.context.prior
+    return [] if prior is None else comparison(case.reading, prior, case.vocabulary)
 
 
 def _told(case: Case, finding: Finding) -> str:

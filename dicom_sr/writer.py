@@ -42,7 +42,7 @@ def write(
         sop_instance_uids=[str(header.SOPInstanceUID) for header in headers],
         series_uid=str(headers[0].SeriesInstanceUID),
         moment=moment,
-        predecessor=context.predecessor,
+        context=context,
     )
     vocabulary = load_vocabulary()
     try:

@@ -17,7 +17,7 @@ from config.settings import DicomSettings
 from dicom_sr import codes
 from dicom_sr.identity import Kind
 from node import dimse, intake
-from node.announced import INSTANCE_AVAILABILITY, MPPS
+from node.announced import INSTANCE_AVAILABILITY, MPPS, NO_LONGER_UPDATED
 from node.commitment import STORAGE_COMMITMENT
 from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.negotiation import MORE_TRANSFER_SYNTAXES, STORAGE_CLASSES
@@ -42,6 +42,26 @@ _ANSWERS = (
     (intake.DATA_SET_MISMATCH, "Error: data set does not match SOP class", "SOP class is not the context's"),
     (intake.CANNOT_UNDERSTAND, "Error: cannot understand", "a UID that is none, or no data set; a comment says which"),
     (dimse.CLASS_NOT_SUPPORTED, "Refused: SOP class not supported", "C-STORE on a context that is not for storage"),
+)
+_COMMITMENT_ANSWERS = (
+    (dimse.SUCCESS, "Success", "the request is on the disk; the report follows, on this or another association"),
+    (dimse.NO_SUCH_INSTANCE, "No such SOP instance", "not the well-known SOP instance"),
+    (dimse.INVALID_ARGUMENT, "Invalid argument value", "Transaction UID or references are missing or cannot be parsed"),
+    (dimse.CLASS_CONFLICT, "Class-instance conflict", "SOP class is not the context's"),
+    (dimse.NO_SUCH_ACTION, "No such action type", "an action other than 1"),
+    (dimse.RESOURCE_LIMITATION, "Resource limitation", "too many references; the disk fails or is nearly full"),
+)
+_ANNOUNCEMENT_ANSWERS = (
+    (dimse.SUCCESS, "Success", "the step or notification is on the disk"),
+    (dimse.INVALID_VALUE, "Invalid attribute value", "cannot be parsed; a step not created IN PROGRESS; no such value"),
+    (dimse.PROCESSING_FAILURE, "Processing failure", f"the step has ended (Error ID `0x{NO_LONGER_UPDATED:04X}`)"),
+    (dimse.DUPLICATE_INSTANCE, "Duplicate SOP instance", "created before"),
+    (dimse.NO_SUCH_INSTANCE, "No such SOP instance", "N-SET of a step that was not created here"),
+    (dimse.INVALID_INSTANCE, "Invalid SOP instance", "the SOP Instance UID is no UID"),
+    (dimse.CLASS_CONFLICT, "Class-instance conflict", "SOP class is not the context's"),
+    (dimse.MISSING_ATTRIBUTE, "Missing attribute", "what the SOP class requires is not there"),
+    (dimse.MISSING_VALUE, "Missing attribute value", "what the SOP class requires is empty"),
+    (dimse.RESOURCE_LIMITATION, "Resource limitation", "too long, too many items; the disk fails or is nearly full"),
 )
 _UNNAMED = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
 """What pydicom's dictionary does not have."""
@@ -135,7 +155,13 @@ def _receiving() -> Iterator[str]:
     yield ""
     yield "### Answers to C-STORE"
     yield ""
-    yield from _table(("Status", "Meaning", "When"), [(f"`0x{code:04X}`", name, when) for code, name, when in _ANSWERS])
+    yield from _answered(_ANSWERS)
+    yield "### Answers to N-ACTION (storage commitment)"
+    yield ""
+    yield from _answered(_COMMITMENT_ANSWERS)
+    yield "### Answers to N-CREATE and N-SET (performed procedure steps, availability)"
+    yield ""
+    yield from _answered(_ANNOUNCEMENT_ANSWERS)
     yield "### Association rejection"
     yield ""
     yield from _table(("Reason shown", "Answer"), [(f"`{reason}`", answer) for reason, answer in _REJECTIONS])
@@ -161,6 +187,10 @@ def _sending() -> Iterator[str]:
     yield "An object is `COMMITTED` when the destination has confirmed storage commitment (N-EVENT-REPORT on the same"
     yield "or a new association), where the destination offers it."
     yield ""
+
+
+def _answered(answers: Iterable[tuple[int, str, str]]) -> Iterator[str]:
+    yield from _table(("Status", "Meaning", "When"), [(f"`0x{code:04X}`", name, when) for code, name, when in answers])
 
 
 def _heard(status: int | None) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ from node.completion import images_at, series_slices
 from node.database import Records
 from node.leases import Heartbeat, LeaseLostError
 from node.predecessors import predecessor_of
+from node.priors import prior_of
 from node.records import Delivery, Job, Result
 from node.releases import registry
 from node.releases.loaded import Load, LoadedReleases
@@ -113,7 +114,12 @@ class Analyst:
                 came = images_at(session, job.series)
                 former = predecessor_of(session, job)
             log.info("job_started", slices=len(slices), priority=job.priority)
-            analysis = pipeline.run(pipeline.vet(slices), came, lambda _: heartbeat.check(), former)
+            vetted = pipeline.vet(slices)
+            study = pipeline.whose(vetted)
+            with self._records.session() as session:
+                claimed = leases.claim(session, job.id, owner, self._settings.work.lease_s)
+                compared = prior_of(session, claimed, study)
+            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
@@ -150,7 +156,7 @@ class Analyst:
         if registry.has_results(session, job.series.study_instance_uid, job.release_digest):
             raise PipelineError(Reason.RELEASE_GONE, f"digest {job.release_digest[:12]}: it has read other series")
         _log.warning("release_gone", job=job.id, digest=job.release_digest, instead=digest)
-        job.release_digest = digest
+        job.release_digest, job.prior = digest, None
         return True
 
     def _write(self, job_id: int, analysis: Analysis) -> list[Path]:

@@ -36,9 +36,11 @@ from fvlm.reading import Reading
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
 from node.release import release_folder
+from node.whose import Whose, whose
 
 if TYPE_CHECKING:
     from dicom_sr.identity import Predecessor  # highdicom
+    from dicom_sr.prior import Prior
 
 _log = structlog.get_logger(__name__)
 
@@ -152,17 +154,23 @@ class Pipeline:
                 raise PipelineError(Reason.BAD_UID, f"{len(slices)} instances of {len(series)} series, not of one")
             return vet(series[0], limits.min_slices, limits.max_slices)
 
+    def whose(self, series: Vetted) -> Whose | None:
+        """Of whom the study is. Raises PipelineError."""
+        with _Stages(None).stage("vet"):
+            return whose(read_data_set(series.headers[0].source), self._settings.data_dir)
+
     def run(
         self,
         series: Vetted,
         images_at: datetime,
         on_stage: Callable[[str], None] | None = None,
         predecessor: "Predecessor | None" = None,
+        prior: "Prior | None" = None,
     ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
         `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
-        delivered report on the same series that the new one takes the place of.
+        delivered report on the same series that the new one takes the place of, `prior` the patient's earlier reading.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
@@ -171,9 +179,16 @@ class Pipeline:
         with run.stage("encode"):
             from dicom_sr.identity import WriteContext
             from dicom_sr.writer import write
+            from node.installation import device_uid
 
             headers = [read_data_set(source) for source in volume.sources]
-            context = WriteContext(images_at=images_at, institution=self._settings.institution, predecessor=predecessor)
+            context = WriteContext(
+                images_at=images_at,
+                device_uid=device_uid(self._settings.spool_dir),
+                institution=self._settings.institution,
+                predecessor=predecessor,
+                prior=prior,
+            )
             objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:

@@ -249,6 +249,7 @@ class Job(_Stateful, Base):
     __table_args__ = (
         UniqueConstraint("series_id", "release_digest"),
         Index("ix_job_queue", "state", "priority", "id"),
+        Index("ix_job_patient", "patient", "studied_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -272,6 +273,12 @@ class Job(_Stateful, Base):
     """Wall seconds per stage of the last attempt."""
     predecessor: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """UIDs (series, instance, class) of the report that this job's replaces; empty: none; NULL: not chosen."""
+    patient: Mapped[str] = mapped_column(String(32), default="")
+    """Keyed hash (`node.priors`); empty: not known, or not looked at yet."""
+    studied_at: Mapped[str] = mapped_column(String(14), default="")
+    """Study Date and Time, `YYYYMMDDHHMMSS`."""
+    prior: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """The job with whose reading its own is compared; empty: none; NULL: not chosen."""
     series: Mapped[Series] = relationship(back_populates="jobs")
     results: Mapped[list["Result"]] = relationship(back_populates="job")
 

@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.assessment.cli import evaluate
+from training.collect_cli import collect
 from training.pretraining.cli import preset, pretrain
 from training.release.cli import release
 from training.shards.cli import check_shards, shards
@@ -19,11 +21,21 @@ if TYPE_CHECKING:
 
 _console = Console(stderr=True)
 app = typer.Typer(no_args_is_help=True, help="Train models. Offline; needs no running node.")
-app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
-app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
+
+app.command(
+    epilog="Example: fvlm-node train collect --out collection --pacs PACS@pacs.example.org:104 --from 2021-01-01 "
+    "--to 2021-12-31 --reports /srv/hl7-drop --night 20:00-06:00"
+)(collect)
+
+
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
 )
+app.command("evaluate", epilog="Example: fvlm-node train evaluate fvlm-release shards --out evaluation --device cuda")(
+    evaluate
+)
+app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
+app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
 app.command(
     "release", epilog='Example: fvlm-node train release runs/ct-rate --out release --name site --version 1 --data "..."'
 )(release)
@@ -101,6 +113,32 @@ def phantom(
 
         folder = train_phantom(out, size, stages, start)
     _console.print(f"Release: {folder}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
+
+
+@app.command("text-agreement")
+def text_agreement(
+    reports: Annotated[int, typer.Option(min=1, help="Phantom reports to compare.")] = 1000,
+    first: Annotated[int, typer.Option(min=0, help="Seed of the first of them.")] = 900_000,
+    sentences: Annotated[
+        Path | None, typer.Option(help="YAML file of annotated sentences; compare these, not phantoms.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of a local language model that decomposes; none: the rules.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps the language model's answers.")] = None,
+    device: Annotated[str, typer.Option(help="Of the language model.")] = "cpu",
+) -> None:
+    """Measure how reports are decomposed by anatomy and labelled by finding (docs/researcher/report-text.md).
+
+    Example: fvlm-node train text-agreement --reports 1000
+    """
+    with _stages() as stages, stages("reports") as update:
+        from training.report_text.agreement_run import table
+
+        found = table(
+            range(first, first + reports), sentences, model, cache, device, lambda done: update(done, reports, None)
+        )
+    Console().print(found)
 
 
 @contextmanager

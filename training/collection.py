@@ -138,10 +138,14 @@ class Collection:
     def writing(self) -> Iterator[Self]:
         """Only inside may pairs be added. Makes the folder; takes away what a killed writer left half done.
 
-        Raises CollectionError if another process writes.
+        Raises CollectionError if another process writes, or the folder holds something else.
         """
-        for folder in ("images", "reports", "."):
-            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        if not self._index.exists() and any((self.folder / name).is_dir() for name in ("images", "reports")):
+            raise CollectionError(f"{self.folder} holds images or reports that are no collection; name a new folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._index.touch()
+        for folder in ("images", "reports"):
+            (self.folder / folder).mkdir(exist_ok=True)
         with self._index.open("a+b") as index:
             try:
                 fcntl.flock(index, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,8 +158,11 @@ class Collection:
             os.truncate(self._index, whole)
             self._known = {pair.pair_id for pair in self}
             self._sweep()
-            yield self
-            self._known = set()
+            try:
+                yield self
+            finally:
+                self._sweep()
+                self._known = set()
 
     def __contains__(self, pair_id: str) -> bool:
         """Whether `writing()` knows the pair."""
@@ -203,13 +210,23 @@ class Collection:
 
 
 def merged(sections: Sequence[tuple[str, str]]) -> tuple[ReportSection, ...]:
-    """Sections (title, text) as a report is kept: headings upper case and each once, texts under the same one joined."""
+    """Sections (title, text) as reports are kept: headings upper case, each once, texts under the same one joined.
+
+    A line of a text that reads like one of the headings loses its colon.
+    """
     found: dict[str, list[str]] = {}
     for title, text in sections:
         if text.strip():
             heading = " ".join(title.upper().split()).rstrip(":") or _UNTITLED
             found.setdefault(heading, []).append(text.strip())
-    return tuple(ReportSection(heading, "\n".join(texts)) for heading, texts in found.items())
+    marks = {_heading_line(heading).strip() for heading in found}
+    return tuple(
+        ReportSection(
+            heading,
+            "\n".join(line.rstrip(":") if line in marks else line for text in texts for line in text.split("\n")),
+        )
+        for heading, texts in found.items()
+    )
 
 
 def _heading_line(heading: str) -> str:

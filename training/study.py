@@ -43,7 +43,7 @@ class Study:
     """Reads the CT and finds those of the given anatomies (vocabulary names, in label order) that can be found, with
     their measures. Raises StudyError."""
     regions: Mapping[str, str] = field(default_factory=dict)
-    """What the report says of an anatomy, where the source has taken it apart; else `report` is taken apart by rules."""
+    """What the report says of an anatomy, where the source has taken it apart; else rules take `report` apart."""
     known: Mapping[str, bool] = field(default_factory=dict)
     """Findings whose truth the source knows; the others are read off the report."""
     attributes: Mapping[str, str] = field(default_factory=dict)

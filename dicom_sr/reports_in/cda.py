@@ -72,6 +72,7 @@ def read(data: bytes) -> Report:
         patient_id=document.attribute("v3:recordTarget/v3:patientRole/v3:id", "extension"),
         document_id=document.attribute("v3:id", "extension") or document.attribute("v3:id", "root"),
         issued=times.compact(document.attribute("v3:effectiveTime", "value")),
+        examined=times.day(times.compact(_service_time(document))),
         language=document.attribute("v3:languageCode", "code"),
         title=_joined(document.all("v3:title")),
         sections=tuple(_sections(document)),
@@ -79,6 +80,12 @@ def read(data: bytes) -> Report:
         observer=ObserverKind.PERSON if person else ObserverKind.DEVICE if device else None,
         observer_name=text.plain(" ".join(" ".join(one.itertext()) for one in person[:1])).replace("\n", " "),
     )
+
+
+def _service_time(document: _Document) -> str:
+    """When what is documented was done, or began."""
+    where = "v3:documentationOf/v3:serviceEvent/v3:effectiveTime"
+    return document.attribute(where, "value") or document.attribute(f"{where}/v3:low", "value")
 
 
 def _status(document: _Document) -> Status:

@@ -73,6 +73,7 @@ def read(data: bytes) -> Report:
         patient_id=_patient(report, resources),
         document_id=str(report.get("id", "")),
         issued=times.iso(str(report.get("issued") or report.get("effectiveDateTime") or "")),
+        examined=times.day(times.iso(_effective(report))),
         language=str(report.get("language", "")),
         title=_meaning(report.get("code")),
         sections=tuple(sections),
@@ -144,6 +145,12 @@ def _meaning(concept: Any) -> str:
     if not isinstance(concept, dict):
         return ""
     return str(concept.get("text") or next((c["display"] for c in _codings(concept) if c.get("display")), ""))
+
+
+def _effective(report: Json) -> str:
+    """`effectiveDateTime`, or the start of `effectivePeriod`."""
+    period = next(iter(_dicts(report, "effectivePeriod")), {})
+    return str(report.get("effectiveDateTime") or period.get("start") or "")
 
 
 def _study(report: Json, resources: _Resources) -> str:

@@ -138,6 +138,7 @@ def read(data: bytes) -> Report:
         patient_id=patient.identifier(3) if patient else "",
         document_id=header.component(10),
         issued=_issued(header, order),
+        examined=times.day(times.compact(order.component(7))) if order else None,
         language=header.component(19),
         title=(order.component(4, 2) or order.component(4)) if order else "",
         sections=tuple(_sections(observations)),

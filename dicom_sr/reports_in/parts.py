@@ -1,7 +1,7 @@
 """What a report says, whatever it came as."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 
 from pydicom.sr.coding import Code
@@ -101,6 +101,8 @@ class Report:
     """SOP Instance UID, message control ID, FHIR or CDA id."""
     issued: datetime | None = None
     """Aware if the source gives a time zone; else the sender's local time, naive."""
+    examined: date | None = None
+    """Day of the examination, where the source says it."""
     language: str = ""
     """As given, such as `en` or `de-DE`."""
     title: str = ""

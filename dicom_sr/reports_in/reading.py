@@ -88,5 +88,6 @@ def _encapsulated(dataset: Dataset) -> Report:
         patient_id=str(dataset.get("PatientID") or "").strip() or report.patient_id,
         document_id=str(dataset.get("SOPInstanceUID") or ""),
         issued=report.issued or issued,
+        examined=times.day(times.compact(str(dataset.get("StudyDate") or ""))) or report.examined,
         title=report.title or named,
     )

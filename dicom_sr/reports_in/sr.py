@@ -52,6 +52,7 @@ def read(dataset: Dataset) -> Report:
         patient_id=str(dataset.get("PatientID") or "").strip(),
         document_id=str(dataset.get("SOPInstanceUID") or ""),
         issued=times.compact(f"{dataset.get('ContentDate') or ''}{dataset.get('ContentTime') or ''}", zone),
+        examined=times.day(times.compact(str(dataset.get("StudyDate") or ""))),
         language=_value(language).value if language is not None else "",
         title=_name(dataset),
         sections=tuple(_sections(dataset)),

@@ -1,7 +1,7 @@
 """Dates with times as DICOM, HL7 and FHIR write them."""
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 
 _COMPACT = re.compile(
     r"(?P<date>\d{4}(?:\d{2}){0,2})(?P<time>\d{2}(?:\d{2}){0,2})?(?:\.(?P<fraction>\d{1,6}))?(?P<zone>[+-]\d{4})?"
@@ -24,6 +24,11 @@ def compact(text: str, zone: str = "") -> datetime | None:
         return moment.replace(tzinfo=_zone(offset)) if offset else moment
     except ValueError:
         return None
+
+
+def day(moment: datetime | None) -> date | None:
+    """Its day, as the sender's clock has it."""
+    return None if moment is None else moment.date()
 
 
 def iso(text: str) -> datetime | None:

@@ -172,8 +172,8 @@ def digest_for(session: Session, study_instance_uid: str, in_force: str, but: in
 def bind_anew(session: Session, job: Job, in_force: str) -> None:
     """A job that has no results is read as a new series of its study would be, unless that reading exists."""
     digest = digest_for(session, job.series.study_instance_uid, in_force, job.id)
-    if reading_of(session, job, digest) is None:
-        job.release_digest = digest
+    if digest != job.release_digest and reading_of(session, job, digest) is None:
+        job.release_digest, job.prior = digest, None
 
 
 def reading_of(session: Session, job: Job, digest: str) -> int | None:

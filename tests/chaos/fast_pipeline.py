@@ -23,10 +23,12 @@ from ct.series import group, read_data_set, read_header
 from ct.vetting import Vetted, vet
 from ct.volume import SourceSlice, Volume
 from dicom_sr.identity import Predecessor, WriteContext
+from dicom_sr.prior import Prior
 from dicom_sr.writer import write
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 from node.analysis import Analysis, PipelineError
 from node.release import release_digest
+from node.whose import Whose, whose
 
 
 class FastPipeline:
@@ -50,12 +52,16 @@ class FastPipeline:
         except Unfit as unfit:
             raise PipelineError(unfit.reason, unfit.detail) from unfit
 
+    def whose(self, series: Vetted) -> Whose | None:
+        return whose(read_data_set(series.headers[0].source), self._settings.data_dir)
+
     def run(
         self,
         series: Vetted,
         images_at: datetime,
         on_stage: Callable[[str], None] = lambda _: None,
         predecessor: Predecessor | None = None,
+        prior: Prior | None = None,
     ) -> Analysis:
         (self.control / f"run-{time.time_ns()}").touch()
         self._obey(on_stage)
@@ -66,7 +72,8 @@ class FastPipeline:
         on_stage("segment")
         anatomy_map, reading = self._told(volume, images_at)
         on_stage("encode")
-        objects = tuple(write(reading, anatomy_map, headers, WriteContext(images_at, predecessor=predecessor)))
+        context = WriteContext(images_at, predecessor=predecessor, prior=prior)
+        objects = tuple(write(reading, anatomy_map, headers, context))
         return Analysis(volume, anatomy_map, reading, objects, {"read": time.monotonic() - started})
 
     def read(self, series: Vetted) -> tuple[Reading, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import date
 from importlib import import_module
 from inspect import signature
 from typing import Any, get_args
@@ -156,6 +157,7 @@ def with_garbage() -> list[Dataset]:
     return headers
 
 
+PRIOR = dicom_sr.Prior(date(2025, 11, 3), "2.25.4713", {"lung.nodule": dicom_sr.Said(0.04, Verdict.ABSENT)})
 FORMER = dicom_sr.Predecessor("2.25.4711", "2.25.4712", Comprehensive3DSRStorage)
 
 PATIENTS: dict[str, Patient] = {
@@ -184,6 +186,7 @@ PATIENTS: dict[str, Patient] = {
     "compressed": Patient(short, headers=compressed),
     "de-identified": Patient(short, headers=deidentified),
     "generation 2": Patient(short, context={"predecessor": FORMER}),
+    "compared with a prior": Patient(short, context={"prior": PRIOR}),
     "context": Patient(short, context={"images_at": MOMENT, "institution": "Another Hospital"}),
 }
 

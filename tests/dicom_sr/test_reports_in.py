@@ -7,7 +7,7 @@ import random
 import sys
 import zlib
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -458,3 +458,30 @@ def test_sections_are_one_text() -> None:
     report = Report(SourceKind.PDF, Status.FINAL, sections=(Section("", "a"), Section("Impression", "b")))
     assert report.text == "a\n\nImpression\nb"
     assert CodedFinding(codes.FINDING).presence is Presence.PRESENT
+
+
+def _dated_sr() -> Dataset:
+    made = tid_2000()
+    made.StudyDate = "20260228"
+    return made
+
+
+def _dated_cda() -> bytes:
+    when = b'<serviceEvent><effectiveTime><low value="202602281000"/></effectiveTime>'
+    return cda().replace(b"<serviceEvent>", when)
+
+
+@pytest.mark.parametrize(
+    ("report", "day"),
+    [
+        (hl7("OBX|1|TX|GDT||A nodule."), date(2026, 3, 1)),
+        (hl7("OBX|1|TX|GDT||A nodule.", order="OBR|1|PL-1|FI-1"), None),
+        (fhir(effectiveDateTime="2026-02-28T09:00:00Z"), date(2026, 2, 28)),
+        (fhir(effectivePeriod={"start": "2026-02-28"}), date(2026, 2, 28)),
+        (fhir(), None),
+        (_dated_cda(), date(2026, 2, 28)),
+        (_dated_sr(), date(2026, 2, 28)),
+    ],
+)
+def test_the_day_of_the_examination_is_told_where_the_source_says_it(report: bytes | Dataset, day: date | None) -> None:
+    assert read_report(report).examined == day

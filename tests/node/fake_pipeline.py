@@ -18,6 +18,7 @@ from ct.anatomy import AlgorithmIdentity
 from ct.volume import SourceSlice
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
 from node.analysis import Analysis, PipelineError
+from node.whose import Whose
 
 
 class FakePipeline:
@@ -46,6 +47,11 @@ class FakePipeline:
 
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
+
+    def whose(self, _: Any) -> Whose | None:
+        """`whose` in the control folder says it: patient and time of the study."""
+        file = self.control / "whose"
+        return Whose(*file.read_text().split()) if file.exists() else None
 
     def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, *_former: Any) -> Any:
         (self.control / f"run-{time.monotonic_ns()}{'-frugal' * self.frugal}").touch()

@@ -84,7 +84,7 @@ class _Listening(FakePipeline):
     former: Predecessor | None = None
 
     def run(
-        self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, former: Any = None
+        self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, former: Any = None, *__: Any
     ) -> Any:
         self.former = former
         return super().run(_, images_at, on_stage)

@@ -142,19 +142,6 @@ def test_starts_tells_restarts_and_ends(tmp_path: Path) -> None:
     assert node.data.stat().st_mode & 0o077 == 0
 
 
-def test_kill_9_of_the_supervisor_leaves_no_process_and_the_next_start_works(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
-        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
-        pids = list(node.children().values())
-        assert len(pids) >= 3
-        node.process.kill()
-        node.process.wait()
-        wait_for(lambda: _gone(pids), "the children to die")
-    with running(tmp_path) as again:
-        wait_for(lambda: "fVLM Node runs" in again.output(), "the summary")
-        assert again.echo()
-
-
 def _page(port: int, password: str) -> int:
     """Status of the console's first page; 0 while nobody listens."""
     try:
@@ -208,14 +195,6 @@ def test_a_taken_console_port_keeps_no_image_out(tmp_path: Path) -> None:
             assert node.children()["console"] == pid
 
 
-def test_a_console_that_is_not_wanted_is_not_started(tmp_path: Path) -> None:
-    with running(tmp_path, console={"enabled": False}) as node:
-        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
-        assert "Console" not in node.output()
-        assert "console" not in node.children()
-        assert not (node.data / "console-password").exists()
-
-
 def _fails(folder: Path, **settings: object) -> str:
     node = Node(folder, **settings)
     assert node.process.wait(60) == 2
@@ -244,33 +223,68 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert "Set data_dir" in told
 
 
-def test_a_second_node_on_the_same_data_folder(tmp_path: Path) -> None:
-    (tmp_path / "second").mkdir()
-    with running(tmp_path) as node:
-        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
-        assert "Another node runs" in _fails(tmp_path / "second", data_dir=str(node.data))
-
-
 def test_a_database_that_cannot_be_used(tmp_path: Path) -> None:
     told = _fails(tmp_path, database_url=f"sqlite:///{tmp_path}/no/such/folder/node.sqlite")
     assert "The database" in told
     assert "database_url" in told
 
 
-def test_status_and_doctor_say_whether_the_node_runs(tmp_path: Path) -> None:
+def test_kill_9_of_the_supervisor_leaves_no_process_and_a_console_not_wanted_is_not_started(tmp_path: Path) -> None:
+    with running(tmp_path, console={"enabled": False}) as node:
+        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        assert "Console" not in node.output()
+        assert "console" not in node.children()
+        assert not (node.data / "console-password").exists()
+        pids = list(node.children().values())
+        assert len(pids) >= 3
+        node.process.kill()
+        node.process.wait()
+        wait_for(lambda: _gone(pids), "the children to die")
+
+
+def test_the_start_after_kill_9_is_alone_is_seen_and_ends_with_its_jobs_waiting(tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    with running(tmp_path) as killed:
+        wait_for(lambda: "fVLM Node runs" in killed.output(), "the summary")
+        killed.process.kill()
+        killed.process.wait()
     with running(tmp_path) as node:
         wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
+        assert node.echo()
+        assert "Another node runs" in _fails(tmp_path / "second", data_dir=str(node.data))
         wait_for(lambda: "MODEL_UNAVAILABLE" in node.output(), "the worker to give up")
-        assert node_runs(node.data)
-        assert node.port in running_ports(node.data)
-        told = fvlm_node("status", "--config", node.config).stdout
-        assert "not running" not in told
-        assert "MODEL_UNAVAILABLE" in told
-        port = next(line for line in fvlm_node("doctor", "--config", node.config).stdout.splitlines() if "port" in line)
-        assert port.startswith("ok")
-        assert "this node runs and listens there" in port
-        node.process.send_signal(signal.SIGINT)
+        _told_while_it_runs(node)
+        records = Records(open_database(Settings.load(node.config).database))
+        mine, others = add_job(records, "2.25.1"), add_job(records, "2.25.2")
+        with records.session() as session:
+            assert take(session, mine, f"{worker_name('analyze', node.data)}/1", 3600.0)
+            assert take(session, others, "another machine/1", 3600.0)
+            session.execute(update(Job).where(Job.id == mine).values(attempts=2))
+        node.process.send_signal(signal.SIGTERM)
         assert node.process.wait(40) == 0
+    # What was running here waits again, and the attempt that the end cut short is not counted.
+    assert [(job(records, each).state, job(records, each).attempts) for each in (mine, others)] == [
+        (State.QUEUED, 1),
+        (State.RUNNING, 1),
+    ]
+    assert (node.data / "logs" / "reconciler.log").read_text().count("found_at_start") == 2
+    _told_after_its_end(node)
+
+
+def _told_while_it_runs(node: Node) -> None:
+    """By `status` and `doctor`."""
+    assert node_runs(node.data)
+    assert node.port in running_ports(node.data)
+    told = fvlm_node("status", "--config", node.config).stdout
+    assert "not running" not in told
+    assert "MODEL_UNAVAILABLE" in told
+    port = next(line for line in fvlm_node("doctor", "--config", node.config).stdout.splitlines() if "port" in line)
+    assert port.startswith("ok")
+    assert "this node runs and listens there" in port
+
+
+def _told_after_its_end(node: Node) -> None:
+    """By `status` and `doctor`, while another program has its port."""
     assert not node_runs(node.data)
     told = fvlm_node("status", "--config", node.config).stdout
     assert "The node is not running" in told
@@ -280,22 +294,3 @@ def test_status_and_doctor_say_whether_the_node_runs(tmp_path: Path) -> None:
         taken.listen()
         found = fvlm_node("doctor", "--config", node.config).stdout
     assert next(line for line in found.splitlines() if "DICOM port" in line).startswith("problem")
-
-
-def test_a_node_that_is_ended_has_its_jobs_wait_again_and_counts_no_attempt(tmp_path: Path) -> None:
-    with running(tmp_path) as node:
-        wait_for(lambda: "fVLM Node runs" in node.output(), "the summary")
-        records = Records(open_database(Settings.load(node.config).database))
-        mine, others = add_job(records, "2.25.1"), add_job(records, "2.25.2")
-        with records.session() as session:
-            assert take(session, mine, f"{worker_name('analyze', node.data)}/1", 3600.0)
-            assert take(session, others, "another machine/1", 3600.0)
-            session.execute(update(Job).where(Job.id == mine).values(attempts=2))
-        node.process.send_signal(signal.SIGTERM)
-        assert node.process.wait(40) == 0
-    assert [(job(records, each).state, job(records, each).attempts) for each in (mine, others)] == [
-        (State.QUEUED, 1),
-        (State.RUNNING, 1),
-    ]
-    log = (node.data / "logs" / "reconciler.log").read_text()
-    assert log.count("found_at_start") == 1

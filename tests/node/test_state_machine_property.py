@@ -365,7 +365,8 @@ def _all_is_kept(_: WholeNode, transaction_uid: str, uids: dict[str, str], take:
     told = Dataset()
     told.TransactionUID = transaction_uid
     told.ReferencedSOPSequence = [reference(sop_class, uid) for uid, sop_class in uids.items()]
-    take(1, encode(told), EXPLICIT)
+    if status := take(1, encode(told), EXPLICIT):
+        raise RuntimeError(f"the node does not take the report: 0x{status:04X}")
 
 
 def _series(machine: NodeMachine) -> None:

@@ -42,7 +42,7 @@ from config.settings import (
 from ct.anatomy import AlgorithmIdentity
 from ct.series import read_header
 from ct.volume import SourceSlice
-from dicom_sr.identity import Kind, Names
+from dicom_sr.identity import Kind, Names, WriteContext
 from fvlm.reading import AnatomyReading, Reading
 from node import records as records_module
 from node.analysis import Analysis
@@ -166,8 +166,16 @@ class ContentPipeline:
     def vet(self, slices: Sequence[SourceSlice]) -> Any:
         return slices
 
+    def whose(self, _: Any) -> None:
+        return None
+
     def run(
-        self, slices: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, former: Any = None
+        self,
+        slices: Any,
+        images_at: datetime,
+        on_stage: Callable[[str], None] | None = None,
+        former: Any = None,
+        *_: Any,
     ) -> Analysis:
         if on_stage is not None:
             on_stage("read")
@@ -176,7 +184,9 @@ class ContentPipeline:
         lung = AnatomyReading("lung", 4000.0, -800.0, (), np.array([1, 0, 0, 0.25], np.float16))
         reading = Reading(who, who, (lung,), (), images_at)
         series = read_header(slices[0]).series_instance_uid
-        names = Names.of(reading, [one.sop_instance_uid for one in slices], series, images_at, former)
+        names = Names.of(
+            reading, [one.sop_instance_uid for one in slices], series, images_at, WriteContext(predecessor=former)
+        )
         objects = []
         for kind in (Kind.SEG, Kind.SR):
             made = small_object(kind.name, self.name_of(names, kind))

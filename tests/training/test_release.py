@@ -90,6 +90,21 @@ def test_the_card_holds_the_figures_of_this_very_release(run: Path, tmp_path: Pa
     assert not (tmp_path / "other").exists()
 
 
+def test_the_figures_of_train_evaluate_are_read_too(run: Path, tmp_path: Path) -> None:
+    digest = release_run(run, tmp_path / "draft", TITLE, "ct-rate", SAID)
+    found = json.loads(_evaluation(tmp_path / "results.json", digest).read_text())
+    (section,) = found.pop("sections")
+    for name in ("data_set", "volumes", "missing", "masks"):
+        found.pop(name)
+    other = section | {"title": "Another protocol"}
+    file = tmp_path / "evaluation.json"
+    file.write_text(json.dumps(found | {"data": "shards", "studies": 40, "zero_shot": section, "protocol": [other]}))
+    release_run(run, tmp_path / "release", TITLE, "ct-rate", SAID, [file])
+    card = read_release(tmp_path / "release").card
+    assert "On shards: 40 volumes of 38 patients" in card
+    assert "### Another protocol" in card
+
+
 def test_what_is_no_finished_run_of_fvlm_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(ReleaseError, match="not the result of a finished run"):
         release_run(tmp_path, tmp_path / "out", TITLE, "ct-rate", SAID)

@@ -76,10 +76,12 @@ def test_a_batch(folder: ShardFolder) -> None:
 
 def test_one_of_several_reconstructions_is_drawn(folder: ShardFolder) -> None:
     data, drawn = ShardDataset(folder), set()
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for epoch in range(12):
         data.set_epoch(epoch)
         drawn.add(data[0].key)
     assert drawn == {"hand/s0", "hand/s1"}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before  # every file that was opened is closed
     still = ShardDataset(folder, crop=CropSettings(PLAN.shape, WINDOW, augment=False))
     still.set_epoch(7)
     assert still[0].key == "hand/s0"
@@ -106,9 +108,7 @@ def test_left_stays_left_but_for_the_reference(tmp_path: Path) -> None:
     shard, shape = hand_made(tmp_path / "a.safetensors", labels), (6, 9, 10)
     for as_reference in (False, True):
         settings = CropSettings(shape, WINDOW, as_reference=as_reference)
-        found = [
-            where_it_was(shard, cut(shard, settings, np.random.default_rng(seed)), shape) for seed in range(40)
-        ]
+        found = [where_it_was(shard, cut(shard, settings, np.random.default_rng(seed)), shape) for seed in range(40)]
         assert len({start for start, _ in found}) > 10
         flipped = {axis for _, axes in found for axis in axes}
         assert flipped == ({0, 1, 2} if as_reference else {0, 1})

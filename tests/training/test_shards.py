@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from shard_data import NAMES, PLAN, REPORT, hand_made, scan, study
 from typer.testing import CliRunner
 
-from config import Reason
+from config import Reason, load_vocabulary
 from ct.anatomy import AnatomyMap
 from ct.phantom import ANATOMIES, PhantomPatient, to_volume
 from ct.volume import Grid, Volume
@@ -26,12 +27,14 @@ from fvlm.preprocess import prepare
 from fvlm.release import read_release
 from training.cli import app
 from training.report_text import Mention
-from training.shards.build import Built, build
-from training.shards.crop import crop_body
+from training.report_text.language_model import LanguageModelEngine
+from training.shards.body_crop import crop_body
+from training.shards.build import Built, _only_writer, build
 from training.shards.crops import CropSettings, cut
 from training.shards.folder import INDEX, ShardFolder, Skipped, read_index
 from training.shards.format import Fit, ShardError, open_shard
 from training.shards.plan import ShardPlan
+from training.shards.texts import Engine
 from training.sources.phantom import phantoms
 from training.study import StudyError
 
@@ -169,9 +172,52 @@ def test_a_run_goes_on_and_makes_again_what_changed_or_broke(tmp_path: Path) -> 
     assert not list(tmp_path.glob(".*"))
     other = replace(study("a"), source="elsewhere")
     assert [entry.source for entry in made(tmp_path, other).index.studies] == ["elsewhere", "hand", "hand", "hand"]
+    with _only_writer(tmp_path), pytest.raises(ShardError, match="another run writes to it"):
+        made(tmp_path, other)
     sharper = PLAN.model_copy(update={"preprocess": PreprocessConfig(spacing=(2.0, 1.0, 1.0))})
     with pytest.raises(ShardError, match="other anatomies, preprocessing or vocabulary"):
         made(tmp_path, study("a"), plan=sharper)
+
+
+class Canned:
+    """A generator that says the same of every report, and breaks off for one."""
+
+    identity = "canned"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        self.asked += len(prompts)
+        answer = '{"heart": {"findings": "The heart is normal.", "normal": true}}'
+        return ["no" if "Strange" in prompt else answer for prompt in prompts]
+
+
+def test_text_by_a_language_model_and_back_without_segmenting_again(tmp_path: Path) -> None:
+    generator = Canned()
+    engine = Engine("language model canned", LanguageModelEngine(generator, load_vocabulary(), tmp_path / "cache"))
+    studies = [study("a"), study("b", report=f"{REPORT} Strange.")]
+    folder = tmp_path / "shards"
+    by_rules = made(folder, *studies).index
+
+    def never(_: tuple[str, ...]) -> tuple[Volume, AnatomyMap]:
+        raise AssertionError("the images are there")
+
+    again = [replace(one, load=never) for one in studies]
+    built = build(again, (), PLAN, folder, 1, lambda *_: None, engine)
+    assert (built.made, built.index.skipped) == (2, ())
+    a, b = (ShardFolder(folder, built.index).shard(entry) for entry in built.index.studies)
+    assert [(text.findings, text.normal) for text in a.record.anatomies] == [
+        ("", True),
+        ("The heart is normal.", True),
+        ("", True),
+    ]
+    assert b.record.anatomies[0].findings == "A nodule in the right upper lobe."  # left to the rules
+    assert a.record.provenance["text"] == "language model canned"
+    asked = generator.asked
+    assert build(again, (), PLAN, folder, 1, lambda *_: None, engine).made == 0
+    assert generator.asked == asked
+    assert made(folder, *again).index == by_rules
 
 
 def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
@@ -254,7 +300,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
     assert len(workers) >= 2
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    until(lambda: not any(map(alive, workers)))
     there = len(list(out.glob("*.safetensors")))
     assert there < 24, "it was over before it was killed"
     assert not read_index(out).complete
@@ -274,6 +320,14 @@ def until(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it does not come"
         time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Neither gone nor a zombie that nobody has waited for."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def descendants(pid: int) -> set[int]:

@@ -86,7 +86,7 @@ def _shown(estimate: Estimate, interval: bool) -> str:
 def write(evaluation: Evaluation, out: Path) -> list[Path]:
     """`results.json`, `results.csv`, `report.md` in `out`; the paths."""
     files = [out / name for name in ("results.json", "results.csv", "report.md")]
-    files[0].write_text(json.dumps(_plain(asdict(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files[0].write_text(json.dumps(plain(asdict(evaluation)), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with files[1].open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         bounds = [f"{name}{end}" for name in METRICS for end in ("", "_low", "_high")]
@@ -105,12 +105,12 @@ def _bounds(metrics: dict[str, Estimate]) -> list[float | None]:
     return [None if math.isnan(value) else value for value in values]
 
 
-def _plain(value: object) -> object:
-    """NaN as null, tuples as lists."""
+def plain(value: object) -> object:
+    """What JSON can hold of a result: NaN as null, tuples as lists."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -138,11 +138,12 @@ def markdown(evaluation: Evaluation) -> str:
         reasons = ", ".join(f"{key} {count}" for key, count in evaluation.not_assessed.items())
         lines.append(f"- Anatomies not assessed, by reason: {reasons}")
     for section in evaluation.sections:
-        lines += ["", f"## {section.title}", "", section.protocol, "", *_markdown_table(section)]
+        lines += ["", f"## {section.title}", "", section.protocol, "", *markdown_table(section)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_table(section: Section) -> list[str]:
+def markdown_table(section: Section) -> list[str]:
+    """The lines of a section's table."""
     header = ["Finding", "Positive", "Not assessed", "Threshold", *(f"{title} %" for title in _TITLES.values())]
     rows: list[Sequence[str]] = [header, ["---"] + ["---:"] * (len(header) - 1), *_rows(section, interval=True)]
     return [f"| {' | '.join(row)} |" for row in rows]

@@ -61,10 +61,10 @@ fvlm-node calibrate ... --release RELEASE --out CALIBRATED"""
 def _measured(found: Evaluated) -> str:
     lost = f", {len(found.problems)} of them could not be read" if found.problems else ""
     missing = f"; {found.missing} labelled volumes had no file" if found.missing else ""
+    masks = "" if found.masks is None else f" Anatomies by {found.masks.name} {found.masks.version}."
     head = (
-        f"On {found.data_set}: {found.volumes} volumes of {found.patients} patients{lost}{missing}. Anatomies by "
-        f"{found.masks.name} {found.masks.version}. Measured with the same weights under the digest "
-        f"`{found.release.digest}`; 95 % bootstrap intervals."
+        f"On {found.data_set}: {found.volumes} volumes of {found.patients} patients{lost}{missing}.{masks} Measured with "
+        f"the same weights under the digest `{found.release.digest}`; 95 % bootstrap intervals."
     )
     return "\n\n".join([head, *("\n".join(_section(section)) for section in found.sections)])
 

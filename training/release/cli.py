@@ -25,7 +25,8 @@ def release(
     manufacturer: Annotated[str, typer.Option(help="Who answers for it.")] = "local",
     recipe: Annotated[Path | None, typer.Option(help="The run's YAML file, to stand in the card.")] = None,
     evaluation: Annotated[
-        list[Path] | None, typer.Option(help="results.json of fvlm-node evaluate; repeat for more.")
+        list[Path] | None,
+        typer.Option(help="results.json of fvlm-node evaluate, evaluation.json of train evaluate; repeat for more."),
     ] = None,
     clinical: Annotated[
         bool, typer.Option("--clinical", help="Do not mark what it writes as a test model's; needs --evaluation.")

@@ -1,10 +1,10 @@
-"""What `fvlm-node evaluate` found (`results.json`), read back for a card."""
+"""What `fvlm-node evaluate` (`results.json`) or `train evaluate` (`evaluation.json`) found, read back for a card."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fvlm.release import ReleaseError
 
@@ -53,11 +53,21 @@ class Evaluated(_Part):
     data_set: str
     volumes: int
     patients: int
-    missing: int
+    missing: int = 0
     release: Identity
-    masks: Identity
+    masks: Identity | None = None
+    """None: those of the shards."""
     problems: dict[str, Any]
     sections: tuple[Section, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_assessment(cls, found: Any) -> Any:
+        """`train evaluate` names its parts otherwise."""
+        if not isinstance(found, dict) or "zero_shot" not in found:
+            return found
+        names = {"data_set": found.get("data"), "volumes": found.get("studies")}
+        return found | names | {"sections": [found["zero_shot"], *found.get("protocol", [])]}
 
 
 def read_evaluation(file: Path) -> Evaluated:
@@ -66,4 +76,6 @@ def read_evaluation(file: Path) -> Evaluated:
         return Evaluated.model_validate(json.loads(file.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-        raise ReleaseError(f"{file}: no results.json of fvlm-node evaluate ({reason}); name that file") from error
+        raise ReleaseError(
+            f"{file}: no results.json of fvlm-node evaluate, nor evaluation.json of train evaluate ({reason})"
+        ) from error

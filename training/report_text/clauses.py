@@ -6,7 +6,7 @@ from functools import cache
 
 from training.report_text.lexicon import Lexicon, Token
 from training.report_text.places import Place
-from training.report_text.polarity import Polarity, Scope
+from training.report_text.polarity import Scope
 from training.report_text.words import load_words
 
 
@@ -27,8 +27,10 @@ class Clause:
 
 
 @cache
-def _connects() -> frozenset[str]:
-    return frozenset(load_words().cues.connects)
+def _connects() -> Lexicon[bool]:
+    cues = load_words().cues
+    phrases = [(phrase, True) for phrase in cues.connects] + [(phrase, False) for phrase in cues.connects_nothing]
+    return Lexicon(phrases)
 
 
 @cache
@@ -48,7 +50,7 @@ def clauses_of(text: str, tokens: Sequence[Token], places: Sequence[Place], scop
     It is cut at "and", "with" and the like, at commas and semicolons, where on both sides an anatomy is named and
     something is said of it, unless one denial or doubt holds for both sides ("no hernia or gallstones").
     """
-    said = [hit for hit in _predicates().all(tokens)]
+    said = _predicates().all(tokens)
 
     def names(clause: Clause) -> bool:
         return any(clause.holds(place.first, place.last) and not place.beside for place in places)
@@ -56,15 +58,18 @@ def clauses_of(text: str, tokens: Sequence[Token], places: Sequence[Place], scop
     def says(clause: Clause) -> bool:
         return any(clause.holds(hit.first, hit.last) for hit in said)
 
-    whole, pending = [], None
+    whole: list[Clause] = []
+    pending: Clause | None = None
     for part in _parts(text, tokens, scopes):
-        clause = Clause(pending.first, part.last) if pending else part
+        clause = part
+        if pending and (tokens[part.first].word == "and" or not says(part)):
+            clause = Clause(pending.first, part.last)
+        elif pending:
+            whole[-1] = Clause(whole[-1].first, pending.last)
         pending = None
         if not whole:
             whole.append(clause)
-        elif not names(part):
-            whole[-1] = Clause(whole[-1].first, part.last)
-        elif not (names(whole[-1]) and says(whole[-1])):
+        elif not names(part) or not (names(whole[-1]) and says(whole[-1])):
             whole[-1] = Clause(whole[-1].first, part.last)
         elif not says(part):
             pending = clause
@@ -86,8 +91,9 @@ def wording(text: str, tokens: Sequence[Token], clause: Clause) -> str:
     if clause.first == 0 and clause.last == len(tokens):
         return text
     first = clause.first
-    while first < clause.last - 1 and tokens[first].word in _connects():
-        first += 1
+    for hit in _connects().longest(tokens):
+        if hit.value and hit.first == first and hit.last < clause.last:
+            first = hit.last
     last_of_all = clause.last == len(tokens)
     words = text[tokens[first].start : len(text) if last_of_all else tokens[clause.last - 1].end].strip()
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
@@ -99,11 +105,11 @@ def _anatomies(clause: Clause, places: Sequence[Place]) -> frozenset[str]:
 
 def _parts(text: str, tokens: Sequence[Token], scopes: Sequence[Scope]) -> list[Clause]:
     """All that could be clauses."""
-    starts = [0]
+    starts, connectors = [0], {hit.first for hit in _connects().longest(tokens) if hit.value}
     for at in range(1, len(tokens)):
         gap = text[tokens[at - 1].end : tokens[at].start]
-        boundary = any(mark in gap for mark in ",;:") or tokens[at].word in _connects()
-        shared = any(scope.first < at and at + 1 < scope.last for scope in scopes if scope.polarity != Polarity.AFFIRMED)
+        boundary = any(mark in gap for mark in ",;:") or at in connectors
+        shared = any(scope.first < at and at + 1 < scope.last for scope in scopes)
         if boundary and not shared:
             starts.append(at)
     return [Clause(a, b) for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True) if b > a]

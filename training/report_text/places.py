@@ -8,7 +8,7 @@ from config import WHOLE_SCAN, Vocabulary
 from training.report_text.lexicon import Lexicon, Token
 from training.report_text.words import ELSEWHERE, NOWHERE, load_words
 
-_JOINS = frozenset(["or", "and", "nor", "the", "both", "left", "right", "bilateral", "a", "an", "no", "of", "in", "entire"])
+_JOINS = frozenset(("or", "and", "nor", "the", "both", "left", "right", "bilateral", "a", "an", "no", "of", "in"))
 """Words between the anatomies of one list."""
 _INTO = frozenset(["in", "of", "at", "within", "on", "to"])
 _REACH = 7

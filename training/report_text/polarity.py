@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 from training.report_text.lexicon import Hit, Lexicon, Token
 from training.report_text.words import load_words
 
-_Cue = Literal["negates", "negates_before", "doubts", "doubts_before", "turns_nothing"]
+_Cue = Literal["negates", "negates_word", "negates_before", "doubts", "doubts_before", "turns_nothing"]
 _LISTS = frozenset({"or", "nor"})
 
 
@@ -33,7 +34,7 @@ class Scope:
 @cache
 def _cues() -> Lexicon[_Cue]:
     cues = load_words().cues
-    kinds: tuple[_Cue, ...] = ("negates", "negates_before", "doubts", "doubts_before", "turns_nothing")
+    kinds: tuple[_Cue, ...] = ("negates", "negates_word", "negates_before", "doubts", "doubts_before", "turns_nothing")
     return Lexicon((phrase, kind) for kind in kinds for phrase in getattr(cues, kind))
 
 
@@ -54,6 +55,8 @@ def scopes_of(text: str, tokens: Sequence[Token]) -> list[Scope]:
         match hit.value:
             case "negates":
                 scopes.append(Scope(hit.last, sentence.forward(hit.last, lists=True), Polarity.DENIED))
+            case "negates_word":
+                scopes.append(Scope(hit.last, min(hit.last + 1, len(tokens)), Polarity.DENIED))
             case "doubts":
                 scopes.append(Scope(hit.last, sentence.forward(hit.last, lists=False), Polarity.UNCERTAIN))
             case "negates_before":
@@ -77,7 +80,7 @@ def polarities(count: int, scopes: Sequence[Scope]) -> list[Polarity]:
 class _Sentence:
     def __init__(self, text: str, tokens: Sequence[Token]) -> None:
         self.tokens = tokens
-        self.gaps = [text[a.end : b.start] for a, b in zip(tokens, tokens[1:], strict=False)]
+        self.gaps = [text[a.end : b.start] for a, b in pairwise(tokens)]
         self.cues: list[Hit[_Cue]] = _cues().longest(tokens)
         self._starts = {hit.first for hit in self.cues}
         self._ends = {hit.first for hit in _marks("ends").longest(tokens)}

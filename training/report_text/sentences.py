@@ -1,6 +1,7 @@
 """A report cut up: its sections, their paragraphs, the sentences in them."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -10,12 +11,16 @@ from training.report_text.words import load_words
 
 SectionName = Literal["findings", "impression"]
 SECTIONS: tuple[SectionName, ...] = ("findings", "impression")
-_ITEM = re.compile(r"(?:^[ \t]*|(?<=[.!?;:])[ \t]+)(?:[-*•·–]|\(?\d{1,2}[.)])[ \t]+(?=\S)", re.MULTILINE)
+_ITEM = re.compile(r"(?:^[ \t]*|(?<=[.!?;:])(?P<inline>[ \t]+))(?:[-*•·–]|\(?\d{1,2}[.)])[ \t]+(?=\S)", re.MULTILINE)
 """The mark of a list's item, at the start of a line or after the end of the item before."""
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"\b(?:dr|mr|mrs|ms|prof|st|vs|approx|ca|cf|e\.g|i\.e|incl|resp|max|min|fig|im|img|ser)\.$", re.I)
+_ABBREVIATION = re.compile(
+    r"\b(?:dr|mr|mrs|ms|prof|st|vs|approx|ca|cf|e\.g|i\.e|incl|resp|max|seg|fig|im|ser)\.$", re.I
+)
 _LABEL = re.compile(r"(?P<label>[A-Za-z][A-Za-z ,/&()-]{1,60}?)\s*:(?:\s+|$)")
 _LABEL_WORDS = 6
+_LONGEST = 2000
+"""Characters; a longer sentence is none, and is cut."""
 _WRAPPED = 60
 """A line shorter than this, in characters, ends its paragraph if the next one begins with a capital."""
 
@@ -49,11 +54,12 @@ def sections_of(report: str) -> dict[SectionName, str]:
 
 @cache
 def _headings() -> re.Pattern[str]:
-    """A heading at the start of a line, alone or before a colon; or before a colon after the end of a sentence."""
+    """A heading at the start of a line, alone or before a colon or dash; or before a colon after a sentence's end."""
     known = sorted(load_words().sections, key=len, reverse=True)
     titles = "|".join(r"[ \t,/&]+".join(map(re.escape, title.split())) for title in known)
     return re.compile(
-        rf"^[ \t*#_]*(?P<line>{titles})[ \t*_]*(?:[:：][ \t*_]*|$)|(?<=[.!?])[ \t]+(?P<inline>{titles})[ \t]*:[ \t]*",
+        rf"^[ \t*#_]*(?P<line>{titles})[ \t*_]*(?:[:：][ \t*_]*|[-–][ \t]+|$)"
+        rf"|(?<=[.!?])[ \t]+(?P<inline>{titles})[ \t]*:[ \t]*",
         re.IGNORECASE | re.MULTILINE,
     )
 
@@ -64,7 +70,7 @@ def _kind(title: str) -> str:
 
 def sentences_of(section: str) -> Iterator[Sentence]:
     """The sentences of a section, in order, without the marks of lists."""
-    for block in re.split(r"\n[ \t]*\n", _ITEM.sub("\n", section)):
+    for block in re.split(r"\n[ \t]*\n", _ITEM.sub(lambda mark: "\n" if mark["inline"] else "", section)):
         of_list = ""
         for paragraph in _paragraphs(block):
             found = _LABEL.match(paragraph)
@@ -97,4 +103,4 @@ def _split(paragraph: str) -> list[str]:
             pieces[-1] += f" {piece}"
         else:
             pieces.append(piece)
-    return [piece.strip() for piece in pieces if piece.strip()]
+    return [part for piece in pieces for part in textwrap.wrap(piece, _LONGEST, break_on_hyphens=False)]

@@ -20,7 +20,7 @@ _MENTIONS = {
     Polarity.UNCERTAIN: Mention.UNCERTAIN,
     Polarity.DENIED: Mention.ABSENT,
 }
-_Cue = Literal["normal", "abnormal", "recommends"]
+_Cue = Literal["normal", "abnormal", "neutral"]
 _Opening = Literal["carries_on", "says_nothing"]
 
 
@@ -67,7 +67,7 @@ class Statements:
             before: frozenset[str] = frozenset()
             for sentence in sentences_of(sections[section]):
                 text = _without_opening(sentence.text, self._gazetteer)
-                label = frozenset[str]().union(*(p.anatomies for p in self._gazetteer.places(tokens_of(sentence.label))))
+                label = _all(self._gazetteer.places(tokens_of(sentence.label)))
                 for statement in self._sentence(section, text, label, before):
                     yield statement
                     before = statement.anatomies
@@ -86,14 +86,20 @@ class Statements:
             own = clause.places(places)
             if all(place.beside for place in own) and label:
                 own = []
-            anatomies = frozenset[str]().union(*(place.anatomies for place in own))
+            anatomies = _all(own)
+            said = [hit for hit in parts if _within(hit, clause)]
             if not anatomies:
-                anatomies = label or (before if carries_on else frozenset())
+                anatomies = label or (before if carries_on else before & self._could_be_of(said))
             view = _View(clause, tokens, own, anatomies, polarity, [hit for hit in cues if _within(hit, clause)])
-            mentions = self._mentions(view, [hit for hit in parts if _within(hit, clause)])
+            mentions = self._mentions(view, said)
             mine = anatomies - {ELSEWHERE}
             abnormal = frozenset(name for name in mine if _is_abnormal(view, name, mentions, inherited=not own))
             yield Statement(section, wording(text, tokens, clause), mine, abnormal, tuple(mentions))
+
+    def _could_be_of(self, hits: Sequence[Hit[str]]) -> frozenset[str]:
+        """Anatomies that have findings by these words: "No perforation." after a sentence on the colon."""
+        patterns = (pattern for hit in hits for pattern in self._by_part.get(hit.value, ()))
+        return frozenset(p.finding.split(".")[0] for p in patterns if p.kind == "here" and len(p.parts) == 1)
 
     def _mentions(self, view: "_View", hits: Sequence[Hit[str]]) -> list[tuple[str, Mention]]:
         at: dict[str, list[Hit[str]]] = defaultdict(list)
@@ -126,9 +132,11 @@ class _View:
 
     def is_normal_phrase(self, first: int, last: int) -> bool:
         """Whether the words are part of a phrase such as "well distended"."""
-        return any(c.value == "normal" and c.last - c.first > 1 and c.first <= first < last <= c.last for c in self.cues)
+        return any(
+            c.value == "normal" and c.last - c.first > 1 and c.first <= first < last <= c.last for c in self.cues
+        )
 
-    def polarity_of(self, hits: Sequence[Hit[str]] | Sequence[Hit[_Cue]]) -> Polarity:
+    def polarity_of(self, hits: Sequence[Hit[str]]) -> Polarity:
         return max(self.polarity[at] for hit in hits for at in range(hit.first, hit.last))
 
     def mention(self, pattern: _Pattern, hits: Sequence[Hit[str]]) -> Mention | None:
@@ -146,14 +154,18 @@ def _is_abnormal(view: _View, anatomy: str, mentions: Sequence[tuple[str, Mentio
     if any(m != Mention.ABSENT for finding, m in mentions if finding.startswith(f"{anatomy}.")):
         return True
     for hit in view.cues:
-        if hit.value == "abnormal" and view.polarity_of([hit]) != Polarity.DENIED:
-            if anatomy in view.said_of(hit.first, hit.last):
-                return True
+        affirmed = hit.value == "abnormal" and view.polarity[hit.last - 1] != Polarity.DENIED
+        if affirmed and anatomy in view.said_of(hit.first, hit.last):
+            return True
     span = range(view.clause.first, view.clause.last)
     reassures = any(hit.value != "abnormal" for hit in view.cues) or any(
         view.polarity[at] == Polarity.DENIED for at in span
     )
     return not (reassures or inherited or any(finding.startswith(f"{anatomy}.") for finding, _ in mentions))
+
+
+def _all(places: Sequence[Place]) -> frozenset[str]:
+    return frozenset[str]().union(*(place.anatomies for place in places))
 
 
 def _within(hit: Hit[str] | Hit[_Cue], clause: Clause) -> bool:
@@ -176,7 +188,7 @@ def _patterns(vocabulary: Vocabulary) -> Iterator[_Pattern]:
 @cache
 def _cues() -> Lexicon[_Cue]:
     cues = load_words().cues
-    kinds: tuple[_Cue, ...] = ("normal", "abnormal", "recommends")
+    kinds: tuple[_Cue, ...] = ("normal", "abnormal", "neutral")
     return Lexicon((phrase, kind) for kind in kinds for phrase in getattr(cues, kind))
 
 

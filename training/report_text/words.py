@@ -36,6 +36,7 @@ class Cues(_Entry):
     """`cues.yaml`; what each list is for stands there."""
 
     negates: tuple[str, ...]
+    negates_word: tuple[str, ...]
     negates_before: tuple[str, ...]
     doubts: tuple[str, ...]
     doubts_before: tuple[str, ...]
@@ -43,11 +44,12 @@ class Cues(_Entry):
     ends: tuple[str, ...]
     affirms: tuple[str, ...]
     connects: tuple[str, ...]
+    connects_nothing: tuple[str, ...]
     normal: tuple[str, ...]
     beside: tuple[str, ...]
     abnormal: tuple[str, ...]
     carries_on: tuple[str, ...]
-    recommends: tuple[str, ...]
+    neutral: tuple[str, ...]
     says_nothing: tuple[str, ...]
 
 

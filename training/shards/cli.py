@@ -16,6 +16,7 @@ from config.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from training.shards.build import Built
     from training.shards.plan import ShardPlan
+    from training.shards.texts import Engine
     from training.sources.listing import Listing
 
 Source = Literal["collection", "ct-rate", "radgenome", "merlin", "phantom"]
@@ -34,7 +35,9 @@ def shards(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Preset of the vocabulary; none: ct-rate; medvl-54 for merlin; phantoms as the bundled model."),
+        typer.Option(
+            help="Preset of the vocabulary; none: ct-rate; medvl-54 for merlin; phantoms as the bundled model."
+        ),
     ] = None,
     masks: Annotated[
         Path | None,
@@ -43,8 +46,15 @@ def shards(
             "(radgenome), else the configured segmenter."
         ),
     ] = None,
+    language_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Local causal language model that takes the reports apart instead of the rules; its answers are kept "
+            "in report-cache of the folder."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each loads the segmenter for itself.")] = 1,
-    device: Annotated[str, typer.Option(help="Where the segmenter runs: cpu, cuda, cuda:1, …")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where segmenter and language model run: cpu, cuda, cuda:1, …")] = "cpu",
     count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 100,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom.")] = 0,
     config: Annotated[
@@ -62,13 +72,14 @@ def shards(
 
         plan = _plan(source, release, preset)
         listing = _listing(source, data, masks, settings, device, count, first_seed)
+        engine = None if language_model is None else _engine(language_model, device, out / "report-cache")
         with _bars() as bars:
             task = bars.add_task(source, total=None, skipped="")
 
             def update(done: int, skipped: int, total: int) -> None:
                 bars.update(task, completed=done + skipped, total=total, skipped=f"{skipped} skipped")
 
-            built = build(listing.studies, listing.dropped, plan, out, workers, update)
+            built = build(listing.studies, listing.dropped, plan, out, workers, update, engine)
     _show(built, out)
 
 
@@ -133,6 +144,19 @@ def _listing(
     from training.sources.collected import collected
 
     return collected(data, masks_of(settings, masks, device))
+
+
+def _engine(folder: Path, device: str, cache: Path) -> "Engine":
+    from config import load_vocabulary
+    from training.report_text.language_model import LanguageModelEngine, TransformersGenerator
+    from training.shards.texts import Engine
+
+    try:
+        generator = TransformersGenerator(folder, device)
+    except ValueError as error:
+        _fail(str(error))
+    model = LanguageModelEngine(generator, load_vocabulary(), cache)
+    return Engine(f"language model {generator.identity}", model)
 
 
 def _show(built: "Built", out: Path) -> None:

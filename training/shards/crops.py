@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ct.anatomy import BoolArray, UInt8Array
+from ct.volume import Int16Array
 from fvlm.config import Triple
 from fvlm.preprocess import WHOLE_ENOUGH, Box, centred, padded, union_of
 from training.shards.format import Shard
@@ -50,15 +51,15 @@ def cut(shard: Shard, settings: CropSettings, generator: np.random.Generator) ->
     whole = Box((0, 0, 0), (z, y, x))
     box = _place(shard, whole, settings, generator)
     inside = box.clip(whole)
-    source, target = inside.slices((0, 0, 0)), inside.slices(box.start)
-    shard.announce(inside.start[0], inside.stop[0])
-    labels = np.zeros(settings.shape, dtype=np.uint8)
-    labels[target] = shard.labels[source]
-    image = _windowed(shard.image[source], settings, target)
-    usable = _touching_no_face(shard, labels) if settings.as_reference else _whole(shard, labels, box)
+    target = inside.slices(box.start)
     axes = _flips(settings, generator)
-    if axes:
-        image, labels = np.ascontiguousarray(np.flip(image, axes)), np.ascontiguousarray(np.flip(labels, axes))
+    image, labels = np.zeros(settings.shape, dtype=np.float32), np.zeros(settings.shape, dtype=np.uint8)
+    upright = np.flip(labels, axes)  # views that are filled as the patient lies: a flip costs no copy
+    for hu, out in zip(shard.slices("image", inside), np.flip(image, axes)[target], strict=True):
+        _window(hu, settings.hu_window, out)
+    for part, out in zip(shard.slices("labels", inside), upright[target], strict=True):
+        out[:] = part
+    usable = _touching_no_face(shard, upright) if settings.as_reference else _whole(shard, upright, box)
     return Crop(image, labels, usable)
 
 
@@ -73,17 +74,14 @@ def _place(shard: Shard, whole: Box, settings: CropSettings, generator: np.rando
     return Box((z, y, x), (z + d, y + h, x + w))
 
 
-def _windowed(hu: npt.NDArray[np.int16], settings: CropSettings, target: tuple[slice, slice, slice]) -> Float32Array:
-    """HU as 0..1 at `target` of an image that is 0 elsewhere."""
-    low, high = settings.hu_window
-    image = np.zeros(settings.shape, dtype=np.float32)
-    shown = image[target]
-    clipped = np.clip(hu, np.int16(np.floor(low)), np.int16(np.ceil(high)))  # few bytes, before they become floats
-    np.subtract(clipped, np.float32(low), out=shown)
-    np.multiply(shown, np.float32(1.0 / (high - low)), out=shown)
-    if not float(low).is_integer() or not float(high).is_integer():
-        np.clip(shown, 0.0, 1.0, out=shown)
-    return image
+def _window(hu: Int16Array, window: tuple[float, float], out: Float32Array) -> None:
+    """HU [y, x] as 0..1 into `out`; a slice at a time stays in the processor's cache."""
+    low, high = window
+    np.clip(hu, max(int(np.floor(low)), -32768), min(int(np.ceil(high)), 32767), out=hu)
+    np.subtract(hu, np.float32(low), out=out)
+    np.multiply(out, np.float32(1.0 / (high - low)), out=out)
+    if not (low.is_integer() and high.is_integer()):
+        np.clip(out, 0.0, 1.0, out=out)
 
 
 def _flips(settings: CropSettings, generator: np.random.Generator) -> tuple[int, ...]:
@@ -106,8 +104,9 @@ def _touching_no_face(shard: Shard, labels: UInt8Array) -> BoolArray:
     """The public rule: no voxel on any of the six faces of the crop, and at least one voxel."""
     count = len(shard.record.anatomies) + 1
     there = np.bincount(labels.ravel(), minlength=count)[1:count] > 0
-    faces = [labels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    return there & (np.bincount(np.concatenate(faces), minlength=count)[1:count] == 0)
+    faces = np.concatenate([labels.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    usable: BoolArray = there & (np.bincount(faces, minlength=count)[1:count] == 0)
+    return usable
 
 
 def _whole(shard: Shard, labels: UInt8Array, box: Box) -> BoolArray:
@@ -144,7 +143,10 @@ def _cut(shard: Shard, labels: UInt8Array, box: Box) -> set[int]:
             if not 0 <= beyond < shard.labels.shape[axis]:
                 continue
             source, own = list(inside.slices((0, 0, 0))), list(inside.slices(box.start))
-            source[axis], own[axis] = slice(beyond, beyond + 1), slice(last - box.start[axis], last - box.start[axis] + 1)
+            source[axis], own[axis] = (
+                slice(beyond, beyond + 1),
+                slice(last - box.start[axis], last - box.start[axis] + 1),
+            )
             plane = labels[tuple(own)]
             found |= set(np.unique(plane[plane == shard.labels[tuple(source)]]).tolist())
     return found - {0}

@@ -6,6 +6,7 @@ What a sample is follows from (seed, epoch, index) alone: not from the number of
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,11 @@ class Batch:
         return self._tensors(Tensor.pin_memory)
 
     def _tensors(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        changed = {f.name: change(v) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        changed: dict[str, Any] = {
+            field.name: change(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
         return replace(self, **changed)
 
 
@@ -122,7 +127,7 @@ class ShardDataset(Dataset[Sample]):
         if not scans:
             raise ValueError(f"{folder.path}: it has no shard of split {split}")
         self._scans = [scans[name] for name in sorted(scans)]
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw other crops from now on, in the workers too."""

@@ -1,7 +1,7 @@
-"""The file of one study: a safetensors file whose tensors are mapped into memory, never loaded whole.
+"""The file of one study: a safetensors file that is mapped or read in parts, never loaded whole.
 
-Tensors `image` (int16 HU) and `labels` (uint8), both [z, y, x] in C order: an axial slice is one run of bytes, so a
-crop reads the slices it needs and nothing is decompressed. docs/researcher/shards.md describes all of it.
+Tensors `image` (int16 HU) and `labels` (uint8), both [z, y, x] in C order: the rows that a crop needs of an axial slice
+are one run of bytes, and nothing is decompressed. docs/researcher/shards.md describes all of it.
 """
 
 import hashlib
@@ -9,9 +9,11 @@ import json
 import mmap
 import os
 import struct
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from safetensors.numpy import save
 from config import load_vocabulary
 from ct.anatomy import UInt8Array
 from ct.volume import Int16Array
+from fvlm.preprocess import Box
 from training.shards.plan import ShardPlan, vocabulary_digest
 from training.shards.record import StudyRecord
 
@@ -27,7 +30,7 @@ FORMAT, VERSION = "fvlm-node-shard", "1"
 SUFFIX = ".safetensors"
 _LENGTH = struct.Struct("<Q")
 _LONGEST_HEADER = 16 * 2**20
-_DTYPES = {"I16": np.dtype("<i2"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"I16": np.dtype("<i2"), "U8": np.dtype("u1")}
 _TENSORS = {"image": "I16", "labels": "U8"}
 
 
@@ -54,22 +57,29 @@ class Shard:
     path: Path
     record: StudyRecord
     image: Int16Array
-    """HU int16 [z, y, x], read-only; pages come from the disk when they are touched."""
+    """HU int16 [z, y, x], read-only, mapped: pages come from the disk when they are touched."""
     labels: UInt8Array
     """uint8 [z, y, x]."""
     sha256: str
     """Of record and voxels, as the file says."""
     _study: str
-    _map: mmap.mmap
-    _offsets: tuple[int, int]
+    _handle: int
+    _offsets: dict[str, int]
 
-    def announce(self, first: int, stop: int) -> None:
-        """Tell the system that the slices first..stop - 1 are read next: it fetches them in one sweep."""
-        for array, offset in zip((self.image, self.labels), self._offsets, strict=True):
-            size = array[0].nbytes
-            start = offset + first * size
-            page = start - start % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, page, offset + stop * size - page)
+    def slices(self, name: Literal["image", "labels"], box: Box) -> Iterator[npt.NDArray[Any]]:
+        """The slices [y, x] of a box in the shard, one after another; each is valid until the next one is asked for.
+
+        They are read, not mapped: a third faster, and the system reads ahead. Raises ShardError if the file ends early.
+        """
+        whole = self.image if name == "image" else self.labels
+        _, rows, columns = box.slices((0, 0, 0))
+        buffer = np.empty((rows.stop - rows.start, whole.shape[2]), whole.dtype)
+        shown, row = buffer[:, columns], whole.strides[1]
+        for z in range(box.start[0], box.stop[0]):
+            at = self._offsets[name] + z * whole.strides[0] + rows.start * row
+            if os.preadv(self._handle, [buffer.data], at) != buffer.nbytes:
+                raise ShardError(f"{self.path}: it became shorter while it was read; run train shards again")
+            yield shown
 
     def verify(self) -> None:
         """Read all of it and compare the checksum. Raises ShardError."""
@@ -107,8 +117,20 @@ def open_shard(path: Path, fit: Fit | None = None) -> Shard:
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            handle = os.dup(file.fileno())
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: cannot be opened ({error}); run train shards again") from error
+    try:
+        shard = _parsed(path, mapped, handle, fit)
+    except ShardError:
+        os.close(handle)
+        raise
+    weakref.finalize(shard, os.close, handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    return shard
+
+
+def _parsed(path: Path, mapped: mmap.mmap, handle: int, fit: Fit | None) -> Shard:
     header, start = _header(path, mapped)
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -117,7 +139,9 @@ def open_shard(path: Path, fit: Fit | None = None) -> Shard:
         raise ShardError(f"{path}: version {metadata.get('version')} of the format, this program reads {VERSION}")
     if fit is not None:
         if metadata.get("voxel_digest") != fit.voxels:
-            raise ShardError(f"{path}: made with other preprocessing or anatomies; remove it and run train shards again")
+            raise ShardError(
+                f"{path}: made with other preprocessing or anatomies; remove it and run train shards again"
+            )
         if metadata.get("vocabulary_digest") != fit.vocabulary:
             raise ShardError(f"{path}: made with another vocabulary; remove it and run train shards again")
     study = str(metadata.get("study"))
@@ -126,13 +150,13 @@ def open_shard(path: Path, fit: Fit | None = None) -> Shard:
     try:
         record = StudyRecord.parse(study)
         image, labels = (_tensor(mapped, header[name], start, kind) for name, kind in _TENSORS.items())
-        offsets = tuple(start + int(header[name]["data_offsets"][0]) for name in _TENSORS)
+        offsets = {name: start + int(header[name]["data_offsets"][0]) for name in _TENSORS}
         if image.shape != labels.shape:
             raise ValueError(f"image {image.shape}, labels {labels.shape}")
     except (ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{path}: damaged ({type(error).__name__}); remove it and run train shards again") from error
     sha256 = str(metadata.get("sha256"))
-    return Shard(path, record, image, labels, sha256, study, mapped, (offsets[0], offsets[1]))
+    return Shard(path, record, image, labels, sha256, study, handle, offsets)
 
 
 def _header(path: Path, mapped: mmap.mmap) -> tuple[dict[str, Any], int]:
@@ -157,7 +181,8 @@ def _tensor(mapped: mmap.mmap, entry: dict[str, Any], start: int, kind: str) -> 
     if entry["dtype"] != kind or len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{entry['dtype']} {shape}")
     count = (stop - first) // dtype.itemsize
-    return np.frombuffer(mapped, dtype, count, start + first).reshape(shape)
+    voxels: npt.NDArray[Any] = np.frombuffer(mapped, dtype, count, start + first)
+    return voxels.reshape(shape)
 
 
 def _checksum(study: str, image: Int16Array, labels: UInt8Array) -> str:

@@ -31,7 +31,7 @@ class AnatomyRecord(_Frozen):
     """On the scan, before resampling."""
     mean_hu: float | None
     doubt: Reason | None
-    """Why it should not be read (absent, cut off by the scan, implausible); None: usable where a crop holds it whole."""
+    """Why it should not be read (absent, cut off by the scan, implausible); None: usable where a crop holds it."""
     findings: str
     impression: str
     normal: bool

@@ -1,8 +1,8 @@
 """CT-RATE as studies (layout: `training.evaluation.ct_rate`), with its reports and labels.
 
-    dataset/radiology_text_reports/train_reports.csv, validation_reports.csv   Findings_EN, Impressions_EN of each volume
-    dataset/multi_abnormality_labels/train_predicted_labels.csv, valid_…       optional: labels by the authors' classifier
-    dataset/metadata/no_chest_train.txt, no_chest_valid.txt                    optional: volumes of other parts of the body
+dataset/radiology_text_reports/train_reports.csv       Findings_EN, Impressions_EN of each volume (validation_…)
+dataset/multi_abnormality_labels/train_predicted_…     optional: labels by the authors' classifier (valid_…)
+dataset/metadata/no_chest_train.txt                    optional: volumes of other parts of the body (…_valid)
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ def ct_rate(folder: Path, masks: Masks) -> Listing:
 
 def _list(root: Path, split: Split, masks: Masks, studies: list[Study], dropped: list[Skipped]) -> None:
     reports_file = root / "radiology_text_reports" / _REPORTS[split]
-    reports = read_table(reports_file, "VolumeName", _SECTIONS.values().__contains__)
+    reports = read_table(reports_file, "VolumeName", frozenset(_SECTIONS.values()).__contains__)
     need(reports_file, reports, _SECTIONS.values())
     about_file = root / "metadata" / METADATA[split]
     about = read_table(about_file, "VolumeName", _ATTRIBUTES.__contains__) if about_file.is_file() else {}

@@ -38,6 +38,7 @@ def _study(seed: int, spacing: tuple[float, float, float], shape: tuple[int, int
         report=f"Findings: {report.findings}\nImpression: {report.impression}",
         load=partial(_load, seed, spacing, shape),
         known={disease: disease in patient.keys for disease in DISEASES},
+        attributes={"sex": patient.sex, "age": str(patient.age), "phase": patient.body.phase},
         provenance={"seed": str(seed)},
     )
 

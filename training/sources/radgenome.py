@@ -1,6 +1,6 @@
 """RadGenome-ChestCT as studies: volumes of CT-RATE with a mask a region, and reports taken apart by region.
 
-    dataset/train_preprocessed/train_1/train_1a/train_1_a_1.nii.gz     volumes in HU (valid_preprocessed: the other split)
+    dataset/train_preprocessed/train_1/train_1a/train_1_a_1.nii.gz     volumes in HU (valid_…: the other split)
     dataset/train_region_mask/seg_train_1_a_1/lung.nii.gz              masks of ten regions, on the volume's grid
     dataset/train_anatomy_mask/seg_train_1_a_1/aorta.nii.gz            masks of finer anatomies (optional)
     dataset/radgenome_files/train_region_report.csv                    Volumename, Anatomy, Sentence (validation_…)
