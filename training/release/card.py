@@ -63,8 +63,8 @@ def _measured(found: Evaluated) -> str:
     missing = f"; {found.missing} labelled volumes had no file" if found.missing else ""
     masks = "" if found.masks is None else f" Anatomies by {found.masks.name} {found.masks.version}."
     head = (
-        f"On {found.data_set}: {found.volumes} volumes of {found.patients} patients{lost}{missing}.{masks} Measured with "
-        f"the same weights under the digest `{found.release.digest}`; 95 % bootstrap intervals."
+        f"On {found.data_set}: {found.volumes} volumes of {found.patients} patients{lost}{missing}.{masks} Measured "
+        f"with the same weights under the digest `{found.release.digest}`; 95 % bootstrap intervals."
     )
     return "\n\n".join([head, *("\n".join(_section(section)) for section in found.sections)])
 
