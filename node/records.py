@@ -72,7 +72,11 @@ class Series(_Stateful, Base):
     """One generation of one series: a late instance after completion opens the next generation."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("series_instance_uid", "generation"), Index("ix_series_state", "state"))
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "generation"),
+        Index("ix_series_state", "state"),
+        Index("ix_series_study", "study_instance_uid"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -250,6 +254,7 @@ class Job(_Stateful, Base):
         UniqueConstraint("series_id", "release_digest"),
         Index("ix_job_queue", "state", "priority", "id"),
         Index("ix_job_patient", "patient", "studied_at"),
+        Index("ix_job_changed", "changed_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -10,6 +10,8 @@ down_revision = "0011"
 def upgrade() -> None:
     op.add_column("job", sa.Column("first_taken_at", sa.DateTime(timezone=True), nullable=True))
     op.execute("UPDATE job SET first_taken_at = created_at WHERE attempts > 0 OR state <> 'QUEUED'")
+    op.create_index("ix_job_changed", "job", ["changed_at"], unique=False)
+    op.create_index("ix_series_study", "series", ["study_instance_uid"], unique=False)
     op.create_table(
         "model_release",
         sa.Column("digest", sa.String(length=64), nullable=False),
