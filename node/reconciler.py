@@ -21,7 +21,7 @@ from node.database import Records
 from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Result, Series, now
 from node.release import facts_of, release_digest
-from node.releases import registry, shadow_queue
+from node.releases import registry, shadow_queue, shadow_wish
 from node.routing import route
 from node.source_count import SourceCounts
 from node.states import State
@@ -150,8 +150,10 @@ class Reconciler:
     def _enlist_in_shadow(self) -> list[int]:
         """Readings of the release in shadow that may be done now; none without one."""
         with self._records.reading() as session:
-            if registry.in_shadow(session) is None:
-                return []
+            wanted = registry.in_shadow(session) is not None
+        shadow_wish.tell(self._settings.data_dir, wanted)
+        if not wanted:
+            return []
         with self._records.session() as session:
             shadow_queue.give_back(session, now() - timedelta(seconds=2 * self._settings.work.time_limit_s))
             return shadow_queue.enlist(session)

@@ -37,8 +37,8 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.releases import shadow_wish
 from node.releases.registry import path_in_force
-from node.releases.shadow_wish import ShadowWish
 from node.tasks import SHADOW
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
@@ -114,7 +114,6 @@ class _Supervisor:
         self._logs.mkdir(exist_ok=True)
         self._file = settings.data_dir / "run" / "settings.json"
         self._posts: list[_Post] = []
-        self._shadow = ShadowWish(settings)
 
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
@@ -193,7 +192,7 @@ class _Supervisor:
 
     def _tend_shadow(self) -> None:
         """A process that reads in shadow as long as a release is in shadow."""
-        wanted = self._shadow.is_wanted()
+        wanted = shadow_wish.is_wanted(self._settings.data_dir)
         post = next((post for post in self._posts if post.role == SHADOW), None)
         if wanted and post is None:
             self._posts.append(_Post(SHADOW, self._spawn(SHADOW), time.monotonic()))
