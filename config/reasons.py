@@ -95,6 +95,10 @@ class Reason(StrEnum):
     DISK_FULL = "DISK_FULL"
     SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    RELEASE_UNKNOWN = "RELEASE_UNKNOWN"
+    RELEASE_DAMAGED = "RELEASE_DAMAGED"
+    RELEASE_UNFIT = "RELEASE_UNFIT"
+    RELEASE_GONE = "RELEASE_GONE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     DEVICE_ERROR = "DEVICE_ERROR"
     TIME_LIMIT = "TIME_LIMIT"
@@ -342,6 +346,21 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.TIME_LIMIT: _Text(
         "The analysis took longer than work.time_limit_s.",
         "See in the analyze log where it stood; raise work.time_limit_s, then: fvlm-node retry SERIES",
+    ),
+    Reason.RELEASE_UNKNOWN: _Text(
+        "The node knows no such release, or has none to go back to.",
+        "Name the folder of a release, or the beginning of a digest that fvlm-node model list shows.",
+    ),
+    Reason.RELEASE_DAMAGED: _Text(
+        "The release is not whole, or not what it was when it was sealed.",
+        "Copy its folder again; fvlm-node model verify checks it.",
+    ),
+    Reason.RELEASE_UNFIT: _Text(
+        "The release does not fit this node.", "Take a release whose anatomies and findings this version knows."
+    ),
+    Reason.RELEASE_GONE: _Text(
+        "The release with which the study was begun is not there any more.",
+        "Put its folder back, then fvlm-node retry; or read every series of the study again: fvlm-node rerun.",
     ),
     Reason.CANCELLED: _Text("Somebody cancelled the job.", "To run it after all: fvlm-node retry SERIES"),
     Reason.ATTEMPTS_EXHAUSTED: _Text(

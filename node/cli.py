@@ -16,6 +16,7 @@ from dicom_sr.viewers import Viewer
 from node.errors import CommandError
 from node.feedback_commands import feedback_app
 from node.job_commands import commands
+from node.releases.commands import commands as release_commands
 from node.report_commands import report_app
 from node.retrieve.commands import pull_app
 from node.rules.commands import rules_app
@@ -39,7 +40,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # locals may hold patient data
 )
-model_app = typer.Typer(help="Look at model releases, and import the public checkpoint.", no_args_is_help=True)
+model_app = typer.Typer(
+    help="Model releases: look at them, import the public checkpoint, shadow, promote, roll back.", no_args_is_help=True
+)
+model_app.add_typer(release_commands)
 app.add_typer(model_app, name="model")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
@@ -207,7 +211,7 @@ def status(
     limit: Annotated[int, typer.Option(help="Newest rows shown of each table.", min=1)] = 30,
 ) -> None:
     """Show the series the node knows, their jobs and deliveries, and what it could not read."""
-    from node.status import console_line, problems, status_tables
+    from node.status import console_line, problems, release_lines, status_tables
 
     console = Console()
     if not console.is_terminal:
@@ -218,7 +222,7 @@ def status(
         console.print(f"[red]Problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
     for table in tables:
         console.print(table)
-    for line in console_line(settings):
+    for line in (*release_lines(settings), *console_line(settings)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

@@ -303,6 +303,7 @@ class Job(_Stateful, Base):
         UniqueConstraint("series_id", "release_digest"),
         Index("ix_job_queue", "state", "priority", "id"),
         Index("ix_job_patient", "patient", "studied_at"),
+        Index("ix_job_changed", "changed_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -318,6 +319,8 @@ class Job(_Stateful, Base):
     frugal: Mapped[bool] = mapped_column(default=False)
     """The next attempt runs in the smaller configuration (`settings.model.frugal`, on the CPU)."""
     attempts: Mapped[int] = mapped_column(default=0)
+    first_taken_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When a worker first took it: since then its release is fixed (`node.releases.registry`)."""
     lease_owner: Mapped[str] = mapped_column(String(80), default="")
     lease_expires: Mapped[datetime | None] = mapped_column(default=None)
     seconds: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)

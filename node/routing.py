@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from config import Priority, Reason
 from node.database import Records
 from node.records import Job, Series
+from node.releases import registry
 from node.rules.judge import Decision, Judge
 from node.states import TRANSITIONS, State
 
@@ -69,6 +70,9 @@ def route(
     """Decide about each VETTED series that never had a job; the ids of the jobs that were made. A new release alone
     does not read old series again.
 
+    A job whose rule names no release is bound to the release of its study if that was begun, else to the one in force
+    (`node.releases.registry`), which is `release_digest` where the database knows none.
+
     `priority_of` and `judge` (None: every series is read) are asked outside of the transaction that writes: they look
     into the images. `destinations` are those of a job whose rule names none. Raises sqlalchemy.exc.DBAPIError.
     """
@@ -92,10 +96,11 @@ def route(
         ids = [one.series_id for one in decisions]
         locked = query.where(Series.id.in_(ids)).order_by(Series.id).with_for_update(skip_locked=True)
         rows = {row.id: row for row in session.scalars(locked)}
+        in_force = registry.hold(session) or release_digest
         made = []
         for one in decisions:
             if one.series_id in rows and one.together <= rows.keys():
-                job = _apply(session, rows[one.series_id], one, release_digest, priorities, destinations)
+                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations)
                 made += [] if job is None else [job.id]
         return made
 
@@ -104,7 +109,7 @@ def _apply(
     session: Session,
     row: Series,
     decision: Decision,
-    release_digest: str,
+    in_force: str,
     priorities: dict[int, Priority],
     destinations: Sequence[str] | None,
 ) -> Job | None:
@@ -120,7 +125,7 @@ def _apply(
     job = job_for(
         session,
         row,
-        decision.release_digest or release_digest,
+        decision.release_digest or registry.digest_for(session, row.study_instance_uid, in_force),
         priorities[row.id],
         destinations if decision.destinations is None else decision.destinations,
         decision.release,

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.assessment.cli import evaluate
 from training.collect_cli import collect
 from training.pretraining.cli import preset, pretrain
+from training.release.cli import release
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -35,6 +36,11 @@ app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --d
 app.command("evaluate", epilog="Example: fvlm-node train evaluate fvlm-release shards --out evaluation --device cuda")(
     evaluate
 )
+app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
+app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
+app.command(
+    "release", epilog='Example: fvlm-node train release runs/ct-rate --out release --name site --version 1 --data "..."'
+)(release)
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 
@@ -107,8 +113,8 @@ def phantom(
     with _stages() as stages:
         from training.phantom import train_phantom
 
-        release = train_phantom(out, size, stages, start)
-    _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
+        folder = train_phantom(out, size, stages, start)
+    _console.print(f"Release: {folder}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
 
 
 @app.command("text-agreement")

@@ -19,6 +19,7 @@ _PAGES = (
     ("/unreadable", "Unreadable"),
     ("/refused", "Refused callers"),
     ("/rules", "Rules"),
+    ("/releases", "Releases"),
 )
 
 
