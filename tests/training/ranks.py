@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 tests/training/ranks.py OUT.pt
 """
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.training.toy_archive import ToyArchive, toy_model, without_text_dropout
 from training.pretraining.batches import Batch, Order
+from training.pretraining.config import BatchConfig, CheckpointConfig, CorrectionConfig, RecipeConfig, ScheduleConfig
 from training.pretraining.distributed import World, gather, joined
+from training.pretraining.loop import fit
 from training.pretraining.step import Pass, backward
 from training.pretraining.trainees import ClipTrainee, FVLMTrainee, SupervisedTrainee, Trainee
 
@@ -59,6 +62,35 @@ def gradients(trainee: Trainee, parts: list[Batch], world: World, parallel: bool
     return {**found, "loss": losses.total.detach()}
 
 
+def run(folder: Path, world: World) -> None:
+    """Two models that teach each other, over two epochs of two steps, stopped after three and resumed."""
+
+    class Cut(Exception):  # noqa: N818
+        pass
+
+    def stop(done: int, *_: object) -> None:
+        if done == 3:
+            raise Cut
+
+    recipe = RecipeConfig(
+        schedule=ScheduleConfig(epochs=2, warmup_steps=1),
+        batch=BatchConfig(size=BATCH, micro=BATCH // 4),
+        checkpoints=CheckpointConfig(every_steps=2, keep=9),
+        ema=0.5,
+    )
+    correction = CorrectionConfig(abnormal="co-teaching")
+    archive = ToyArchive(2 * BATCH)
+    tokenizer = archive.tokenizer()
+    for progress in (stop, lambda *_: None):
+        taught: list[Trainee] = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            taught.append(FVLMTrainee(toy_model(len(tokenizer)), tokenizer, correction))
+            without_text_dropout(taught[-1])
+        with suppress(Cut):
+            fit(taught, archive, recipe, folder, world, correction, progress=progress)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     archive, found = ToyArchive(), {}
@@ -69,7 +101,9 @@ def main() -> None:
         rows = torch.full((1, 2), float(world.rank + 1), requires_grad=True)
         (gather(rows, world).sum(0) ** 2 * (world.rank + 1)).sum().backward()  # another loss in each process
         found["gathered", 0] = {"rows": rows.grad}
-        torch.save(found, Path(sys.argv[1]) / f"rank{world.rank}.pt")
+        out = Path(sys.argv[1])
+        run(out / "run", world)
+        torch.save(found, out / f"rank{world.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from tests.training.toy_archive import ToyArchive, toy_model, without_text_dropo
 from training.pretraining.batches import Batch, Order
 from training.pretraining.step import Pass, backward
 from training.pretraining.student import decay_groups, recompute_blocks
-from training.pretraining.trainees import ClipTrainee, Features, FVLMTrainee, Losses, SupervisedTrainee, Trainee
+from training.pretraining.trainees import (
+    ClipTrainee,
+    Features,
+    FVLMTrainee,
+    Losses,
+    SupervisedTrainee,
+    Trainee,
+    like_lengths,
+)
 
 ARCHIVE = ToyArchive()
 PLAIN = Pass()
@@ -152,3 +160,20 @@ def test_only_what_multiplies_decays() -> None:
     } <= without
     assert "model.visual_encoder.patch_embedding.patch_embeddings.weight" in {names[id(p)] for p in decayed["params"]}
     assert len(decayed["params"]) + len(plain["params"]) == len(names)
+
+
+def test_texts_are_grouped_by_length() -> None:
+    lengths = [100, 5, 12, 90, 6, 13, 14]
+    groups = like_lengths(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(7))
+    assert [[lengths[index] for index in group] for group in groups] == [[5, 6, 12, 13, 14], [90, 100]]
+    assert [len(group) for group in like_lengths([7] * 130)] == [64, 64, 2]
+
+
+def test_texts_come_back_in_their_order() -> None:
+    trainee = _trainee()
+    batch = ARCHIVE.batch([0, 1, 2, 5], (0, 0))
+    together = trainee(batch).learned["text"]
+    for row, study in enumerate([0, 1, 2, 5]):
+        alone = trainee(ARCHIVE.batch([study], (0, 0))).learned["text"][0]
+        assert torch.allclose(together[row], alone, atol=1e-5)

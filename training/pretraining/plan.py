@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from training.pretraining.batches import Order
-from training.pretraining.config import PretrainError
 from training.pretraining.cost import activation_bytes, step_flops
 from training.pretraining.distributed import World
 from training.pretraining.run import Run, build
@@ -51,16 +49,11 @@ class Plan:
 
 
 def plan(run: Run, world: World) -> Plan:
-    """Build the model, read the first micro-batch, and count. Raises PretrainError."""
+    """Build the model and count. Raises PretrainError."""
     config, recipe = run.config, run.config.recipe
     trainee = build(run)
-    _check_data(run)
     models = 2 if config.correction.abnormal == "co-teaching" else 1
     per_epoch = len(run.data) // recipe.batch.size
-    if per_epoch < 1:
-        raise PretrainError(
-            f"recipe.batch.size {recipe.batch.size} is more than the {len(run.data)} studies; make it smaller"
-        )
     steps = per_epoch * recipe.schedule.epochs
     shown = sorted({0, min(recipe.schedule.warmup_steps, steps - 1), steps // 2, steps - 1})
     return Plan(
@@ -74,23 +67,6 @@ def plan(run: Run, world: World) -> Plan:
         rates={step: learning_rate(recipe.optimizer, recipe.schedule, step, steps) for step in shown},
         flops=models * step_flops(config.model, recipe, world.size),
     )
-
-
-def _check_data(run: Run) -> None:
-    """Raises PretrainError if the first micro-batch does not fit the model."""
-    recipe, model = run.config.recipe, run.config.model
-    chosen = Order(len(run.data), recipe.batch.micro, recipe.batch.micro, recipe.seed).step(0, 0)[0]
-    batch = run.data.batch(chosen, (recipe.seed, 0))
-    shape = tuple(batch.image.shape[2:])
-    if shape != model.image_shape:
-        raise PretrainError(f"model.image_shape is {model.image_shape}, the data's crops are {shape}; set it to them")
-    low, high = float(batch.image.min()), float(batch.image.max())
-    if not 0 <= low <= high <= 1:
-        raise PretrainError(
-            f"data: images have values from {low:g} to {high:g} instead of 0 to 1; make the shards anew"
-        )
-    if not bool(batch.usable.any()):
-        raise PretrainError("data: no anatomy of the first micro-batch is whole; check the segmentations and the crop")
 
 
 def _parameters(trainee: Trainee) -> dict[str, tuple[int, int]]:

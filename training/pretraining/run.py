@@ -15,7 +15,7 @@ from fvlm.release import ReleaseError
 from fvlm.tokenizer import TokenizerError, load_tokenizer
 from training.phantom_data import prepare_set
 from training.pretraining.archive import ShardBatches
-from training.pretraining.batches import Batches
+from training.pretraining.batches import Batches, Order
 from training.pretraining.config import PhantomData, PretrainError, RunConfig
 from training.pretraining.distributed import World
 from training.pretraining.initial import load_bert, load_mae
@@ -53,6 +53,7 @@ def open_run(config: RunConfig, out: Path, world: World, progress: Callable[[int
             f"model.anatomies are {', '.join(config.model.anatomies)}, those of the data {', '.join(data.anatomies)}; "
             "set the model's to the data's, in their order"
         )
+    _check(config, data)
     tokenizer = _tokenizer(config, data)
     return Run(_with_vocabulary(config, len(tokenizer)), data, tokenizer, preprocess)
 
@@ -126,6 +127,23 @@ def _phantoms(
     if world.is_first:
         world.wait()
     return PhantomBatches(prepared, config.model.anatomies, findings), source.preprocess
+
+
+def _check(config: RunConfig, data: Batches) -> None:
+    """Raises PretrainError if there is no whole batch, or if the first micro-batch does not fit the model."""
+    recipe, model = config.recipe, config.model
+    if len(data) < recipe.batch.size:
+        raise PretrainError(
+            f"recipe.batch.size {recipe.batch.size} is more than the {len(data)} studies; make it smaller"
+        )
+    chosen = Order(len(data), recipe.batch.size, recipe.batch.micro, recipe.seed).step(0, 0)[0]
+    batch = data.batch(chosen, (recipe.seed, 0))
+    shape = tuple(batch.image.shape[2:])
+    if shape != model.image_shape:
+        raise PretrainError(f"model.image_shape is {model.image_shape}, the data's crops are {shape}; set it to them")
+    low, high = float(batch.image.min()), float(batch.image.max())
+    if not 0 <= low <= high <= 1:
+        raise PretrainError(f"data: images have values from {low:g} to {high:g}, not 0 to 1; make the shards anew")
 
 
 def _tokenizer(config: RunConfig, data: Batches) -> BertTokenizer:

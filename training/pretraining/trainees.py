@@ -11,11 +11,11 @@ from hashlib import blake2b
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BertTokenizer
 
 from fvlm.config import ModelConfig
 from fvlm.model import FVLM
-from fvlm.tokenizer import tokenize
 from training.objective import (
     AnatomyPairs,
     Targets,
@@ -32,8 +32,10 @@ from training.objective import (
 from training.pretraining.batches import Batch
 from training.pretraining.config import PLAIN, CorrectionConfig
 
-_TEXTS = 32
-"""Texts of like length encoded at once."""
+_TEXTS = 64
+"""Most texts encoded at once."""
+_SLACK = 8
+"""Tokens of padding that cost less than another group."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class FVLMTrainee(Trainee):
         """The sum over anatomies."""
         pairs, temperature = _pairs(features), self.model.temp
         losses = anatomy_losses(pairs, temperature, self._targets(features, teacher, ramp))
-        parts = dict(zip(self.model.config.anatomies, losses.each.detach(), strict=True))
-        return Losses(losses.total, parts)
+        each = zip(self.model.config.anatomies, losses.each.detach(), losses.counted.tolist(), strict=True)
+        return Losses(losses.total, {name: loss for name, loss, taught in each if taught})
 
     def _targets(self, features: Features, teacher: Features | None, ramp: float) -> Targets:
         """Which pairs are positive, and how much."""
@@ -227,12 +229,27 @@ def _texts_of_pairs(model: FVLM, tokenizer: BertTokenizer, captions: Sequence[Se
 
 def _texts(model: FVLM, tokenizer: BertTokenizer, texts: Sequence[str]) -> Tensor:
     """[N, E] of unit length, encoded in groups of like length so that little padding is computed."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    longest, device = model.config.text.max_tokens, model.temp.device
+    tokens = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
+    groups = like_lengths([len(ids) for ids in tokens])
     parts = []
-    for first in range(0, len(order), _TEXTS):
-        group = [texts[i] for i in order[first : first + _TEXTS]]
-        ids, mask = tokenize(tokenizer, group, model.config.text.max_tokens)
-        parts.append(model.text_features(ids.to(model.temp.device), mask.to(model.temp.device)))
-    back = torch.empty(len(order), dtype=torch.long)
-    back[torch.tensor(order)] = torch.arange(len(order))
-    return torch.cat(parts)[back.to(model.temp.device)]
+    for group in groups:
+        rows = [torch.tensor(tokens[index]) for index in group]
+        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id).to(device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
+        parts.append(model.text_features(ids, mask))
+    back = torch.empty(len(texts), dtype=torch.long)
+    back[torch.tensor([index for group in groups for index in group])] = torch.arange(len(texts))
+    return torch.cat(parts)[back.to(device)]
+
+
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Numbers of texts in groups, the shortest first; in a group none is much longer than another, and few are many."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        shortest = lengths[groups[-1][0]] if groups else 0
+        if groups and lengths[index] <= 1.25 * shortest + _SLACK and len(groups[-1]) < _TEXTS:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
