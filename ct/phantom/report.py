@@ -79,7 +79,7 @@ def write_report(patient: PhantomPatient, habits: Habits = USUAL) -> Report:
 
 
 @cache
-def _prompts() -> dict[str, tuple[str, str]]:
+def prompts() -> dict[str, tuple[str, str]]:
     """Negative and positive prompt of each finding; of one that the model does not know, its first sentences."""
     further = {key: load_wording().findings[key] for key in FURTHER_DISEASES}
     return {key: (phrases.absent[0], phrases.one[0]) for key, phrases in further.items()} | {
@@ -93,7 +93,7 @@ def _pick(rng: np.random.Generator, texts: Texts) -> str:
 
 def _absent(rng: np.random.Generator, key: str, habits: Habits) -> str:
     if rng.random() < habits.prompts:
-        return _prompts()[key][0]
+        return prompts()[key][0]
     return _pick(rng, load_wording().findings[key].absent)
 
 
@@ -116,7 +116,7 @@ def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion], habits
         if habits.findings_only and rng.random() < habits.findings_only:
             continue
         impressions.append(
-            _prompts()[key][1]
+            prompts()[key][1]
             if rng.random() < habits.prompts
             else _fill(_pick(rng, load_wording().findings[key].impression), group)
         )
@@ -130,7 +130,7 @@ def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion], habits
 def _present(rng: np.random.Generator, key: str, group: list[Lesion], habits: Habits) -> str:
     wording = load_wording().findings[key]
     if rng.random() < habits.prompts:
-        return _prompts()[key][1]
+        return prompts()[key][1]
     if _plural(group) and wording.many:
         return _fill(_pick(rng, wording.many), group)
     return _fill(_pick(rng, wording.one), group)

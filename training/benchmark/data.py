@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from ct.phantom import render
@@ -57,21 +58,37 @@ class Scans:
         """Some studies as they are, for evaluation."""
         return self._batch(chosen, [np.zeros(3, np.int64)] * len(chosen))
 
-    def _batch(self, chosen: Sequence[int], shifts: Sequence[npt.NDArray[np.int64]]) -> Batch:
+    def said(self, chosen: Sequence[int]) -> "Said":
+        """What the reports of some studies say."""
         cases = [self.cases[index] for index in chosen]
-        images = [_shifted(self.images[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
-        moved = [_shifted(self.labels[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
-        labels = torch.from_numpy(np.stack(moved))
-        said = [[float("nan") if label is None else float(label) for label in case.labels] for case in cases]
-        return Batch(
-            image=torch.from_numpy(np.stack(images))[:, None].float() / 255.0,
-            labels=labels,
+        labels = [[float("nan") if label is None else float(label) for label in case.labels] for case in cases]
+        return Said(
             captions=tuple(case.captions for case in cases),
             reports=tuple(case.report for case in cases),
             normal=torch.tensor([case.normal for case in cases]),
-            usable=present(labels) & ~touches_border(labels, len(self.anatomies)),
-            findings=torch.tensor(said),
+            findings=torch.tensor(labels),
         )
+
+    def _batch(self, chosen: Sequence[int], shifts: Sequence[npt.NDArray[np.int64]]) -> Batch:
+        images = [_shifted(self.images[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
+        moved = [_shifted(self.labels[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
+        labels = torch.from_numpy(np.stack(moved))
+        return Batch(
+            image=torch.from_numpy(np.stack(images))[:, None].float() / 255.0,
+            labels=labels,
+            usable=present(labels) & ~touches_border(labels, len(self.anatomies)),
+            **vars(self.said(chosen)),
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """The text side of a `Batch`."""
+
+    captions: tuple[tuple[str, ...], ...]
+    reports: tuple[str, ...]
+    normal: Tensor
+    findings: Tensor
 
 
 def present(labels: Tensor) -> Tensor:
@@ -90,26 +107,43 @@ def _shifted(array: UInt8Array, shift: npt.NDArray[np.int64]) -> UInt8Array:
 
 
 def prepare(folder: Path, seeds: range, processes: int, progress: Done) -> Scans:
-    """Render the patients of `seeds`, or take those that an earlier call has rendered into `folder`."""
+    """Render the patients of `seeds`, or go on where an earlier call stopped. ValueError if `folder` holds others."""
     folder.mkdir(parents=True, exist_ok=True)
-    finished = folder / "done"
-    if not finished.is_file():
-        shape = (len(seeds), *SHAPE)
-        images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        labels = np.lib.format.open_memmap(folder / "labels.npy", mode="w+", dtype=np.uint8, shape=shape)
-        with ProcessPoolExecutor(processes) as pool:
-            for index, (image, label) in enumerate(pool.map(_rendered, seeds, chunksize=8)):
-                images[index], labels[index] = image, label
-                progress(index + 1, len(seeds))
-        images.flush()
-        labels.flush()
-        finished.touch()
-    cases = tuple(case_of(draw(seed)) for seed in seeds)
-    return Scans(np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy", mmap_mode="r"), cases)
+    table, shape = folder / "cases.jsonl", (len(seeds), *SHAPE)
+    cases = _read(table)
+    if [case.seed for case in cases] != list(seeds[: len(cases)]):
+        raise ValueError(f"{folder} holds other patients; choose another --out, or remove it")
+    mode = "r+" if cases else "w+"
+    images = np.lib.format.open_memmap(folder / "images.npy", mode=mode, dtype=np.uint8, shape=shape)
+    labels = np.lib.format.open_memmap(folder / "labels.npy", mode=mode, dtype=np.uint8, shape=shape)
+    if len(images) != len(seeds):
+        raise ValueError(f"{folder} was made for {len(images)} patients; choose another --out, or remove it")
+    if missing := seeds[len(cases) :]:
+        with ProcessPoolExecutor(processes) as pool, table.open("ab") as ledger:
+            for case, image, label in pool.map(_rendered, missing, chunksize=8):
+                images[len(cases)], labels[len(cases)] = image, label
+                cases.append(case)
+                ledger.write(_CASE.dump_json(case) + b"\n")
+                ledger.flush()
+                progress(len(cases), len(seeds))
+    return Scans(images, labels, tuple(cases))
 
 
-def _rendered(seed: int) -> tuple[UInt8Array, UInt8Array]:
-    scan = render(draw(seed), SPACING, SHAPE)
+_CASE = TypeAdapter(Case)
+
+
+def _read(table: Path) -> list[Case]:
+    """The patients that are finished; a line that was cut off does not count."""
+    if not table.is_file():
+        return []
+    whole = table.read_bytes().rpartition(b"\n")[0]
+    table.write_bytes(whole + b"\n" if whole else b"")
+    return [_CASE.validate_json(line) for line in whole.splitlines()]
+
+
+def _rendered(seed: int) -> tuple[Case, UInt8Array, UInt8Array]:
+    patient = draw(seed)
+    scan = render(patient, SPACING, SHAPE)
     low, high = HU_WINDOW
     scaled = np.clip((scan.hu.astype(np.float32) - low) / (high - low), 0.0, 1.0)
-    return np.rint(scaled * 255).astype(np.uint8), scan.labels
+    return case_of(patient), np.rint(scaled * 255).astype(np.uint8), scan.labels

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import numpy as np
 import yaml
 
 from config import load_vocabulary
-from ct.phantom import DISEASES, FURTHER_DISEASES, Habits, PhantomPatient, write_report
+from ct.phantom import DISEASES, FURTHER_DISEASES, Habits, Lesion, PhantomPatient, write_report
 
 FINDINGS = (*DISEASES, *FURTHER_DISEASES)
 """What is asked of every patient, `anatomy.finding`."""
 ANATOMIES = load_vocabulary().preset("phantom").anatomies
 HABITS = Habits(prompts=0.05, unmentioned=0.35, findings_only=0.1)
 """Mostly synonyms; every third normal anatomy is not mentioned, every tenth disease not taken up in the impression."""
+
+GROWN = 1.7
+"""Focal lesions are so many times as large as other phantoms', for the benchmark's voxels are."""
 
 _YOUNG, _OLD = 0.7, 1.3
 """Factors of all chances at 30 and at 85 years."""
@@ -77,7 +80,15 @@ def case_of(patient: PhantomPatient) -> Case:
 def draw(seed: int) -> PhantomPatient:
     """The benchmark's patient of a seed: the body is that of `PhantomPatient.draw`, the diseases are its own."""
     body = PhantomPatient.draw(seed, ())
-    return PhantomPatient.draw(seed, diseases_of(seed, body.age))
+    patient = PhantomPatient.draw(seed, diseases_of(seed, body.age))
+    return replace(patient, diseases=tuple(_grown(lesion) for lesion in patient.diseases))
+
+
+def _grown(lesion: Lesion) -> Lesion:
+    if not lesion.balls:
+        return lesion
+    balls = tuple((x, y, z, GROWN * radius) for x, y, z, radius in lesion.balls)
+    return replace(lesion, balls=balls, radius_mm=balls[0][3], size_mm=float(round(GROWN * lesion.size_mm)))
 
 
 def diseases_of(seed: int, age: int) -> tuple[str, ...]:
@@ -91,7 +102,9 @@ def diseases_of(seed: int, age: int) -> tuple[str, ...]:
     for syndrome in table.all.values():
         hits = rng.random(1 + len(syndrome.findings))
         if hits[0] < syndrome.chance * factor:
-            found |= {key for (key, chance), hit in zip(syndrome.findings.items(), hits[1:], strict=True) if hit < chance}
+            found |= {
+                key for (key, chance), hit in zip(syndrome.findings.items(), hits[1:], strict=True) if hit < chance
+            }
     return tuple(key for key in FINDINGS if key in found)
 
 
