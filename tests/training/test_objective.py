@@ -184,7 +184,7 @@ SOFTENINGS = [_by_peer, _by_texts, _by_findings]
 @pytest.mark.parametrize("soften", SOFTENINGS)
 @pytest.mark.parametrize("seed", range(4))
 def test_softened_targets(soften: Softening, seed: int) -> None:
-    """Rows still sum to 1, rows of normal patients stay, weight goes to abnormal patients alone, without weight none."""
+    """Rows still sum to 1, those of normal patients stay, weight goes to abnormal ones alone, without weight none."""
     pairs = _random(seed)
     hard, soft = corrected_targets(pairs), soften(pairs, 0.5)
     for before, after, none in (
@@ -200,7 +200,7 @@ def test_softened_targets(soften: Softening, seed: int) -> None:
 
 
 def test_co_teaching_is_the_formula() -> None:
-    """y <- (1 - alpha) y + alpha p, p the peer's softmax over abnormal patients, of its images over its texts and back."""
+    """y <- (1 - alpha) y + alpha p, p the peer's softmax over abnormal patients, of images over texts and back."""
     pairs, peer = _random(1), _random(99)
     soft = _by_peer(pairs, 0.5)
     for k in range(3):

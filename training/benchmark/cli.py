@@ -21,9 +21,7 @@ def phantom_benchmark(
     preset: Annotated[
         Literal["cpu", "gpu"], typer.Option(help="How much: an hour of one core, or a GPU's night.")
     ] = "cpu",
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=20, help="Trainings of each method; none: the preset's.")
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=20, help="Trainings a method; none: the preset's.")] = None,
     docs: Annotated[
         Path | None, typer.Option(help="Folder of the page, its plots and numbers; none: OUT/page.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The figures: AUC of each finding, anatomy and method, with bootstrap intervals over the patients and paired differences."""
+"""The figures: AUC of each finding, anatomy and method, with bootstrap intervals over the patients, and differences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,9 +91,9 @@ def figures(
 
 
 def resampled_aucs(truth: Bools, answers: Floats, weights: npt.NDArray[np.int64]) -> Floats:
-    """AUC [R, F] of truth and answers [N, F] with each patient as often as `weights` [R, N] says; NaN without both classes.
+    """AUC [R, F] of truth and answers [N, F] with each patient as often as `weights` [R, N] says.
 
-    Patients without an answer (NaN) do not count; equal answers count half.
+    NaN without both classes. Patients without an answer (NaN) do not count; equal answers count half.
     """
     out = np.full((len(weights), truth.shape[1]), np.nan)
     for column in range(truth.shape[1]):

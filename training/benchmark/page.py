@@ -1,4 +1,4 @@
-"""The page of the benchmark: tables, plots and what the numbers say, all from the figures; notes written by hand stay."""
+"""The page of the benchmark: tables, plots and what the numbers say, from the figures; notes written by hand stay."""
 
 import json
 from collections.abc import Mapping
@@ -72,8 +72,8 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         "",
         f"- {size.patients} patients to learn from, {size.validation} to choose settings on, {size.test} held out for "
         f"every figure below; {len(ANATOMIES)} anatomies, {len(FINDINGS)} findings. Diseases come in company "
-        "(`training/benchmark/syndromes.yaml`: cirrhosis with a wide portal vein and a large spleen, heart failure with "
-        f"effusion, …). Focal lesions are {GROWN:g} times as large as in other phantoms, because the voxels are "
+        "(`training/benchmark/syndromes.yaml`: cirrhosis with a wide portal vein and a large spleen, heart failure "
+        f"with effusion, …). Focal lesions are {GROWN:g} times as large as in other phantoms, because the voxels are "
         "7.6 x 5.5 x 6.2 mm.",
         f"- Reports: {HABITS.unmentioned:.0%} of normal anatomies are not mentioned, {HABITS.findings_only:.0%} of the "
         "diseases stand in the findings but not in the impression (and so are called normal by the rule of the public "
@@ -84,9 +84,9 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         f"frozen ({size.stem_steps} steps). Each method: {steps} steps of {size.batch} patients, {size.epochs} epochs, "
         f"the trainer of `fvlm-node train pretrain`; seeds {', '.join(map(str, size.seeds))}. Co-teaching trains two "
         "models and the first is measured.",
-        "- CLIP has one query for the whole scan and sees the whole report; supervised learns the findings that the report "
-        "decides, unmentioned anatomies masked, and answers with its logits; the others answer zero-shot from a pair of "
-        "prompts.",
+        "- CLIP has one query for the whole scan and sees the whole report; supervised learns the findings that the "
+        "report decides, unmentioned anatomies masked, and answers with its logits; the others answer zero-shot from a "
+        "pair of prompts.",
         f"- Machine: {about['machine']}. One training took "
         + ", ".join(f"{name} {row.cpu_seconds:.0f} s" for name, row in figures.methods.items())
         + " of CPU time.",
@@ -96,13 +96,13 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         "| method | macro AUC | 95 % interval | seeds | validation |",
         "|---|---|---|---|---|",
         *(
-            f"| {name} | **{row.macro.value:.3f}** | {row.macro.low:.3f} to {row.macro.high:.3f} | {_list(row.seeds)} | "
-            f"{_list(row.validation)} |"
+            f"| {name} | **{row.macro.value:.3f}** | {row.macro.low:.3f} to {row.macro.high:.3f} "
+            f"| {_list(row.seeds)} | {_list(row.validation)} |"
             for name, row in figures.methods.items()
         ),
         "",
-        "Intervals are bootstrapped over the held-out patients, of the mean over seeds. They do not contain what another "
-        "choice of training patients would change.",
+        "Intervals are bootstrapped over the held-out patients, of the mean over seeds. They do not contain what "
+        "another choice of training patients would change.",
         "",
         f"![Macro AUC of each method]({NAME}-methods.png)",
         "",
@@ -141,11 +141,11 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         "",
         "## What it does not show",
         "",
-        "- Whether the order holds on real scans and reports, at the paper's size, or with an end-to-end trained encoder.",
+        "- Whether the order holds on real scans, at the paper's size, or with an encoder trained end to end.",
         "- The paper's own co-teaching: its formula was not at hand, `training/objective/corrections.py` says what was "
         "made of its words.",
-        "- Label overlap and the supervised baseline are given the true findings of each mentioned anatomy; a labeler of "
-        "real reports makes mistakes.",
+        "- Label overlap and the supervised baseline are given the true findings of each mentioned anatomy; a labeler "
+        "of real reports makes mistakes.",
     ]
 
 

@@ -102,9 +102,8 @@ def diseases_of(seed: int, age: int) -> tuple[str, ...]:
     for syndrome in table.all.values():
         hits = rng.random(1 + len(syndrome.findings))
         if hits[0] < syndrome.chance * factor:
-            found |= {
-                key for (key, chance), hit in zip(syndrome.findings.items(), hits[1:], strict=True) if hit < chance
-            }
+            brought = zip(syndrome.findings.items(), hits[1:], strict=True)
+            found |= {key for (key, chance), hit in brought if hit < chance}
     return tuple(key for key in FINDINGS if key in found)
 
 

@@ -26,9 +26,8 @@ def scores(student: Student, data: Encoded) -> Floats:
     """
     training = student.training
     student.eval()
-    rows = [
-        _rows(student, data, range(first, min(first + _AT_ONCE, len(data)))) for first in range(0, len(data), _AT_ONCE)
-    ]
+    patients = range(len(data))
+    rows = [_rows(student, data, patients[first : first + _AT_ONCE]) for first in patients[::_AT_ONCE]]
     student.train(training)
     return np.concatenate(rows)
 
