@@ -1,6 +1,7 @@
 """One step: the gradient in several passes is that of one, also with dropout, recomputed blocks and bfloat16."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from tests.training.toy_archive import ToyArchive, toy_model, without_text_dropout
 from training.pretraining.batches import Batch, Order
+from training.pretraining.config import CorrectionConfig
 from training.pretraining.step import Pass, backward
 from training.pretraining.student import decay_groups, recompute_blocks
 from training.pretraining.trainees import (
@@ -177,3 +179,33 @@ def test_texts_come_back_in_their_order() -> None:
     for row, study in enumerate([0, 1, 2, 5]):
         alone = trainee(ARCHIVE.batch([study], (0, 0))).learned["text"][0]
         assert torch.allclose(together[row], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("abnormal", ["co-teaching", "momentum", "jaccard"])
+def test_each_correction_grows_with_the_ramp(abnormal: Any) -> None:
+    plain = _trainee()
+    assert isinstance(plain, FVLMTrainee)
+    config, tokenizer = plain.model.config, plain.tokenizer
+    corrected = FVLMTrainee(config, tokenizer, CorrectionConfig(abnormal=abnormal), ARCHIVE.findings)
+    with torch.no_grad():
+        known = corrected(_batches(8)[0]).known
+    generator = torch.Generator().manual_seed(4)
+    mine, its = (
+        Features({name: nn.functional.normalize(torch.randn(8, 2, 16, generator=generator), dim=-1)
+                  for name in ("image", "text")}, known)
+        for _ in range(2)
+    )  # fmt: skip
+    with torch.no_grad():
+        expected = float(plain.loss(mine, None, 1.0).total)
+        none, half, whole = (float(corrected.loss(mine, its, ramp).total) for ramp in (0.0, 0.5, 1.0))
+    assert none == pytest.approx(expected, abs=1e-5)
+    assert abs(half - expected) > 1e-4
+    assert abs(whole - half) > 1e-4
+
+
+def test_a_correction_without_its_teacher_is_an_error() -> None:
+    plain = _trainee()
+    assert isinstance(plain, FVLMTrainee)
+    corrected = FVLMTrainee(plain.model.config, plain.tokenizer, CorrectionConfig(abnormal="momentum"))
+    with pytest.raises(ValueError, match="teacher"):
+        backward(corrected, _batches(8), SEEDS[:1], PLAIN)

@@ -73,7 +73,7 @@ class CheckpointConfig(_Strict):
 class RecipeConfig(_Strict):
     """How is learned, whatever is learned."""
 
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, le=1_000_000_000)] = 42
     """Of the weights, the order, the augmentation and the dropout."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

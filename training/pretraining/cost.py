@@ -1,9 +1,17 @@
 """What a step costs, worked out from the architecture: multiplications, and the memory of what the gradient needs."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from fvlm.config import ModelConfig
 from training.pretraining.config import RecipeConfig
+
+Shape = tuple[int, ...]
 
 CAPTION_TOKENS = 48
 """Tokens of a caption, assumed where none are at hand: an impression and a finding or two."""
@@ -72,3 +80,25 @@ def activation_bytes(model: ModelConfig, recipe: RecipeConfig) -> float:
     window = model.image_shape[0] * model.image_shape[1] * model.image_shape[2]
     both = stacks(model, micro, micro * len(model.anatomies))
     return sum(stack.saved_bytes(number, recipe.recompute) for stack in both) + micro * window * (5.0 + number)
+
+
+def counted_flops(work: Callable[[], Any]) -> float:
+    """What PyTorch counts while some work is done, with what it computes on a CPU and does not count itself."""
+
+    def product(x: Shape, weight: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
+        return 2 * math.prod(x) * weight[0]
+
+    def attention(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:  # noqa: ARG001
+        return sdpa_flop_count(query, key, value)
+
+    def attention_back(_: Shape, query: Shape, key: Shape, *__: Any, out_shape: Any = None, **___: Any) -> int:  # noqa: ARG001
+        return sdpa_flop_count(query, key, key) * 5 // 2  # the scores once more, and two products for each of the two
+
+    known = {
+        torch.ops.mkldnn._linear_pointwise: product,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
+    }
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        work()
+    return float(counter.get_total_flops())

@@ -1,6 +1,6 @@
 """Phantom patients as `Batches`: for trials of the trainer, its tests, and the phantom benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ class PhantomBatches:
 
     def __len__(self) -> int:
         return len(self._data.patients)
+
+    def texts(self) -> Iterator[str]:
+        """Every report and caption, for a vocabulary."""
+        for patient in self._data.patients:
+            yield patient.report
+            yield from (caption.text for caption in patient.captions)
 
     def batch(self, chosen: Sequence[int], draw: tuple[int, int]) -> Batch:
         """See `Batches`. A phantom knows all its findings."""

@@ -148,9 +148,9 @@ def _check(config: RunConfig, data: Batches) -> None:
 
 def _tokenizer(config: RunConfig, data: Batches) -> BertTokenizer:
     """The one that is named, or one of the words of phantom reports. Raises PretrainError."""
-    if config.tokenizer is None:
-        batch = data.batch(range(len(data)), (config.recipe.seed, 0))
-        return build_tokenizer([*batch.reports, *(text for row in batch.captions for text in row)])
+    if isinstance(data, PhantomBatches) and config.tokenizer is None:
+        return build_tokenizer(data.texts())
+    assert config.tokenizer is not None  # RunConfig
     try:
         return load_tokenizer(config.tokenizer)
     except TokenizerError as error:

@@ -125,10 +125,10 @@ class FVLMTrainee(Trainee):
         targets = corrected_targets(pairs) if correction.normal else own_targets(pairs)
         weight = correction.alpha * ramp
         match correction.abnormal:
-            case "co-teaching" if teacher is not None:
-                return softened_by_peer(targets, pairs, _pairs(teacher), self.model.temp, weight)
-            case "momentum" if teacher is not None:
-                return softened_by_texts(targets, pairs, teacher.learned["text"], self.model.temp, weight)
+            case "co-teaching":
+                return softened_by_peer(targets, pairs, _pairs(_given(teacher)), self.model.temp, weight)
+            case "momentum":
+                return softened_by_texts(targets, pairs, _given(teacher).learned["text"], self.model.temp, weight)
             case "jaccard":
                 anatomy = torch.tensor(self.anatomy, device=pairs.usable.device)
                 overlap = finding_overlap(features.known["findings"], anatomy, pairs.usable.shape[1])
@@ -145,6 +145,13 @@ class FVLMTrainee(Trainee):
 def _pairs(features: Features) -> AnatomyPairs:
     known = features.known
     return AnatomyPairs(**features.learned, usable=known["usable"], normal=known["normal"], caption=known["caption"])
+
+
+def _given(teacher: Features | None) -> Features:
+    """Raises ValueError where the loop has none."""
+    if teacher is None:
+        raise ValueError("this correction needs the features of a teacher")
+    return teacher
 
 
 class ClipTrainee(Trainee):
