@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from training.benchmark.cli import phantom_benchmark
 from training.pretraining.cli import preset, pretrain
 from training.shards.cli import check_shards, shards
 from training.size import Size
@@ -23,6 +24,10 @@ app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
 )
+app.command(
+    "phantom-benchmark",
+    epilog="Example: fvlm-node train phantom-benchmark --out runs/phantom-benchmark --docs docs/research",
+)(phantom_benchmark)
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 

@@ -18,11 +18,12 @@ from training.benchmark.encode import Encoded, encode
 from training.benchmark.figures import Figures, figures
 from training.benchmark.patients import FINDINGS
 from training.benchmark.scores import Floats, scores
+from training.benchmark.sections import SectionLesson
 from training.benchmark.size import TEST_SEED, TRAIN_SEED, VALIDATION_SEED, Size
 from training.benchmark.stem import StemLesson
-from training.benchmark.trainees import METHODS, students
+from training.benchmark.trainees import METHODS, State, students
 from training.pretrain import Recipe
-from training.pretrain import fit as fit_stem
+from training.pretrain import fit as teach
 from training.pretraining.config import (
     BatchConfig,
     CheckpointConfig,
@@ -74,6 +75,7 @@ def run(out: Path, size: Size, processes: int, stages: Stages, device: torch.dev
             )
     tokenizer = build_tokenizer(text for case in scans["train"].cases for text in (*case.captions, case.report))
     stem = _stem(out / "stem", size, scans["train"], len(tokenizer), stages)
+    texts = _texts(out / "text", size, scans["train"], tokenizer, stages)
     encoded: dict[str, Encoded] = {}
     for name, data in scans.items():
         with stages(f"stem: {name}") as update:
@@ -88,7 +90,9 @@ def run(out: Path, size: Size, processes: int, stages: Stages, device: torch.dev
     for seed in size.seeds:
         for method in METHODS:
             with stages(f"{method}, seed {seed}") as update:
-                answers[method].append(_answers(out / "runs", method, seed, size, encoded, tokenizer, update, device))
+                answers[method].append(
+                    _answers(out / "runs", method, seed, size, encoded, tokenizer, texts, update, device)
+                )
     return figures(
         {method: [each.test for each in rows] for method, rows in answers.items()},
         {method: [each.validation for each in rows] for method, rows in answers.items()},
@@ -113,8 +117,18 @@ def _stem(folder: Path, size: Size, data: Scans, words: int, stages: Stages) -> 
     lesson = StemLesson(size.model(words), data)
     with stages("stem") as update:
         recipe = Recipe("stem", size.stem_steps, batch=8, peak_lr=4e-3, seed=0)
-        done = fit_stem(lesson, len(data), recipe, folder, lambda step, loss: update(step, size.stem_steps, loss))
+        done = teach(lesson, len(data), recipe, folder, lambda step, loss: update(step, size.stem_steps, loss))
     return done.cells
+
+
+def _texts(folder: Path, size: Size, data: Scans, tokenizer: BertTokenizer, stages: Stages) -> State:
+    """The text side's weights."""
+    torch.manual_seed(0)
+    lesson = SectionLesson(size.model(len(tokenizer)), tokenizer, data.cases)
+    with stages("text") as update:
+        recipe = Recipe("text", size.text_steps, batch=min(64, len(data)), peak_lr=4e-3, seed=0)
+        teach(lesson, len(data), recipe, folder, lambda step, loss: update(step, size.text_steps, loss))
+    return {name: rows for name, rows in lesson.model.state_dict().items() if name.startswith("text_")}
 
 
 def _answers(
@@ -124,6 +138,7 @@ def _answers(
     size: Size,
     data: dict[str, Encoded],
     tokenizer: BertTokenizer,
+    texts: State,
     update: Update,
     device: torch.device,
 ) -> Answers:
@@ -131,7 +146,9 @@ def _answers(
     file = folder / f"{method}-{seed}.npz"
     if not file.is_file():
         began = time.process_time()
-        trainees, correction = students(method, size.model(len(tokenizer)), tokenizer, FINDINGS, seed, size.ramp_epochs)
+        trainees, correction = students(
+            method, size.model(len(tokenizer)), tokenizer, texts, FINDINGS, seed, size.ramp_epochs
+        )
         # Two models of a pair have neighbouring seeds: those of runs lie apart.
         learned = fit(
             trainees,

@@ -19,9 +19,10 @@ class Size:
     validation: int = 300
     test: int = 800
     stem_steps: int = 200
-    epochs: int = 3
+    text_steps: int = 200
+    epochs: int = 2
     batch: int = 32
-    peak_lr: float = 3e-3
+    peak_lr: float = 4e-3
     ramp_epochs: float = 1.0
     """Of the soft targets; the paper's two are of twenty."""
     width: int = 64
@@ -67,6 +68,7 @@ PRESETS: dict[Preset, Size] = {
         validation=2000,
         test=4000,
         stem_steps=2000,
+        text_steps=2000,
         epochs=20,
         batch=128,
         peak_lr=1e-3,

@@ -4,7 +4,7 @@ All have the same parts. What differs is who is asked (each anatomy, or the scan
 compared with (the anatomy's sentences, the whole report, or labels).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -14,7 +14,7 @@ from transformers import BertTokenizer
 from fvlm.config import ModelConfig
 from fvlm.model import FVLM
 from training.benchmark.encode import EncodedBatch
-from training.learner import INITIAL_TEMPERATURE, spread
+from training.learner import INITIAL_TEMPERATURE
 from training.pretraining.batches import Batch
 from training.pretraining.config import PLAIN, CorrectionConfig
 from training.pretraining.trainees import (
@@ -28,15 +28,23 @@ from training.pretraining.trainees import (
 )
 from training.standardise import Standardise
 
+State = Mapping[str, Tensor]
+"""Weights by their names in `FVLM`."""
+
 
 class AnatomyStudent(FVLMTrainee):
     """fVLM: each anatomy against what the report says of it."""
 
     def __init__(
-        self, config: ModelConfig, tokenizer: BertTokenizer, correction: CorrectionConfig, findings: Sequence[str]
+        self,
+        config: ModelConfig,
+        tokenizer: BertTokenizer,
+        texts: State,
+        correction: CorrectionConfig,
+        findings: Sequence[str],
     ) -> None:
         super().__init__(config, tokenizer, correction, findings)
-        _begin(self.model)
+        _begin(self.model, texts)
         self.standard_image = Standardise(len(config.anatomies), config.embedding)
         self.standard_text = Standardise(1, config.embedding)
 
@@ -68,11 +76,11 @@ class AnatomyStudent(FVLMTrainee):
 class ScanStudent(ClipTrainee):
     """Plain CLIP: one query at the whole scan, against the whole report."""
 
-    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer) -> None:
+    def __init__(self, config: ModelConfig, tokenizer: BertTokenizer, texts: State) -> None:
         """`config` has one anatomy, the scan."""
         super().__init__(config, tokenizer)
         self.model.requires_grad_(True)
-        _begin(self.model)
+        _begin(self.model, texts)
         self.model.vision_projs.requires_grad_(False)
         self.standard_image = Standardise(1, config.embedding)
         self.standard_text = Standardise(1, config.embedding)
@@ -96,7 +104,7 @@ class LabelStudent(SupervisedTrainee):
 
     def __init__(self, config: ModelConfig, findings: Sequence[str]) -> None:
         super().__init__(config, findings)
-        _begin(self.model)
+        _begin(self.model, {})
         self.standard = Standardise(len(config.anatomies), config.width)
         nn.init.constant_(self.bias, -2.5)
 
@@ -130,11 +138,11 @@ def _numbers(batch: Batch) -> Tensor:
     return torch.tensor(numbers, device=batch.usable.device)
 
 
-def _begin(model: FVLM) -> None:
-    """First weights that suit a small model; the stem's convolutions stay as they were taught."""
+def _begin(model: FVLM, texts: State) -> None:
+    """First weights: the text side's as it was taught (`texts`), the rest at random; the stem's convolutions stay."""
     nn.init.normal_(model.query_tokens, std=0.02)
-    if model.has_text_encoder:
-        spread(model.text_encoder)
+    if texts:
+        model.load_state_dict({**model.state_dict(), **texts})
     with torch.no_grad():
         model.temp.fill_(INITIAL_TEMPERATURE)
     cells = model.visual_encoder.cells
@@ -147,6 +155,7 @@ def students(
     method: str,
     config: ModelConfig,
     tokenizer: BertTokenizer,
+    texts: State,
     findings: Sequence[str],
     seed: int,
     ramp_epochs: float,
@@ -156,12 +165,12 @@ def students(
         torch.manual_seed(seed)
         if method == "supervised":
             return [LabelStudent(config, findings)], PLAIN
-        return [ScanStudent(config.model_copy(update={"anatomies": ("scan",)}), tokenizer)], PLAIN
+        return [ScanStudent(config.model_copy(update={"anatomies": ("scan",)}), tokenizer, texts)], PLAIN
     correction = CORRECTIONS[method].model_copy(update={"ramp_epochs": ramp_epochs})
     both = []
     for number in range(2 if correction.abnormal == "co-teaching" else 1):
         torch.manual_seed(seed + 1000 * number)
-        both.append(AnatomyStudent(config, tokenizer, correction, findings))
+        both.append(AnatomyStudent(config, tokenizer, texts, correction, findings))
     return list(both), correction
 
 
