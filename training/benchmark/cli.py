@@ -50,7 +50,7 @@ def phantom_benchmark(
         folder = docs or out / "page"
         page = write_page(folder, figures, size, {"preset": preset, "out": str(out), "machine": machine()})
     except (PretrainError, ValueError, OSError) as error:
-        _errors.print(f"[red]{escape(str(error))}[/]")
+        _errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         raise typer.Exit(2) from error
     table = Table("method", "macro AUC", "95 % interval")
     for name, row in figures.methods.items():

@@ -75,16 +75,16 @@ def figures(
     }
     methods = {
         method: Method(
-            macro=_interval(np.nanmean(table, axis=1)),
+            macro=_interval(_means(table)),
             seeds=tuple(float(np.nanmean(aucs(truth, answers))) for answers in test[method]),
             validation=tuple(float(np.nanmean(aucs(validation_truth, rows))) for rows in validation[method]),
-            anatomies={name: _interval(np.nanmean(table[:, _of(name)], axis=1)) for name in ANATOMIES},
+            anatomies={name: _interval(_means(table[:, _of(name)])) for name in ANATOMIES},
             findings={name: _interval(table[:, column]) for column, name in enumerate(FINDINGS)},
             cpu_seconds=float(np.mean(seconds[method])),
         )
         for method, table in tables.items()
     }
-    macro = {method: np.nanmean(table, axis=1) for method, table in tables.items()}
+    macro = {method: _means(table) for method, table in tables.items()}
     differences = {f"{one} - {other}": _interval(macro[one] - macro[other]) for one, other in STEPS}
     positives = dict(zip(FINDINGS, (int(count) for count in truth.sum(0)), strict=True))
     return Figures(methods, differences, positives)
@@ -121,8 +121,16 @@ def _weights(patients: int) -> npt.NDArray[np.int64]:
 
 def _interval(rows: Floats) -> Interval:
     """Of [1 + R]: the sample itself, then its resamples."""
-    low, high = np.nanpercentile(rows[1:], [2.5, 97.5])
+    known = rows[1:][~np.isnan(rows[1:])]
+    low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return Interval(float(rows[0]), float(low), float(high))
+
+
+def _means(table: Floats) -> Floats:
+    """Of each row, without what is NaN; NaN where all is."""
+    known = ~np.isnan(table)
+    count = known.sum(1)
+    return np.divide(np.nansum(table, axis=1), count, out=np.full(len(table), np.nan), where=count > 0)
 
 
 def _of(anatomy: str) -> list[int]:

@@ -1,6 +1,7 @@
 """The page of the benchmark: tables, plots and what the numbers say, from the figures; notes written by hand stay."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,7 @@ def write_page(folder: Path, figures: Figures, size: Size, about: Mapping[str, A
     """Write `phantom-benchmark.md`, `.json` and the two plots into a folder; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
-    data.write_text(json.dumps(as_json(figures, size, about), indent=1) + "\n", encoding="utf-8")
+    data.write_text(json.dumps(_finite(as_json(figures, size, about)), indent=1) + "\n", encoding="utf-8")
     _plot_methods(folder / f"{NAME}-methods.png", figures)
     _plot_anatomies(folder / f"{NAME}-anatomies.png", figures)
     kept = page.read_text(encoding="utf-8").partition(NOTES)[2] if page.is_file() else "\n"
@@ -57,6 +58,15 @@ def as_json(figures: Figures, size: Size, about: Mapping[str, Any]) -> dict[str,
         "size": asdict(size),
         "about": dict(about),
     }
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:

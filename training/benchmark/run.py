@@ -107,7 +107,8 @@ def _claim(file: Path, size: Size) -> None:
     wanted = json.loads(json.dumps(asdict(size)))
     if file.is_file():
         if (found := json.loads(file.read_text(encoding="utf-8"))) != wanted:
-            raise ValueError(f"{file.parent} belongs to a run of another size, {found}; choose another --out")
+            other = ", ".join(f"{name} {found.get(name)}" for name in wanted if found.get(name) != wanted[name])
+            raise ValueError(f"{file.parent} belongs to a run of another size ({other}); choose another --out")
         return
     file.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
 
