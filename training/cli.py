@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.assessment.cli import evaluate
+from training.benchmark.cli import phantom_benchmark
 from training.collect_cli import collect
 from training.pretraining.cli import preset, pretrain
 from training.release.cli import release
@@ -36,11 +37,13 @@ app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --d
 app.command("evaluate", epilog="Example: fvlm-node train evaluate fvlm-release shards --out evaluation --device cuda")(
     evaluate
 )
-app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
-app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
 app.command(
     "release", epilog='Example: fvlm-node train release runs/ct-rate --out release --name site --version 1 --data "..."'
 )(release)
+app.command(
+    "phantom-benchmark",
+    epilog="Example: fvlm-node train phantom-benchmark --out runs/phantom-benchmark --docs docs/research",
+)(phantom_benchmark)
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 

@@ -62,7 +62,7 @@ class Learner(Trainee):
         self.model.query_tokens.requires_grad_(False)
         with torch.no_grad():
             self.model.temp.fill_(INITIAL_TEMPERATURE)
-        _spread(self.model.text_encoder)
+        spread(self.model.text_encoder)
         self.tokenizer = tokenizer
         self.pooled = pooled
         self.standard_image = Standardise(image_groups, trunk.config.embedding)
@@ -139,7 +139,7 @@ def build(trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled, method: Method,
     return FVLMLearner(trunk, tokenizer, pooled) if method == "fvlm" else CLIPLearner(trunk, tokenizer, pooled)
 
 
-def _spread(text_encoder: nn.Module) -> None:
+def spread(text_encoder: nn.Module) -> None:
     """Initial weights in proportion to the width: BERT's own 0.02 suits 768, not 128."""
     for name, parameter in text_encoder.named_parameters():
         if "word_embeddings" in name:

@@ -105,7 +105,7 @@ class FVLMTrainee(Trainee):
         """Image and text [B, A, E] of unit length; an anatomy that is absent or cut has zeros."""
         image, present = self.model.anatomy_features(batch.image, batch.labels)
         usable = present & batch.usable
-        text = _texts_of_pairs(self.model, self.tokenizer, batch.captions, usable)
+        text = texts_of_pairs(self.model, self.tokenizer, batch.captions, usable)
         numbers = [[caption_number(text) for text in row] for row in batch.captions]
         known = {"usable": usable, "normal": batch.normal, "caption": torch.tensor(numbers, device=text.device)}
         if self.correction.abnormal == "jaccard":
@@ -175,7 +175,7 @@ class ClipTrainee(Trainee):
         """Image and text [B, E] of unit length."""
         final = self.model.visual_encoder.transform(batch.image)[-1]
         image = F.normalize(self.image_proj(final.mean(1)).float(), dim=-1)
-        return Features({"image": image, "text": _texts(self.model, self.tokenizer, batch.reports)}, {})
+        return Features({"image": image, "text": texts_features(self.model, self.tokenizer, batch.reports)}, {})
 
     def loss(self, features: Features, teacher: Features | None, ramp: float) -> Losses:  # noqa: ARG002
         """Only a study's own report is positive."""
@@ -222,19 +222,19 @@ def caption_number(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def _texts_of_pairs(model: FVLM, tokenizer: BertTokenizer, captions: Sequence[Sequence[str]], usable: Tensor) -> Tensor:
+def texts_of_pairs(model: FVLM, tokenizer: BertTokenizer, captions: Sequence[Sequence[str]], usable: Tensor) -> Tensor:
     """[B, A, E]: only captions of usable anatomies are encoded, each once; the others are zeros."""
     flags = usable.tolist()
     wanted = [
         text for row, used in zip(captions, flags, strict=True) for text, use in zip(row, used, strict=True) if use
     ]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(wanted or [captions[0][0]]))}
-    encoded = _texts(model, tokenizer, list(distinct))
+    encoded = texts_features(model, tokenizer, list(distinct))
     at = torch.tensor([[distinct.get(text, 0) for text in row] for row in captions], device=encoded.device)
     return encoded[at] * usable[..., None]
 
 
-def _texts(model: FVLM, tokenizer: BertTokenizer, texts: Sequence[str]) -> Tensor:
+def texts_features(model: FVLM, tokenizer: BertTokenizer, texts: Sequence[str]) -> Tensor:
     """[N, E] of unit length, encoded in groups of like length so that little padding is computed."""
     longest, device = model.config.text.max_tokens, model.temp.device
     tokens = tokenizer(list(texts), truncation=True, max_length=longest)["input_ids"]
