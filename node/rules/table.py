@@ -56,5 +56,5 @@ def _why(one: Judged) -> Text:
         text.append("\n" if text else "").append(f"{said.rule.name}: ").append(word, style=style)
         for term in said.trace.terms:
             word, style = _WORDS[term.truth]
-            text.append(f"\n  {term.text}: {term.value}: ").append(word, style=style)
+            text.append(f"\n  {term.text}  (is {term.value}) ").append(word, style=style)
     return text
