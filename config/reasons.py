@@ -37,6 +37,10 @@ class Reason(StrEnum):
     NO_PIXELS = "NO_PIXELS"
     UNDECODABLE = "UNDECODABLE"
     BAD_RESCALE = "BAD_RESCALE"
+    # routing rules
+    SKIPPED_BY_RULE = "SKIPPED_BY_RULE"
+    NO_RULE = "NO_RULE"
+    NOT_BEST_SERIES = "NOT_BEST_SERIES"
     # reading
     ANATOMY_ABSENT = "ANATOMY_ABSENT"
     ANATOMY_CUT_OFF = "ANATOMY_CUT_OFF"
@@ -91,6 +95,10 @@ class Reason(StrEnum):
     DISK_FULL = "DISK_FULL"
     SPOOL_FAILED = "SPOOL_FAILED"
     MODEL_UNAVAILABLE = "MODEL_UNAVAILABLE"
+    RELEASE_UNKNOWN = "RELEASE_UNKNOWN"
+    RELEASE_DAMAGED = "RELEASE_DAMAGED"
+    RELEASE_UNFIT = "RELEASE_UNFIT"
+    RELEASE_GONE = "RELEASE_GONE"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     DEVICE_ERROR = "DEVICE_ERROR"
     TIME_LIMIT = "TIME_LIMIT"
@@ -181,6 +189,18 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NO_PIXELS: _Text("The instance has no pixel data.", "Send complete images."),
     Reason.UNDECODABLE: _Text("The pixel data cannot be decoded.", "Send it uncompressed."),
     Reason.BAD_RESCALE: _Text("Rescale slope or intercept is missing or unusable.", "Send original CT images."),
+    Reason.SKIPPED_BY_RULE: _Text(
+        "A routing rule says that such a series is not read.",
+        "Nothing; if it should be read, change the rule: fvlm-node rules test",
+    ),
+    Reason.NO_RULE: _Text(
+        "No routing rule fits the series.",
+        "Nothing; if it should be read, add a rule for it: fvlm-node rules test",
+    ),
+    Reason.NOT_BEST_SERIES: _Text(
+        "A better series of the same study is read instead.",
+        "Nothing; if every series should be read, remove best_of_study from the rule.",
+    ),
     Reason.ANATOMY_ABSENT: _Text("The anatomy is not in the scan.", "Nothing: it is outside the field of view."),
     Reason.ANATOMY_CUT_OFF: _Text("The anatomy is cut by the border of the scan.", "Scan the whole organ."),
     Reason.ANATOMY_TOO_SMALL: _Text("The segmented volume is implausibly small.", "Check the segmentation."),
@@ -330,6 +350,21 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.TIME_LIMIT: _Text(
         "The analysis took longer than work.time_limit_s.",
         "See in the analyze log where it stood; raise work.time_limit_s, then: fvlm-node retry SERIES",
+    ),
+    Reason.RELEASE_UNKNOWN: _Text(
+        "The node knows no such release, or has none to go back to.",
+        "Name the folder of a release, or the beginning of a digest that fvlm-node model list shows.",
+    ),
+    Reason.RELEASE_DAMAGED: _Text(
+        "The release is not whole, or not what it was when it was sealed.",
+        "Copy its folder again; fvlm-node model verify checks it.",
+    ),
+    Reason.RELEASE_UNFIT: _Text(
+        "The release does not fit this node.", "Take a release whose anatomies and findings this version knows."
+    ),
+    Reason.RELEASE_GONE: _Text(
+        "The release with which the study was begun is not there any more.",
+        "Put its folder back, then fvlm-node retry; or read every series of the study again: fvlm-node rerun.",
     ),
     Reason.CANCELLED: _Text("Somebody cancelled the job.", "To run it after all: fvlm-node retry SERIES"),
     Reason.ATTEMPTS_EXHAUSTED: _Text(

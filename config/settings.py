@@ -3,6 +3,7 @@
 The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -248,7 +249,8 @@ AnyDestination = Annotated[
 
 
 class RoutingSettings(_Section):
-    """The one routing rule: a CT series of at least `min_slices` is read and its results go to `destinations`."""
+    """What is read and where the results go: a CT series of at least `min_slices` is read and its results go to
+    `destinations`, unless `rules` say otherwise."""
 
     min_slices: Annotated[int, Field(ge=1)] = 20
     """Fewer slices: rejected as TOO_FEW_SLICES."""
@@ -256,6 +258,9 @@ class RoutingSettings(_Section):
     """More slices: rejected as TOO_MANY_SLICES."""
     destinations: tuple[str, ...] = ()
     """Names from `destinations` that receive the results; none: results stay in the data folder."""
+    rules: Path | None = None
+    """Rules file (YAML, see docs/operations/routing.md): which series are read, how, and where their results go; empty:
+    every series that is fit to be read. Relative to the settings file's folder. Example: routing.yaml"""
     priorities: dict[AETitle, PriorityName] = {}  # noqa: RUF012 - pydantic copies it
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()
@@ -407,8 +412,12 @@ class Settings(BaseSettings):
 
     @property
     def plan(self) -> Plan:
-        """What is written for a series: all that the destinations of the routing rule get."""
-        return Plan.of(self.destinations[name].outputs for name in self.routing.destinations)
+        """What is written for a series: all that `routing.destinations` get."""
+        return self.plan_for(self.routing.destinations)
+
+    def plan_for(self, names: Iterable[str]) -> Plan:
+        """What is written for a series whose results go to these; a name that is not in the settings gets nothing."""
+        return Plan.of(self.destinations[name].outputs for name in names if name in self.destinations)
 
     @property
     def spool_dir(self) -> Path:
@@ -479,5 +488,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
         settings: Settings = loaded
         if file is not None:
-            settings = loaded.model_copy(update={"data_dir": file.resolve().parent / loaded.data_dir})
+            here, rules = file.resolve().parent, loaded.routing.rules
+            routing = loaded.routing.model_copy(update={"rules": rules and here / rules})
+            settings = loaded.model_copy(update={"data_dir": here / loaded.data_dir, "routing": routing})
         return settings

@@ -98,6 +98,17 @@ class Block(nn.Module):
                 out[sample, group] = own[0, : len(group)]
         return out
 
+    def chosen(self, x: Tensor, wanted: Tensor) -> Tensor:
+        """As `only`, with a gradient: all samples at once, as many tokens of each as the one with most needs."""
+        most = int(wanted.sum(1).max().clamp(min=1))
+        rows = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        at = rows[..., None].expand(-1, -1, x.shape[-1])
+        normed = self.norm1(x)
+        key, value = self.attn.keys_and_values(normed)
+        own = x.gather(1, at) + self.attn.ask(normed.gather(1, at), key, value)
+        own = own + self.mlp(self.norm2(own))
+        return torch.zeros_like(x).scatter(1, at, own.to(x.dtype))
+
 
 class PatchEmbedding(nn.Module):
     """Image -> tokens with learned positions; token order z slowest, then y, then x."""
@@ -177,7 +188,9 @@ class VisionEncoder(nn.Module):
         tokens = []
         for index, block in enumerate(self.blocks):
             last = index == len(self.blocks) - 1
-            if last and wanted is not None and self._is_worth_choosing(x):
+            if last and wanted is not None and self.training and index not in self.levels:
+                x = cast(Block, block).chosen(x, wanted)
+            elif last and wanted is not None and self._is_worth_choosing(x):
                 x = cast(Block, block).only(x, wanted)
             else:
                 x = block(x)

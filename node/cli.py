@@ -9,14 +9,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from config.rules import RulesError
 from config.settings import Settings, SettingsError
 from config.vocabulary import VocabularyError
 from dicom_sr.viewers import Viewer
 from node.errors import CommandError
 from node.feedback_commands import feedback_app
 from node.job_commands import commands
+from node.releases.commands import commands as release_commands
 from node.report_commands import report_app
 from node.retrieve.commands import pull_app
+from node.rules.commands import rules_app
 from node.series_commands import series_app
 from node.worklist.commands import worklist_app
 
@@ -38,7 +41,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,  # locals may hold patient data
 )
-model_app = typer.Typer(help="Look at model releases, and import the public checkpoint.", no_args_is_help=True)
+model_app = typer.Typer(
+    help="Model releases: look at them, import the public checkpoint, shadow, promote, roll back.", no_args_is_help=True
+)
+model_app.add_typer(release_commands)
 app.add_typer(model_app, name="model")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
@@ -46,6 +52,7 @@ app.add_typer(commands)
 app.add_typer(pull_app)
 app.add_typer(series_app, name="series")
 app.add_typer(worklist_app, name="worklist")
+app.add_typer(rules_app, name="rules")
 app.add_typer(report_app, name="report")
 app.add_typer(feedback_app, name="feedback")
 
@@ -206,7 +213,7 @@ def status(
     limit: Annotated[int, typer.Option(help="Newest rows shown of each table.", min=1)] = 30,
 ) -> None:
     """Show the series the node knows, their jobs and deliveries, and what it could not read."""
-    from node.status import console_line, problems, status_tables
+    from node.status import console_line, problems, release_lines, status_tables
 
     console = Console()
     if not console.is_terminal:
@@ -217,7 +224,7 @@ def status(
         console.print(f"[red]Problem:[/red] {escape(problem)}", soft_wrap=True, highlight=False)
     for table in tables:
         console.print(table)
-    for line in console_line(settings):
+    for line in (*release_lines(settings), *console_line(settings)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
@@ -369,6 +376,8 @@ def main() -> None:
     try:
         app(prog_name="fvlm-node")
     except CommandError as error:
+        _complain(error.cause, error.cure)
+    except RulesError as error:
         _complain(error.cause, error.cure)
     except (SettingsError, VocabularyError) as error:
         _complain(str(error), "Mend the file and try again.")

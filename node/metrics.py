@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from config import Reason, Settings
 from node.database import Records
 from node.records import Delivery, Job, Knock, Result, Series, SpoolSegment, Unreadable, now
+from node.releases.standing import standing
 from node.spool import free_bytes
 from node.states import State
 
@@ -42,6 +43,7 @@ class _NodeMetrics(Collector):
         try:
             with self._records.reading() as session:
                 found = [*_series(session), *_jobs(session), *_deliveries(session, self._settings), *_intake(session)]
+                found += _releases(session, self._settings)
         except SQLAlchemyError:
             found = None
         yield _gauge("fvlm_database_up", "1 if the node's database answers.", 0 if found is None else 1)
@@ -71,6 +73,18 @@ def _jobs(session: Session) -> Iterator[Metric]:
     age = 0.0 if oldest is None else max(0.0, (now() - oldest).total_seconds())
     text = "Seconds since the oldest job that waits for a worker was made; 0 if none waits."
     yield _gauge("fvlm_oldest_queued_job_age_seconds", text, age)
+
+
+def _releases(session: Session, settings: Settings) -> Iterator[Metric]:
+    found = standing(session, settings)
+    family = GaugeMetricFamily(
+        "fvlm_release_info", "1 for each release that the node knows.", labels=["digest", "name", "state"]
+    )
+    for row in found.releases:
+        family.add_metric([row.digest, row.name, row.state], 1)
+    yield family
+    text = "Readings of the release that is in shadow now."
+    yield _by("fvlm_shadow_readings", text, "state", found.shadow.items())
 
 
 def _deliveries(session: Session, settings: Settings) -> Iterator[Metric]:

@@ -12,24 +12,27 @@ from pathlib import Path
 from threading import Lock
 from traceback import extract_tb
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import structlog
 import torch
 from pydicom import Dataset
 
-from config import Reason, Settings
-from ct.anatomy import Segmenter
+from config import Plan, Reason, Settings
+from config.settings import ModelSettings
+from ct.anatomy import AnatomyMap, Segmenter
 from ct.load import load_volume
 from ct.part10 import Unfit
 from ct.segment import load_segmenter
 from ct.series import group, read_data_set, read_header
 from ct.vetting import Vetted, vet
-from ct.volume import SourceSlice
+from ct.volume import SourceSlice, Volume
 from dicom_sr.errors import WriteError
 from dicom_sr.outputs import output_of
 from dicom_sr.validate import ToolMissingError, validate
 from fvlm.checkpoint import load_release
 from fvlm.reader import Reader
+from fvlm.reading import Reading
 from fvlm.text_cache import user_cache
 from node.analysis import STAGES, Analysis, PipelineError
 from node.release import release_folder
@@ -113,7 +116,7 @@ class Pipeline:
         # What is wrong with a folder of weights comes as many types (OS, safetensors, torch).
         except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
             raise PipelineError(Reason.MODEL_UNAVAILABLE, str(error)) from error
-        return cls(reader, partial(load_segmenter, settings.model, device), settings)
+        return cls(reader, partial(_shared_segmenter, settings.model, device), settings)
 
     def complete(self) -> None:
         """Load all that a first series needs beside the release: segmenter and encoders, seconds of imports.
@@ -163,27 +166,24 @@ class Pipeline:
         on_stage: Callable[[str], None] | None = None,
         predecessor: "Predecessor | None" = None,
         prior: "Prior | None" = None,
+        plan: Plan | None = None,
     ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
         `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
         delivered report on the same series that the new one takes the place of, `prior` the patient's earlier reading.
+        `plan` is what is written; None: what the destinations of the settings get.
 
         Raises PipelineError, and whatever `on_stage` raises.
         """
         run = _Stages(on_stage)
-        with run.stage("load"):
-            volume = load_volume(series)
-            headers = [read_data_set(source) for source in volume.sources]
-        with run.stage("segment"):
-            anatomy_map = self.segmenter.segment(volume, self.reader.release.config.model.anatomies)
-        with run.stage("read"):
-            reading = self.reader.read(volume, anatomy_map)
+        volume, anatomy_map, reading = self._read(series, run)
         with run.stage("encode"):
             from dicom_sr.identity import WriteContext
             from dicom_sr.writer import write
             from node.installation import device_uid
 
+            headers = [read_data_set(source) for source in volume.sources]
             context = WriteContext(
                 images_at=images_at,
                 device_uid=device_uid(self._settings.spool_dir),
@@ -191,11 +191,42 @@ class Pipeline:
                 predecessor=predecessor,
                 prior=prior,
             )
-            objects = tuple(write(reading, anatomy_map, headers, context, self._settings.plan, volume))
+            objects = tuple(write(reading, anatomy_map, headers, context, plan or self._settings.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)
         return Analysis(volume, anatomy_map, reading, objects, run.seconds)
+
+    def read(self, series: Vetted) -> tuple[Reading, dict[str, float]]:
+        """What the release says about one vetted series, and wall seconds per stage; no object is made.
+
+        Raises PipelineError.
+        """
+        run = _Stages(None)
+        _, _, reading = self._read(series, run)
+        return reading, run.seconds
+
+    def _read(self, series: Vetted, run: _Stages) -> tuple[Volume, AnatomyMap, Reading]:
+        with run.stage("load"):
+            volume = load_volume(series)
+        with run.stage("segment"):
+            anatomy_map = self.segmenter.segment(volume, self.reader.release.config.model.anatomies)
+        with run.stage("read"):
+            return volume, anatomy_map, self.reader.read(volume, anatomy_map)
+
+
+_segmenters: WeakValueDictionary[str, Segmenter] = WeakValueDictionary()
+
+
+def _shared_segmenter(model: ModelSettings, device: str) -> Segmenter:
+    """One for all pipelines of this process that want the same: releases differ, the segmenter does not."""
+    settings = model.model_dump_json(
+        include={"segmenter", "totalsegmentator_weights", "totalsegmentator_fast", "frugal"}
+    )
+    found = _segmenters.get(f"{device} {settings}")
+    if found is None:
+        found = _segmenters[f"{device} {settings}"] = load_segmenter(model, device)
+    return found
 
 
 def _check(dataset: Dataset) -> None:

@@ -5,7 +5,7 @@ send messages for queued jobs and due deliveries whenever a queue is empty. A me
 """
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Event
 
 import structlog
@@ -20,12 +20,15 @@ from node.completion import Completer
 from node.database import Records
 from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Result, Series, now
-from node.release import release_digest
+from node.release import facts_of, release_digest
+from node.releases import registry, shadow_queue, shadow_wish
 from node.routing import route
+from node.rules.book import open_rulebook
+from node.rules.judge import Judge
 from node.source_count import SourceCounts
 from node.states import State
 from node.survey import survey
-from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher
+from node.tasks import ANALYZE, DELIVER, SHADOW, BrokerAwayError, Dispatcher
 from node.work_queue import most_urgent
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +46,10 @@ class Reconciler:
         self._records, self._settings, self._dispatcher = records, settings, dispatcher
         self._counts = SourceCounts(settings)
         self._completer = Completer(records, settings, self._counts)
+        book = open_rulebook(settings)
+        self._judge = None if book is None else Judge(book, settings)
         self._away: set[str] = set()
+        self._in_force = ""
         self._clock = Clock(now())
         self._jumped: bool | None = False
         """Whether waits are to be begun anew because the clock jumped; None: all is well with the times."""
@@ -99,9 +105,11 @@ class Reconciler:
             coming = session.scalar(
                 select(Series.id).where(Series.state.in_((State.RECEIVING, State.COMPLETE))).limit(1)
             )
+        shadow = self._enlist_in_shadow()
         try:
             self._issue(ANALYZE, list(queued))
             self._issue(DELIVER, list(due.values()))
+            self._issue(SHADOW, shadow)
             self._tell("broker")
         except BrokerAwayError as error:
             self._tell("broker", type(error.__cause__).__name__)
@@ -119,14 +127,41 @@ class Reconciler:
             self._jumped = None
 
     def _route(self) -> None:
-        """Make jobs of vetted series; without a release they wait."""
+        """Decide about vetted series; without a release they wait."""
         try:
-            digest = release_digest(self._settings.model.release)
+            digest = self._release_in_force()
         except OSError as error:
             self._tell("release", type(error).__name__)
-        else:
-            self._tell("release")
-            route(self._records, digest, PriorityRule(self._settings).of)
+            return
+        self._tell("release")
+        if self._in_force not in ("", digest):
+            _log.info("release_switched", digest=digest, former=self._in_force)
+        self._in_force = digest
+        priority_of = PriorityRule(self._settings).of
+        route(self._records, digest, priority_of, self._judge, self._settings.routing.destinations)
+
+    def _release_in_force(self) -> str:
+        """Digest of the one that was promoted, else of the one in the settings. Raises OSError if that is not there."""
+        with self._records.reading() as session:
+            row = registry.current(session)
+        if row is not None and not row.configured:
+            return row.digest
+        digest = release_digest(self._settings.model.release)
+        if not registry.follows(row, digest):
+            with self._records.session() as session:
+                registry.follow_configuration(session, facts_of(self._settings.model.release, digest))
+        return digest
+
+    def _enlist_in_shadow(self) -> list[int]:
+        """Readings of the release in shadow that may be done now; none without one."""
+        with self._records.reading() as session:
+            wanted = registry.in_shadow(session) is not None
+        shadow_wish.tell(self._settings.data_dir, wanted)
+        if not wanted:
+            return []
+        with self._records.session() as session:
+            shadow_queue.give_back(session, now() - timedelta(seconds=2 * self._settings.work.time_limit_s))
+            return shadow_queue.enlist(session)
 
     def _issue(self, queue: str, row_ids: list[int]) -> None:
         """Send messages if nobody waits in the queue: the messages of these rows are taken, lost or never were."""

@@ -73,7 +73,11 @@ class Series(_Stateful, Base):
     """One generation of one series: a late instance after completion opens the next generation."""
 
     __tablename__ = "series"
-    __table_args__ = (UniqueConstraint("series_instance_uid", "generation"), Index("ix_series_state", "state"))
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "generation"),
+        Index("ix_series_state", "state"),
+        Index("ix_series_study", "study_instance_uid"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -95,6 +99,16 @@ class Series(_Stateful, Base):
     """Images of it that were there when it was closed, all generations together."""
     released: Mapped[bytes | None] = mapped_column(default=None, deferred=True)
     """Of each image of this generation that was deleted from the spool, a mark of 8 bytes (`node.retention`)."""
+    rule: Mapped[str] = mapped_column(String(64), default="")
+    """The routing rule that decided about it, or that waits for the rest of its study; empty: none was asked, or none
+    fits."""
+    rules_version: Mapped[str] = mapped_column(String(200), default="")
+    rules_digest: Mapped[str] = mapped_column(String(64), default="")
+    """Version and SHA-256 of the rules file that was asked."""
+    rank: Mapped[list[float] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """How good it is among the series of its study, smallest first, where the rule wants only the best."""
+    patient: Mapped[str] = mapped_column(String(32), default="")
+    """Keyed hash of the Patient ID (`node.pseudonyms`), then; else empty."""
     instances: Mapped[list["Instance"]] = relationship(back_populates="series")
     jobs: Mapped[list["Job"]] = relationship(back_populates="series")
 
@@ -335,6 +349,7 @@ class Job(_Stateful, Base):
         UniqueConstraint("series_id", "release_digest"),
         Index("ix_job_queue", "state", "priority", "id"),
         Index("ix_job_patient", "patient", "studied_at"),
+        Index("ix_job_changed", "changed_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -350,6 +365,8 @@ class Job(_Stateful, Base):
     frugal: Mapped[bool] = mapped_column(default=False)
     """The next attempt runs in the smaller configuration (`settings.model.frugal`, on the CPU)."""
     attempts: Mapped[int] = mapped_column(default=0)
+    first_taken_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When a worker first took it: since then its release is fixed (`node.releases.registry`)."""
     lease_owner: Mapped[str] = mapped_column(String(80), default="")
     lease_expires: Mapped[datetime | None] = mapped_column(default=None)
     seconds: Mapped[dict[str, float]] = mapped_column(JSON, default=dict)
@@ -362,6 +379,10 @@ class Job(_Stateful, Base):
     """Study Date and Time, `YYYYMMDDHHMMSS`."""
     prior: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """The job with whose reading its own is compared; empty: none; NULL: not chosen."""
+    destinations: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """Where its results go, as the rules had it when it was made; NULL: it is older than that, the settings tell."""
+    release: Mapped[str] = mapped_column(String(300), default="")
+    """The model release that a rule named, as `model.release` does; empty: that of the settings."""
     series: Mapped[Series] = relationship(back_populates="jobs")
     results: Mapped[list["Result"]] = relationship(back_populates="job")
 

@@ -12,6 +12,7 @@ from node import commitment_due, leases, outbox
 from node.database import Records
 from node.errors import CommandError
 from node.records import Job, Series
+from node.releases import registry
 from node.states import State
 
 _ENDED = (State.FAILED, State.QUARANTINED)
@@ -20,11 +21,13 @@ _ENDED = (State.FAILED, State.QUARANTINED)
 def retry(records: Records, which: str) -> int:
     """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
 
+    Without results it is read as a new series of its study would be: with the study's release or the one in force.
     Its refused deliveries are opened again; what was delivered is not sent twice. A SENT job is not read again: only
     what was refused is sent, and the commitment that a destination did not give asked for. Raises CommandError if there
     is no such job, if it did not fail, or if the database is away.
     """
     with database_answers(), records.session() as session:
+        in_force = registry.hold(session)
         job = find_job(session, which)
         refused = [delivery for result in job.results for delivery in result.deliveries if delivery.refused]
         if job.state == State.SENT:
@@ -38,6 +41,8 @@ def retry(records: Records, which: str) -> int:
                 f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
                 "See what the node is doing with it: fvlm-node status",
             )
+        if not job.results and in_force is not None:
+            registry.bind_anew(session, job, in_force)
         queue_again(job)
         for delivery in refused:
             outbox.reopen(delivery)

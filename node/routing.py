@@ -1,25 +1,38 @@
-"""The one routing rule: a vetted CT series becomes one job a release, and takes the place of its older generations."""
+"""Routing: a vetted CT series becomes a job, is skipped or waits, as the rules say; without rules each becomes a job.
 
-from collections.abc import Callable
+This is the one place where decisions on series are written. A new job takes the place of those of older generations.
+"""
+
+from collections.abc import Callable, Sequence
 
 import structlog
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
-from config import Priority
+from config import Priority, Reason
 from node.database import Records
 from node.records import Job, Series
+from node.releases import registry
+from node.rules.judge import Decision, Judge
 from node.states import TRANSITIONS, State
 
 _log = structlog.get_logger(__name__)
 
 
-def job_for(session: Session, series: Series, release_digest: str, priority: Priority = Priority.ROUTINE) -> Job:
+def job_for(
+    session: Session,
+    series: Series,
+    release_digest: str,
+    priority: Priority = Priority.ROUTINE,
+    destinations: Sequence[str] | None = None,
+    release: str = "",
+) -> Job:
     """The job of a VETTED series and a release; made if there is none, which supersedes the older generations.
 
     It is at least as urgent as their jobs were, so that what a person has made urgent stays so when late images come.
-    The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting. Raises ValueError if
-    the series is in another state.
+    It keeps its `destinations` (None: those of the settings at the time) and the name of its `release` (empty: that of
+    the settings). The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting. Raises
+    ValueError if the series is in another state.
     """
     if series.state != State.VETTED:
         raise ValueError(f"series {series.id} is {series.state}, not VETTED")
@@ -27,7 +40,14 @@ def job_for(session: Session, series: Series, release_digest: str, priority: Pri
     if job is None:
         of_older = session.scalar(select(func.min(Job.priority)).join(Series).where(_older(series)))
         priority = priority if of_older is None else Priority(min(priority, of_older))
-        job = Job(series=series, release_digest=release_digest, state=State.QUEUED, priority=int(priority))
+        job = Job(
+            series=series,
+            release_digest=release_digest,
+            state=State.QUEUED,
+            priority=int(priority),
+            destinations=None if destinations is None else list(destinations),
+            release=release,
+        )
         session.add(job)
         session.flush()
         _supersede_older(session, series)
@@ -41,24 +61,86 @@ def routine(_: Session, __: Series) -> Priority:
 
 
 def route(
-    records: Records, release_digest: str, priority_of: Callable[[Session, Series], Priority] = routine
+    records: Records,
+    release_digest: str,
+    priority_of: Callable[[Session, Series], Priority] = routine,
+    judge: Judge | None = None,
+    destinations: Sequence[str] | None = None,
 ) -> list[int]:
-    """A job for each VETTED series that never had one; their ids. A new release alone does not read old series again.
+    """Decide about each VETTED series that never had a job; the ids of the jobs that were made. A new release alone
+    does not read old series again.
 
-    `priority_of` is asked outside of the transaction that writes: it may look into the images. Raises
-    sqlalchemy.exc.DBAPIError.
+    A job whose rule names no release is bound to the release of its study if that was begun, else to the one in force
+    (`node.releases.registry`), which is `release_digest` where the database knows none.
+
+    `priority_of` and `judge` (None: every series is read) are asked outside of the transaction that writes: they look
+    into the images. `destinations` are those of a job whose rule names none. Raises sqlalchemy.exc.DBAPIError.
     """
     query = select(Series).where(Series.state == State.VETTED, ~exists().where(Job.series_id == Series.id))
     with records.reading() as session:
-        priorities = {row.id: priority_of(session, row) for row in session.scalars(query.order_by(Series.id))}
-    if not priorities:
+        waiting = {row.id: row for row in session.scalars(query.order_by(Series.id))}
+        decisions = (
+            [Decision(series_id, together=frozenset({series_id})) for series_id in waiting]
+            if judge is None
+            else judge.decisions(session, list(waiting.values()))
+        )
+        decisions = [one for one in decisions if one.to != State.VETTED or not _noted(waiting[one.series_id], one)]
+        priorities = {
+            one.series_id: priority_of(session, waiting[one.series_id]) if one.priority is None else one.priority
+            for one in decisions
+            if one.to is State.QUEUED
+        }
+    if not decisions:
         return []
     with records.session() as session:
-        rows = session.scalars(
-            query.where(Series.id.in_(priorities)).order_by(Series.id).with_for_update(skip_locked=True)
-        )
-        due = [row for row in rows if not _newer_is_routed(session, row)]
-        return [job_for(session, row, release_digest, priorities[row.id]).id for row in due]
+        ids = [one.series_id for one in decisions]
+        locked = query.where(Series.id.in_(ids)).order_by(Series.id).with_for_update(skip_locked=True)
+        rows = {row.id: row for row in session.scalars(locked)}
+        in_force = registry.hold(session) or release_digest
+        made = []
+        for one in decisions:
+            if one.series_id in rows and one.together <= rows.keys():
+                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations)
+                made += [] if job is None else [job.id]
+        return made
+
+
+def _apply(
+    session: Session,
+    row: Series,
+    decision: Decision,
+    in_force: str,
+    priorities: dict[int, Priority],
+    destinations: Sequence[str] | None,
+) -> Job | None:
+    """Write one decision; the job, if the series is read."""
+    row.rule, row.rules_version, row.rules_digest = decision.rule, decision.version, decision.digest
+    row.rank, row.patient = decision.rank, decision.patient
+    if decision.to in (State.REJECTED, State.SUPERSEDED):
+        row.move(decision.to, decision.reason, decision.detail[:1000])
+        _log.info("series_not_read", series=row.id, state=decision.to, reason=decision.reason)
+        return None
+    if decision.to is State.VETTED or _newer_is_routed(session, row):
+        return None
+    job = job_for(
+        session,
+        row,
+        decision.release_digest or registry.digest_for(session, row.study_instance_uid, in_force),
+        priorities[row.id],
+        destinations if decision.destinations is None else decision.destinations,
+        decision.release,
+    )
+    for beaten in session.scalars(select(Job).where(Job.id.in_(decision.beaten)).with_for_update()):
+        if beaten.state == State.QUEUED:
+            detail = f"series {row.id} of the study came later and is better"
+            beaten.move(State.SUPERSEDED, Reason.NOT_BEST_SERIES, detail)
+            _log.info("job_superseded", job=beaten.id, series=beaten.series_id, reason=Reason.NOT_BEST_SERIES)
+    return job
+
+
+def _noted(row: Series, decision: Decision) -> bool:
+    """Whether a series is known to wait already."""
+    return (row.rule, row.rules_digest) == (decision.rule, decision.digest)
 
 
 def _newer_is_routed(session: Session, series: Series) -> bool:

@@ -14,6 +14,7 @@ from fvlm.release import Release, ReleaseError
 from node.embeddings import Stored, load, releases_of
 from node.errors import CommandError
 from node.release import release_folder
+from node.releases.registry import path_in_force
 from node.status import open_existing
 
 
@@ -56,7 +57,7 @@ def try_finding(settings: Settings, question: Question, study: str) -> Answer:
 
 
 def search(settings: Settings, question: Question) -> Answer:
-    """Score a prompt on everything read with the release of the settings, the likeliest series of each study.
+    """Score a prompt on everything read with the release in force, the likeliest series of each study.
 
     Raises CommandError.
     """
@@ -94,8 +95,10 @@ def how_asked(answer: Answer) -> list[str]:
 
 def _ask(settings: Settings, question: Question, study: str | None) -> Answer:
     records = open_existing(settings)
+    with records.reading() as session:
+        path = path_in_force(session, settings.model.release)
     try:
-        model = load_release(release_folder(settings.model.release))
+        model = load_release(release_folder(path))
     except ReleaseError as error:
         raise CommandError(str(error), "Name the node's configuration with --config.") from error
     release = model.release
@@ -127,7 +130,7 @@ def _nothing(session: Session, release: Release, anatomy: str, study: str | None
     if study is None:
         return CommandError(
             f"No {anatomy} that {name} has read is stored.",
-            "Send studies to the node; if they were read with another release, name it in model.release.",
+            "Send studies to the node; if they were read with another release, it is the one in force that is asked.",
         )
     found = releases_of(session, study)
     if found is None:
@@ -140,7 +143,7 @@ def _nothing(session: Session, release: Release, anatomy: str, study: str | None
         others = ", ".join(digest[:12] for digest in sorted(found))
         return CommandError(
             f"This study was read with another release ({others}), not with {name}: their features do not compare.",
-            "Name that release in model.release, or send the study again to have it read with this one.",
+            "Have it read with this one: fvlm-node rerun; or send the study again.",
         )
     return CommandError(
         "Nothing is stored of this study: it was not read, or before the node kept features.",

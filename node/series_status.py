@@ -78,6 +78,11 @@ class SeriesStatus:
             yield "step discontinued by the modality (MPPS)"
 
     @property
+    def waits_for_study(self) -> bool:
+        """A rule wants only the best series of the study, and more of the study may come."""
+        return self.series.state == State.VETTED and self.job is None and bool(self.series.rule)
+
+    @property
     def name(self) -> str:
         """Series Instance UID, with the generation if there was one before."""
         generation = f" ({self.series.generation})" if self.series.generation > 1 else ""
@@ -86,6 +91,8 @@ class SeriesStatus:
     def why(self) -> list[str]:
         """Why it is in this state, what vetting noted, and how many images are in conflict."""
         lines = [self.row.detail]
+        if self.waits_for_study:
+            lines.append(f"rule `{self.series.rule}` waits until the study is complete, then chooses its best series")
         if self.row.reason is not None and not self.row.detail:
             lines.append(Reason(self.row.reason).meaning)
         if self.waiting is not None and (self.row.reason is None or self.waiting.sent_at is not None):

@@ -40,6 +40,10 @@ from node.logs import configure_logs
 from node.migrations import upgrade
 from node.node_lock import locked
 from node.processes import name_process
+from node.releases import shadow_wish
+from node.releases.registry import path_in_force
+from node.rules.book import open_rulebook
+from node.tasks import SHADOW
 from node.tls import TlsError, server_context
 from node.worker import worker_name, write_settings
 
@@ -71,8 +75,10 @@ class _Post:
 def serve(settings: Settings, config_file: Path | None = None) -> None:
     """Run the node until SIGTERM or Ctrl-C; must be called in the main thread.
 
-    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker.
+    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker; and
+    config.rules.RulesError.
     """
+    open_rulebook(settings)  # a bad one is refused before anything is begun
     name_process("serve")
     configure_logs()
     os.umask(0o077)  # inherited by every process of the node
@@ -81,6 +87,7 @@ def serve(settings: Settings, config_file: Path | None = None) -> None:
         signal.signal(number, lambda *_: ended.set())
     console = Console()
     with _data_folder(settings.data_dir):
+        settings = _with_fixed_rules(settings)
         settings = settings.model_copy(
             update={
                 "dicom": _usable_doors(settings.dicom),
@@ -172,6 +179,7 @@ class _Supervisor:
                 self._broker.start()
             except BrokerError as error:
                 _log.error("broker_does_not_start", detail=str(error))
+        self._tend_shadow()
         for post in self._posts:
             if post.child.running:
                 continue
@@ -190,6 +198,18 @@ class _Supervisor:
             elif now >= post.restart_at:
                 post.child, post.started, post.restart_at = self._spawn(post.role), now, None
                 post.wait_s = min(self._settings.restart_max_s, 2 * post.wait_s)
+
+    def _tend_shadow(self) -> None:
+        """A process that reads in shadow as long as a release is in shadow."""
+        wanted = shadow_wish.is_wanted(self._settings.data_dir)
+        post = next((post for post in self._posts if post.role == SHADOW), None)
+        if wanted and post is None:
+            self._posts.append(_Post(SHADOW, self._spawn(SHADOW), time.monotonic()))
+        elif not wanted and post is not None:
+            if post.child.running:
+                post.child.process.terminate()
+            else:
+                self._posts.remove(post)
 
 
 @contextmanager
@@ -212,6 +232,23 @@ def _data_folder(folder: Path) -> Iterator[None]:
                 f"Another node runs on the data folder {folder.resolve()}.", "End it first, or set another data_dir."
             )
         yield
+
+
+def _with_fixed_rules(settings: Settings) -> Settings:
+    """The settings with a copy of the rules file, so that a change of it counts from the next start, not before.
+
+    Raises CommandError.
+    """
+    if settings.routing.rules is None:
+        return settings
+    copy = settings.data_dir / "run" / "routing.yaml"
+    try:
+        copy.write_bytes(settings.routing.rules.read_bytes())
+    except OSError as error:
+        raise CommandError(
+            f"{error.filename}: {error.strerror}.", "Mend the disk, or the rights of the rules file."
+        ) from error
+    return settings.model_copy(update={"routing": settings.routing.model_copy(update={"rules": copy})})
 
 
 def _close_to_others(folder: Path) -> None:
@@ -330,7 +367,11 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
+    if (book := open_rulebook(settings)) is not None:
+        rules = book.rules
+        table.add_row("Rules", f"version {rules.version}, {len(rules.rules)} rules, SHA-256 {rules.digest[:12]}")
     table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
+    table.add_row("Model", f"{_release_in_force(settings)}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))
     table.add_row("Database", make_url(settings.database).render_as_string())
     broker = make_url(settings.broker_url).render_as_string() if settings.broker_url else "embedded Valkey"
@@ -350,6 +391,17 @@ def _inlets(settings: Settings) -> list[str]:
     found = [f"STOW-RS at {scheme}://{web.host}:{web.port}/dicom-web"] if web.enabled else []
     found += [f"CT series of the Orthanc at {source.url} ({name})" for name, source in settings.orthancs.items()]
     return found + [f"files put into {folder.path} ({name})" for name, folder in settings.folders.items()]
+
+
+def _release_in_force(settings: Settings) -> str:
+    engine = open_database(settings.database)
+    try:
+        with Records(engine).reading() as session:
+            return path_in_force(session, settings.model.release)
+    except DBAPIError:
+        return settings.model.release
+    finally:
+        engine.dispose()
 
 
 def _console(settings: Settings, password: str) -> str:

@@ -18,6 +18,7 @@ from node.errors import CommandError
 from node.migrations import is_current
 from node.node_lock import node_runs
 from node.records import CommitmentRequest, Knock, OrthancCursor, OrthancWanted, Series, Unreadable
+from node.releases.standing import standing
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
 from node.worker_starts import failed_starts
@@ -102,6 +103,12 @@ def console_line(settings: Settings) -> list[str]:
     """Where the web console is, or why it is not to be seen; nothing if there never was one."""
     told = Notice.of(settings.data_dir).read() if settings.console.enabled else ""
     return [f"Console: {told}"] if told else []
+
+
+def release_lines(settings: Settings) -> list[str]:
+    """Which release is in force, and which one is in shadow."""
+    with open_existing(settings).reading() as session:
+        return standing(session, settings).lines()
 
 
 def _series_table(session: Session, ae_title: str, limit: int) -> Table:

@@ -21,6 +21,7 @@ from node.database import Records, open_database
 from node.logs import configure_logs
 from node.processes import name_process, share_cores, without_collections
 from node.release import release_digest
+from node.releases.registry import path_in_force
 from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
 from node.worker_starts import note_start
 
@@ -42,8 +43,9 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
     load = load or _load_pipeline
     records = Records(open_database(settings.database))
 
-    def configured(frugal: bool) -> Any:
-        pipeline = load(frugal_settings(settings) if frugal else settings)
+    def configured(release: str, frugal: bool) -> Any:
+        wanted = with_release(settings, release)
+        pipeline = load(frugal_settings(wanted) if frugal else wanted)
         _log.info("model_loaded", digest=pipeline.release_digest, frugal=frugal)
         return pipeline
 
@@ -51,13 +53,15 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
         _log.error("model_unavailable", reason=error.reason, detail=error.detail)
         note_start(records, worker, error.reason, error.detail)
 
+    with records.reading() as session:
+        in_force = path_in_force(session, settings.model.release)
     try:
         with without_collections():
-            pipeline = configured(False)
+            pipeline = configured(in_force, False)
     except PipelineError as error:
         unavailable(error)
         return _MODEL_MISSING
-    analyst = Analyst(records, settings, pipeline, worker, configured)
+    analyst = Analyst(records, settings, pipeline, worker, configured, in_force)
     analyst.recover()
     complete = Event()
 
@@ -99,6 +103,11 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
     return status
 
 
+def with_release(settings: Settings, release: str) -> Settings:
+    """The same with another release."""
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"release": release})})
+
+
 def frugal_settings(settings: Settings) -> Settings:
     """The smaller configuration: sparing with memory, and on the CPU, which has more of it than a GPU."""
     smaller = settings.model.model_copy(update={"frugal": True, "device": "cpu", "compiled": False})
@@ -117,6 +126,13 @@ def _load_pipeline(settings: Settings) -> Any:
     from node.pipeline import Pipeline
 
     return Pipeline.from_settings(settings)
+
+
+def run_in_shadow(settings: Settings, worker: str) -> int:
+    """Read in shadow until SIGTERM; the exit status."""
+    from node.releases.shadow_worker import run_shadow
+
+    return run_shadow(settings, worker, _load_pipeline)
 
 
 def run_deliver(settings: Settings, worker: str) -> int:
@@ -177,6 +193,7 @@ ROLES: dict[str, Callable[[Settings, str], int]] = {
     "reconciler": run_reconciler,
     "analyze": run_analyze,
     "deliver": run_deliver,
+    "shadow": run_in_shadow,
     "console": run_web,
 }
 

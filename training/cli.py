@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.assessment.cli import evaluate
+from training.benchmark.cli import phantom_benchmark
 from training.collect_cli import collect
+from training.pretraining.cli import preset, pretrain
+from training.release.cli import release
 from training.shards.cli import check_shards, shards
 from training.size import Size
 
@@ -26,12 +29,21 @@ app.command(
 )(collect)
 
 
+app.command("pretrain", epilog="Example: fvlm-node train pretrain run.yaml --out runs/ct-rate")(pretrain)
+app.command("preset", epilog="Example: fvlm-node train preset ct-rate > run.yaml")(preset)
 app.command("shards", epilog="Example: fvlm-node train shards --from ct-rate --data CT-RATE --out shards --workers 8")(
     shards
 )
 app.command("evaluate", epilog="Example: fvlm-node train evaluate fvlm-release shards --out evaluation --device cuda")(
     evaluate
 )
+app.command(
+    "release", epilog='Example: fvlm-node train release runs/ct-rate --out release --name site --version 1 --data "..."'
+)(release)
+app.command(
+    "phantom-benchmark",
+    epilog="Example: fvlm-node train phantom-benchmark --out runs/phantom-benchmark --docs docs/research",
+)(phantom_benchmark)
 app.command("check-shards", epilog="Example: fvlm-node train check-shards shards")(check_shards)
 
 
@@ -104,8 +116,8 @@ def phantom(
     with _stages() as stages:
         from training.phantom import train_phantom
 
-        release = train_phantom(out, size, stages, start)
-    _console.print(f"Release: {release}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
+        folder = train_phantom(out, size, stages, start)
+    _console.print(f"Release: {folder}\nSegmenter: {out / 'segmenter'}\nMetrics: {out / 'metrics.json'}")
 
 
 @app.command("text-agreement")

@@ -62,7 +62,7 @@ class Learner(Trainee):
         self.model.query_tokens.requires_grad_(False)
         with torch.no_grad():
             self.model.temp.fill_(INITIAL_TEMPERATURE)
-        _spread(self.model.text_encoder)
+        spread(self.model.text_encoder)
         self.tokenizer = tokenizer
         self.pooled = pooled
         self.standard_image = Standardise(image_groups, trunk.config.embedding)
@@ -104,8 +104,7 @@ class FVLMLearner(Learner):
         number = torch.tensor([distinct[caption.text] for caption in captions]).view(usable.shape)
         normal = torch.tensor([caption.normal for caption in captions]).view(usable.shape)
         pairs = AnatomyPairs(features, self.texts(list(distinct))[number], usable, normal, number)
-        losses = anatomy_losses(pairs, self.model.temp)
-        return torch.stack([*losses.values(), 0.0 * features.sum()]).sum()
+        return anatomy_losses(pairs, self.model.temp).total
 
     def finish(self) -> None:
         self.standard_image.fold_into(*self.model.vision_projs)
@@ -140,7 +139,7 @@ def build(trunk: FVLM, tokenizer: BertTokenizer, pooled: Pooled, method: Method,
     return FVLMLearner(trunk, tokenizer, pooled) if method == "fvlm" else CLIPLearner(trunk, tokenizer, pooled)
 
 
-def _spread(text_encoder: nn.Module) -> None:
+def spread(text_encoder: nn.Module) -> None:
     """Initial weights in proportion to the width: BERT's own 0.02 suits 768, not 128."""
     for name, parameter in text_encoder.named_parameters():
         if "word_embeddings" in name:

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from config import load_vocabulary
 from ct.bundled import WEIGHTS, BundledSegmenter
 from ct.phantom import PhantomPatient
-from fvlm.checkpoint import load_release, save_release
+from fvlm.checkpoint import load_release
 from fvlm.config import CellsConfig, FindingConfig, ModelConfig, PreprocessConfig, ReleaseConfig, TextConfig
 from fvlm.engine import Precision
 from fvlm.model import FVLM
@@ -29,6 +29,7 @@ from training.localise import localise
 from training.phantom_data import PhantomSet, describe, prepare_set, scan
 from training.pretrain import Recipe, fit
 from training.queries import QueryLesson
+from training.release.product import Product
 from training.segmenter import dice, train_segmenter
 from training.size import Size
 from training.supervise import Lesson, Supervised
@@ -133,7 +134,7 @@ def train_phantom(out: Path, size: Size, stages: Stages, start: Path | None = No
     ]
 
     def save(folder: Path, card: str) -> None:
-        save_release(folder, learners["fvlm"].model, config, judged, tokenizer, card, half=True)
+        Product(learners["fvlm"].model, config, tuple(judged), tokenizer).write(folder, card)
 
     save(out / "draft", "# Draft, to be measured\n")
     with stages("localisation") as update:

@@ -139,7 +139,7 @@ def touches_border(labels: Tensor, anatomies: int) -> Tensor:
     """Labels [B, D, H, W] -> bool [B, A]: the anatomy reaches a face of the window, so it may be cut (section 3.1)."""
     faces = [labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1], labels[..., 0], labels[..., -1]]
     flat = torch.cat([face.flatten(1) for face in faces], 1).long()
-    seen = torch.zeros(len(labels), anatomies + 1, dtype=torch.bool)
+    seen = torch.zeros(len(labels), anatomies + 1, dtype=torch.bool, device=labels.device)
     return seen.scatter_(1, flat, torch.ones_like(flat, dtype=torch.bool))[:, 1:]
 
 

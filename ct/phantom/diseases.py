@@ -8,6 +8,7 @@ import numpy as np
 
 from config.vocabulary import load_vocabulary
 from ct.phantom import organs as organ_layout
+from ct.phantom.further import FURTHER
 from ct.phantom.organs import Organs
 from ct.phantom.patient import Body, Lesion, Side, dice
 from ct.phantom.places import PLACERS
@@ -15,6 +16,9 @@ from ct.phantom.placing import Case
 
 DISEASES = tuple(prompt.finding for prompt in load_vocabulary().preset("phantom").prompts)
 """The finding keys that a phantom can have, in the order of the vocabulary's preset `phantom`."""
+
+FURTHER_DISEASES = tuple(FURTHER)
+"""Finding keys that are drawn only where they are asked for by name."""
 
 HEALTHY_SHARE = 0.08
 """Share of patients drawn without any disease."""
@@ -88,9 +92,10 @@ def draw_lesions(seed: int, body: Body, keys: Iterable[str]) -> tuple[Lesion, ..
     Raises ValueError for a key that no phantom can have.
     """
     wanted = frozenset(keys)
-    unknown = sorted(wanted - frozenset(DISEASES))
+    every = (*DISEASES, *FURTHER_DISEASES)
+    unknown = sorted(wanted - frozenset(every))
     if unknown:
-        raise ValueError(f"no phantom disease {unknown[0]!r}; there are: {', '.join(DISEASES)}")
+        raise ValueError(f"no phantom disease {unknown[0]!r}; there are: {', '.join(every)}")
     lesions: list[Lesion] = []
     for key in DISEASES:
         if key in wanted and key in _DIFFUSE:
@@ -98,10 +103,10 @@ def draw_lesions(seed: int, body: Body, keys: Iterable[str]) -> tuple[Lesion, ..
     if wanted - _DIFFUSE.keys() or wanted & organ_layout.MEASURED:
         organs = organ_layout.build(seed, body, tuple(lesions))
         lesions = [_measured(lesion, body, organs) for lesion in lesions]
-        for key in DISEASES:
-            if key in wanted and key not in _DIFFUSE:
-                lesions += PLACERS[key](Case(dice(seed, key), body, organs, tuple(lesions)))
-    order = {key: index for index, key in enumerate(DISEASES)}
+        for key, place in (PLACERS | FURTHER).items():
+            if key in wanted:
+                lesions += place(Case(dice(seed, key), body, organs, tuple(lesions)))
+    order = {key: index for index, key in enumerate(every)}
     return tuple(sorted(lesions, key=lambda lesion: order[lesion.key]))
 
 

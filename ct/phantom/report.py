@@ -6,16 +6,26 @@ from functools import cache
 import numpy as np
 
 from config.vocabulary import load_vocabulary
-from ct.phantom.diseases import DISEASES
+from ct.phantom.diseases import DISEASES, FURTHER_DISEASES
 from ct.phantom.patient import Lesion, PhantomPatient, dice
 from ct.phantom.wording import Texts, load_wording
 
 ANATOMIES = load_vocabulary().preset("phantom").anatomies
 
-_PROMPT_SHARE = 0.25
-"""How often a sentence is the very prompt that the model will be asked with."""
-_UNMENTIONED_SHARE = 0.3
-"""How often a normal anatomy is left out of the findings."""
+
+@dataclass(frozen=True)
+class Habits:
+    """How a radiologist of phantoms writes."""
+
+    prompts: float = 0.25
+    """How often a sentence is the very prompt that the model will be asked with."""
+    unmentioned: float = 0.3
+    """How often a normal anatomy is left out of the findings."""
+    findings_only: float = 0.0
+    """How often a disease is described in the findings and then not taken up in the impression."""
+
+
+USUAL = Habits()
 
 
 @dataclass(frozen=True)
@@ -40,21 +50,21 @@ class Report:
     """One entry for each of the 15 anatomies."""
 
 
-def write_report(patient: PhantomPatient) -> Report:
+def write_report(patient: PhantomPatient, habits: Habits = USUAL) -> Report:
     """Report one patient: findings in shuffled order, impression by weight.
 
-    The same patient gets the same report.
+    The same patient and habits give the same report.
     """
     rng = dice(patient.seed, "report " + " ".join(sorted(patient.keys)))
     by_anatomy: dict[str, AnatomyText] = {}
     for name in ANATOMIES:
         mine = [lesion for lesion in patient.diseases if lesion.anatomy == name]
         if mine:
-            by_anatomy[name] = _abnormal(rng, name, mine)
-        elif rng.random() < _UNMENTIONED_SHARE:
+            by_anatomy[name] = _abnormal(rng, name, mine, habits)
+        elif rng.random() < habits.unmentioned:
             by_anatomy[name] = AnatomyText("", "", True)
         else:
-            by_anatomy[name] = AnatomyText(_normal(rng, name), "", True)
+            by_anatomy[name] = AnatomyText(_normal(rng, name, habits), "", True)
     order = [str(name) for name in rng.permutation(ANATOMIES)] if rng.random() < 0.4 else list(ANATOMIES)
     findings = " ".join(by_anatomy[name].findings for name in order if by_anatomy[name].findings)
     weight = {name: max((le.severity for le in patient.diseases if le.anatomy == name), default=0.0) for name in order}
@@ -63,59 +73,64 @@ def write_report(patient: PhantomPatient) -> Report:
     if not impression:
         impression = _pick(rng, load_wording().healthy)
     if not findings:
-        findings = _normal(rng, "lung")
+        findings = _normal(rng, "lung", habits)
         by_anatomy["lung"] = AnatomyText(findings, "", True)
     return Report(findings, impression, by_anatomy)
 
 
 @cache
-def _prompts() -> dict[str, tuple[str, str]]:
-    """Negative and positive prompt of each finding."""
-    return {p.finding: (p.negative, p.positive) for p in load_vocabulary().preset("phantom").prompts}
+def prompts() -> dict[str, tuple[str, str]]:
+    """Negative and positive prompt of each finding; of one that the model does not know, its first sentences."""
+    further = {key: load_wording().findings[key] for key in FURTHER_DISEASES}
+    return {key: (phrases.absent[0], phrases.one[0]) for key, phrases in further.items()} | {
+        p.finding: (p.negative, p.positive) for p in load_vocabulary().preset("phantom").prompts
+    }
 
 
 def _pick(rng: np.random.Generator, texts: Texts) -> str:
     return texts[int(rng.integers(len(texts)))]
 
 
-def _absent(rng: np.random.Generator, key: str) -> str:
-    if rng.random() < _PROMPT_SHARE:
-        return _prompts()[key][0]
+def _absent(rng: np.random.Generator, key: str, habits: Habits) -> str:
+    if rng.random() < habits.prompts:
+        return prompts()[key][0]
     return _pick(rng, load_wording().findings[key].absent)
 
 
-def _normal(rng: np.random.Generator, name: str) -> str:
+def _normal(rng: np.random.Generator, name: str, habits: Habits) -> str:
     keys = [key for key in DISEASES if key.startswith(name + ".")]
     if rng.random() < 0.55:
         return _pick(rng, load_wording().normal[name])
     count = min(len(keys), 1 + int(rng.integers(2)))
     chosen = [keys[i] for i in rng.permutation(len(keys))[:count]]
-    return " ".join(_absent(rng, key) for key in chosen)
+    return " ".join(_absent(rng, key, habits) for key in chosen)
 
 
-def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion]) -> AnatomyText:
-    keys = [key for key in DISEASES if any(lesion.key == key for lesion in lesions)]
+def _abnormal(rng: np.random.Generator, name: str, lesions: list[Lesion], habits: Habits) -> AnatomyText:
+    keys = [key for key in (*DISEASES, *FURTHER_DISEASES) if any(lesion.key == key for lesion in lesions)]
     keys = [keys[i] for i in rng.permutation(len(keys))]
     sentences, impressions = [], []
     for key in keys:
         group = [lesion for lesion in lesions if lesion.key == key]
-        sentences.append(_present(rng, key, group))
+        sentences.append(_present(rng, key, group, habits))
+        if habits.findings_only and rng.random() < habits.findings_only:
+            continue
         impressions.append(
-            _prompts()[key][1]
-            if rng.random() < _PROMPT_SHARE
+            prompts()[key][1]
+            if rng.random() < habits.prompts
             else _fill(_pick(rng, load_wording().findings[key].impression), group)
         )
     missing = [key for key in DISEASES if key.startswith(name + ".") and key not in keys]
     for key in missing:
         if rng.random() < 0.8 / max(1, len(missing)):
-            sentences.append(_absent(rng, key))
+            sentences.append(_absent(rng, key, habits))
     return AnatomyText(" ".join(sentences), " ".join(impressions), False)
 
 
-def _present(rng: np.random.Generator, key: str, group: list[Lesion]) -> str:
+def _present(rng: np.random.Generator, key: str, group: list[Lesion], habits: Habits) -> str:
     wording = load_wording().findings[key]
-    if rng.random() < _PROMPT_SHARE:
-        return _prompts()[key][1]
+    if rng.random() < habits.prompts:
+        return prompts()[key][1]
     if _plural(group) and wording.many:
         return _fill(_pick(rng, wording.many), group)
     return _fill(_pick(rng, wording.one), group)

@@ -15,7 +15,8 @@ from node.console.parameters import (
     Undelivered,
 )
 from node.console.refused import refused_callers
-from node.console.views import DeliveryRow, DestinationRow, Overview, Page, RefusedRow, SeriesPage, SeriesRow
+from node.console.releases import releases
+from node.console.views import DeliveryRow, DestinationRow, Overview, Page, RefusedRow, Releases, SeriesPage, SeriesRow
 from node.console.views import UnreadableRow as Unread
 
 router = APIRouter(prefix="/api")
@@ -73,3 +74,9 @@ def get_refused(queries: Database, page: PageNumber = 1, limit: Limit = 50) -> P
     """Who was refused an association, the last first."""
     with queries.records.reading() as session:
         return refused_callers(session, page, limit)
+
+
+@router.get("/releases")
+def get_releases(queries: Database) -> Releases:
+    """Which release reads, which one reads in shadow, and what was done with them."""
+    return releases(queries)

@@ -19,6 +19,7 @@ from node.console.judging import Judging
 from node.console.password import PasswordFile
 from node.console.queries import Queries
 from node.console.rendering import Renderer
+from node.console.ruled import Ruled
 from node.database import Records
 
 _log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ def make_app(records: Records, settings: Settings, writer: Records | None = None
     app.state.queries = Queries(records, settings)
     app.state.renderer = Renderer(settings)
     app.state.judging = Judging(writer, settings)
+    app.state.ruled = Ruled(settings)
     app.mount("/static", StaticFiles(directory=_STATIC))
     for module in (probes, api, pages, judging):
         app.include_router(module.router)

@@ -10,7 +10,9 @@ from node.console.judging import Judging
 from node.console.overview import SHOWN, overview
 from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
 from node.console.refused import refused_callers
+from node.console.releases import releases
 from node.console.rendering import Renderer
+from node.console.ruled import Ruled
 from node.states import State
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
@@ -89,3 +91,15 @@ def show_refused(request: Request, queries: Database, render: Render, page: Page
     with queries.records.reading() as session:
         found = refused_callers(session, page, _ROWS)
     return render.page(request, "refused.html", view=found, asked={})
+
+
+@router.get("/rules")
+def show_rules(request: Request, queries: Database, render: Render, page: PageNumber = 1) -> HTMLResponse:
+    ruled: Ruled = request.app.state.ruled
+    view = ruled.page(queries.records, page)
+    return render.page(request, "rules.html", view=view, rules=ruled.rules, problem=ruled.problem, asked={})
+
+
+@router.get("/releases")
+def show_releases(request: Request, queries: Database, render: Render) -> HTMLResponse:
+    return render.page(request, "releases.html", view=releases(queries))

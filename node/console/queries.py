@@ -67,6 +67,7 @@ class Queries:
         return SeriesPage(
             row=self.row(status),
             study_instance_uid=series.study_instance_uid,
+            rule=f"{series.rule} (version {series.rules_version})" if series.rule else "",
             reason=Why.of(status.reason),
             timeline=timeline(status),
             jobs=[_job(job) for job in jobs],

@@ -18,6 +18,8 @@ _PAGES = (
     ("/deliveries", "Deliveries"),
     ("/unreadable", "Unreadable"),
     ("/refused", "Refused callers"),
+    ("/rules", "Rules"),
+    ("/releases", "Releases"),
 )
 
 

@@ -9,7 +9,17 @@ from node.records import Delivery, Job, Series
 from node.series_status import SeriesStatus
 from node.states import State
 
-EXPECTED = frozenset({Reason.NOT_CT, Reason.LOCALIZER, Reason.READER_FEEDBACK, Reason.FEEDBACK_NOTHING_SAID})
+EXPECTED = frozenset(
+    {
+        Reason.NOT_CT,
+        Reason.LOCALIZER,
+        Reason.READER_FEEDBACK,
+        Reason.FEEDBACK_NOTHING_SAID,
+        Reason.SKIPPED_BY_RULE,
+        Reason.NO_RULE,
+        Reason.NOT_BEST_SERIES,
+    }
+)
 """Reasons of a rejection that nobody has to look at."""
 _PATIENCE = timedelta(minutes=2)
 """After this long in a state that the reconciler ends at once, something is wrong with it."""
@@ -20,6 +30,9 @@ def standing(status: SeriesStatus, settings: Settings, at: datetime) -> Standing
     """`at` is the time now."""
     if status.job is not None:
         return _of_job(status.job, status, settings, at)
+    if status.waits_for_study:
+        sentence = f"Fit to be read; rule {status.series.rule} waits for the other series of the study."
+        return Standing(mood=Mood.WAITING, sentence=sentence)
     return _of_series(status.series, settings, at)
 
 

@@ -176,6 +176,8 @@ class SeriesPage(View):
 
     row: SeriesRow
     study_instance_uid: str
+    rule: str
+    """The routing rule that decided about it, with the version of the rules; empty: none did."""
     reason: Why | None
     timeline: list[Event]
     jobs: list[JobRow]
@@ -224,6 +226,42 @@ class RefusedRow(View):
     count: int
     first_at: datetime
     last_at: datetime
+
+
+class ReleaseView(View):
+    """A release that the node knows."""
+
+    digest: str
+    name: str
+    test_only: bool
+    state: str
+    """candidate, shadow, current or retired."""
+    since: datetime
+    at_work: int
+    """Jobs that wait for it or are read with it."""
+
+
+class ReleaseDeed(View):
+    """What was done with a release."""
+
+    at: datetime
+    digest: str
+    action: str
+    done_by: str
+    why: str
+
+
+class Releases(View):
+    """The releases of the node."""
+
+    releases: list[ReleaseView]
+    """The current one first."""
+    shadow: dict[str, int]
+    """Readings of the one in shadow by state; empty: none is in shadow."""
+    told: list[str]
+    """The same in sentences."""
+    deeds: list[ReleaseDeed]
+    """The last first."""
 
 
 class Disk(View):

@@ -32,6 +32,12 @@ def run(arguments: Sequence[str]) -> int:
         from fast_pipeline import FastPipeline
 
         worker.ROLES["analyze"] = lambda settings, name: worker.run_analyze(settings, name, FastPipeline)
+    if arguments[0] == "shadow":
+        from fast_pipeline import FastPipeline
+
+        from node.releases.shadow_worker import run_shadow
+
+        worker.ROLES["shadow"] = lambda settings, name: run_shadow(settings, name, FastPipeline)  # type: ignore[arg-type]
     return worker.main(list(arguments))
 
 

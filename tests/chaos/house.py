@@ -177,7 +177,7 @@ def _role(pid: int) -> str:
         return "gone"
     if "valkey" in words:
         return "broker"
-    known = ("receiver", "reconciler", "deliver", "analyze", "console")
+    known = ("receiver", "reconciler", "deliver", "analyze", "shadow", "console")
     return next((role for role in known if f"fvlm-node: {role}" in words or f"fast_worker {role}" in words), "other")
 
 

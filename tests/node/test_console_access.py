@@ -17,7 +17,7 @@ from node.console.access import Gate, Verdict
 from node.console.password import LONGEST, USER, PasswordFile, fits
 
 ADDRESSES = (
-    "/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused", "/static/console.css", "/nothing",
+    "/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused", "/rules", "/static/console.css", "/nothing",
     "/api/overview", "/api/series", "/api/openapi.json",
 )  # fmt: skip
 

@@ -17,17 +17,29 @@ from config import Reason
 from config.worklist_settings import WebWorklist
 from node.completion import complete_due
 from node.console.refused import refused_callers
-from node.console.views import Mood, Page, SeriesPage, SeriesRow
+from node.console.views import Mood, Page, Releases, SeriesPage, SeriesRow
 from node.indexer import Indexer
 from node.intake import Intake
 from node.records import Delivery, Job, Knock, Series, Unreadable, now
+from node.release import Facts
+from node.releases import registry
+from node.releases.registry import Deed
+from node.releases.rows import ShadowReading, ShadowState
 from node.states import State
 from node.worklist import claims
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""
-LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused")
-APIS = ("/api/overview", "/api/series", "/api/series/1", "/api/deliveries", "/api/destinations", "/api/unreadable")
+LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused", "/releases")
+APIS = (
+    "/api/overview",
+    "/api/series",
+    "/api/series/1",
+    "/api/deliveries",
+    "/api/destinations",
+    "/api/unreadable",
+    "/api/releases",
+)
 
 
 @pytest.fixture
@@ -50,7 +62,7 @@ def rows(bench: ConsoleBench, query: str = "") -> list[SeriesRow]:
 
 
 def test_an_empty_node_has_every_page(bench: ConsoleBench) -> None:
-    for path in LISTS:
+    for path in (*LISTS, "/rules"):
         if path != "/series/1":
             assert "fVLM Node" in bench.get(path)
     assert "Nothing has come in yet" in bench.get("/")
@@ -385,3 +397,30 @@ def test_refused_callers_are_shown_the_last_first(bench: ConsoleBench) -> None:
         page = refused_callers(session, 1, 1)
     assert [row.calling_ae for row in page.rows] == ["NEW"]
     assert (page.more, page.rows[0].count, page.rows[0].reason.cure) == (True, 3, Reason.UNKNOWN_AE.cure)
+
+
+def test_releases_and_what_was_done_with_them(bench: ConsoleBench) -> None:
+    assert "has not run with a release yet" in bench.get("/releases")
+    deed, read = Deed("somebody", HOSTILE), add_job(bench.records, "2.25.1", State.SENT, "a" * 64)
+    add_job(bench.records, "2.25.2", digest="a" * 64)
+    with bench.records.session() as session:
+        registry.promote(session, Facts("a" * 64, "/a", HOSTILE, False), deed)
+        registry.shadow(session, Facts("b" * 64, "/b", "beside 2", True), deed)
+        session.add(ShadowReading(job_id=read, release_digest="b" * 64, state=ShadowState.SKIPPED))
+    page = bench.get("/releases")
+    assert HOSTILE not in page
+    assert html.escape(HOSTILE, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
+    found = Releases.model_validate_json(bench.get("/api/releases"))
+    assert [(row.state, row.digest[0], row.at_work) for row in found.releases] == [
+        ("current", "a", 1),
+        ("shadow", "b", 0),
+    ]
+    assert [(row.action, row.done_by, row.why) for row in found.deeds] == [
+        ("shadowed", "somebody", HOSTILE),
+        ("promoted", "somebody", HOSTILE),
+    ]
+    assert (found.shadow["skipped"], found.shadow["done"]) == (1, 0)
+    assert "beside 2 (bbbbbbbbbbbb): 1 skipped" in found.told[1]
+    metrics = bench.client().get("/metrics").text
+    assert 'fvlm_shadow_readings{state="skipped"} 1.0' in metrics
+    assert 'name="beside 2",state="shadow"' in metrics

@@ -17,7 +17,7 @@ from running import Processes, running_broker, wait_for
 from spool_data import Bench
 from sqlalchemy import select
 from structlog.testing import capture_logs
-from tiny_release import ThresholdSegmenter, load_pipeline, make_release
+from tiny_release import ThresholdSegmenter, load_pipeline, make_release, text_cache
 
 from config import Reason, Settings
 from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
@@ -33,6 +33,7 @@ from node.jobs import Analyst
 from node.pipeline import Pipeline
 from node.records import Job, Series, now
 from node.release import release_digest
+from node.releases.shadow_worker import told
 from node.routing import route
 from node.states import State
 from node.worker import frugal_settings
@@ -79,6 +80,21 @@ def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path],
         "aorta": Reason.ANATOMY_ABSENT,
     }
     assert pipeline.release_digest == release_digest(str(release)) == analysis.reading.model.digest
+
+
+def test_read_alone_says_the_same_and_makes_no_object(pipeline: Pipeline, files: list[Path]) -> None:
+    vetted = pipeline.vet(_slices(files))
+    reading, seconds = pipeline.read(vetted)
+    assert told(reading, seconds) | {"seconds": {}} == told(pipeline.run(vetted, CAME).reading, {})
+    assert tuple(seconds) == STAGES[:3]
+
+
+def test_two_releases_in_a_worker_share_the_segmenter(release: Path, tmp_path: Path) -> None:
+    model = ModelSettings(release=str(release), cache_dir=text_cache(release))
+    one, other = (Pipeline.from_settings(Settings(data_dir=tmp_path, model=model)) for _ in range(2))
+    frugal = Settings(data_dir=tmp_path, model=model.model_copy(update={"frugal": True}))
+    assert one.segmenter is other.segmenter
+    assert Pipeline.from_settings(frugal).segmenter is not one.segmenter
 
 
 def _bytes(dataset: Dataset) -> bytes:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fvlm.reading import Verdict
 from training.archive.entries import CollectError
 from training.archive.ledger import Ledger
 from training.archive.secret import Secret
@@ -61,7 +62,7 @@ def _row(line: str, where: str) -> dict[str, Any]:
 def _plain(value: Any) -> bool:
     """A number, a truth value, nothing, or a word of the vocabulary: never what might name somebody."""
     if isinstance(value, str):
-        return re.fullmatch(r"[a-z0-9_.:-]{0,128}", value) is not None
+        return value in tuple(Verdict) or re.fullmatch(r"[a-z0-9_.:-]{0,128}", value) is not None
     return value is None or isinstance(value, int | float)
 
 
