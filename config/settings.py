@@ -20,7 +20,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from config.message_settings import MessageSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
+from config.peer_tls import PeerTls as PeerTls
 from config.priority import PriorityName
 
 AETitle = Annotated[str, Field(pattern=r"^[\x21-\x5b\x5d-\x7e](?:[\x20-\x5b\x5d-\x7e]{0,14}[\x21-\x5b\x5d-\x7e])?$")]
@@ -80,31 +82,6 @@ class ReceiverTls(_Section):
             raise ValueError(
                 "name the authorities of the senders' certificates in `ca`, or set client_certificate: false"
             )
-        return self
-
-
-class PeerTls(_Section):
-    """DICOM over TLS (1.2 or newer) with a peer that the node calls. Files are PEM, read at each call."""
-
-    ca: Path | None = None
-    """Certificates of the authority that signed the peer's certificate; none: the public ones."""
-    certificate: Path | None = None
-    """The node's certificate, if the peer asks for one."""
-    key: Path | None = None
-    """Its private key, without a password."""
-    verify: bool = True
-    """False: any certificate is taken. That hides the data from who listens, not from who answers in the peer's
-    place."""
-    name: str = ""
-    """Name that stands in the peer's certificate; empty: its `host`."""
-
-    @model_validator(mode="after")
-    def _whole(self) -> Self:
-        """ValueError for half a setting."""
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("give `certificate` and `key`, or none of them")
-        if not self.verify and (self.ca is not None or self.name):
-            raise ValueError("`ca` and `name` mean nothing with verify: false")
         return self
 
 
@@ -421,6 +398,7 @@ class Settings(BaseSettings):
     """Senders by name, where there is more to say of them than that they may send."""
     destinations: dict[str, AnyDestination] = {}
     """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
+    messages: MessageSettings = MessageSettings()
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -491,6 +469,12 @@ class Settings(BaseSettings):
         if unknown:
             raise SettingsError(
                 f"{file or 'environment'}: routing.destinations: {', '.join(unknown)} not under `destinations`; add it"
+            )
+        shared = sorted(set(loaded.messages.destinations) & set(loaded.destinations))
+        if shared:
+            raise SettingsError(
+                f"{file or 'environment'}: messages.destinations: {', '.join(shared)} stands under `destinations` "
+                "too; take another name"
             )
         settings: Settings = loaded
         if file is not None:

@@ -1,6 +1,6 @@
 """`fvlm-node serve`: the whole node in one command: a supervisor that starts, restarts and ends every process.
 
-Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, console. Their logs
+Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, messenger, console. Their logs
 are in `data_dir/logs`.
 """
 
@@ -42,8 +42,8 @@ from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
 
-ROLES = ("receiver", "reconciler", "deliver", "analyze", "console")
-"""In the order in which they are started and told to end; the console only if it is enabled."""
+ROLES = ("receiver", "reconciler", "deliver", "messenger", "analyze", "console")
+"""In the order in which they are started and told to end; console and messenger only if there is a use for them."""
 WORKER = "node.worker"
 """Module that runs a role."""
 _FIRST_RESTART_S = 0.5
@@ -115,7 +115,11 @@ class _Supervisor:
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
-        roles = [role for role in ROLES if role != "console" or self._settings.console.enabled]
+        wanted = {
+            "console": self._settings.console.enabled,
+            "messenger": bool(self._settings.messages.destinations),
+        }
+        roles = [role for role in ROLES if wanted.get(role, True)]
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.open_port
         deadline = time.monotonic() + _READY_S
@@ -304,6 +308,8 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
+    if told := _told(settings):
+        table.add_row("Messages go to", told)
     table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))
     table.add_row("Database", make_url(settings.database).render_as_string())
@@ -315,6 +321,18 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     table.add_row("Configuration", str(config_file) if config_file else "defaults and environment")
     table.add_row("Status", "fvlm-node status" + (f" --config {config_file}" if config_file else ""))
     return Panel(table, title=Text("fVLM Node runs; Ctrl-C ends it"), title_align="left", expand=False)
+
+
+def _told(settings: Settings) -> str:
+    """Who gets messages, and of what."""
+    messages = settings.messages
+    of = {
+        "results": messages.results,
+        "urgent findings": messages.urgent.destinations,
+        "failures": tuple(name for name, peer in messages.destinations.items() if peer.kind == "mail"),
+    }
+    peers = messages.destinations
+    return "\n".join(f"{peers[name].where} ({name}: {what})" for what, names in of.items() for name in names)
 
 
 def _console(settings: Settings, password: str) -> str:
