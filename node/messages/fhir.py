@@ -66,10 +66,13 @@ def _entry(resource: dict[str, Any]) -> dict[str, Any]:
 
 def _report(content: Content, observations: list[dict[str, Any]]) -> dict[str, Any]:
     whom = content.whom
-    identifiers = [{"system": _LOCAL_SYSTEM, "value": content.thread}]
+    identifiers: list[dict[str, Any]] = [
+        {"system": _LOCAL_SYSTEM, "value": content.thread},
+        {"type": {"text": "Job of the node"}, "value": str(content.job)},
+    ]
     if whom.accession_number:
         coding = {"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}
-        identifiers.append({"type": {"coding": [coding]}, "value": whom.accession_number})  # type: ignore[dict-item]
+        identifiers.append({"type": {"coding": [coding]}, "value": whom.accession_number})
     report = _resource("DiagnosticReport", f"fvlm-r-{content.thread}", content) | {
         "identifier": identifiers,
         "status": "preliminary",
@@ -123,7 +126,7 @@ def _device(content: Content) -> dict[str, Any]:
         "identifier": [{"system": _LOCAL_SYSTEM, "value": model.digest}],
         "deviceName": [{"name": model.name, "type": "model-name"}],
         "version": [{"value": model.version}],
-        "note": [{"text": f"Artificial intelligence. {content.notice}. Job {content.job} of the node."}],
+        "note": [{"text": f"Artificial intelligence. {content.notice}."}],
     }
 
 

@@ -103,7 +103,7 @@ async def _post(
             verify=tls, timeout=None, follow_redirects=False, trust_env=False, auth=target.basic
         ) as client,
     ):
-        addresses = await _addresses(host, parts.port or (443 if parts.scheme == "https" else 80), target)
+        addresses = await addresses_of(host, parts.port or (443 if parts.scheme == "https" else 80), target)
         for address in addresses:
             request = client.build_request(
                 "POST",
@@ -122,7 +122,7 @@ async def _post(
                 return Answer(response.status_code, await _content(response))
             finally:
                 await response.aclose()
-    raise AssertionError("no address")  # _addresses gives one at least
+    raise AssertionError("no address")  # addresses_of gives one at least
 
 
 async def _content(response: httpx.Response) -> bytes:
@@ -134,7 +134,7 @@ async def _content(response: httpx.Response) -> bytes:
     return content
 
 
-async def _addresses(host: str, port: int, target: Target) -> list[IPv4Address | IPv6Address]:
+async def addresses_of(host: str, port: int, target: Target) -> list[IPv4Address | IPv6Address]:
     """All that a host resolves to. Raises AwayError if one of them is not allowed."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

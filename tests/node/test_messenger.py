@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from console_bench import ConsoleBench, console_settings
 from fake_pipeline import FakePipeline
 from message_peers import (
     ACCESSION,
@@ -34,12 +35,14 @@ from standardwebhooks.webhooks import Webhook
 from config import Reason, Settings
 from config.message_settings import Level
 from node import breaker, outbox
+from node.bell import bell_file
 from node.children import free_port
 from node.database import Records
 from node.job_control import rerun
 from node.jobs import Analyst
 from node.messages import rows
 from node.messages.messenger import Messenger
+from node.messages.probe import probe
 from node.metrics import exposition
 from node.outbox import Fate
 from node.reconciler import Reconciler
@@ -294,6 +297,15 @@ def test_a_fhir_proxy_that_says_200_has_taken_nothing(tmp_path: Path) -> None:
     assert only_row(records).reason == Reason.PROTOCOL_ERROR
 
 
+def test_who_issues_messages_is_woken_at_once(tmp_path: Path) -> None:
+    settings = settings_with(tmp_path, ris(Hl7Peer(port=free_port())), urgent=0.5)
+    records = open_records(settings)
+    settings.spool_dir.mkdir()
+    assert not bell_file(settings.spool_dir).exists()
+    read_series(records, settings)
+    assert bell_file(settings.spool_dir).exists()
+
+
 @pytest.mark.parametrize(("threshold", "urgent"), [(0.75, True), (0.76, False)])
 def test_an_urgent_finding_goes_first_to_whom_it_was_named(tmp_path: Path, threshold: float, urgent: bool) -> None:
     with hl7_peer(Hl7Peer()) as peer:
@@ -389,6 +401,33 @@ def test_what_was_refused_is_seen_everywhere_until_somebody_tries_again(tmp_path
         deliver_all(records, settings)
     assert only_row(records).sent_at
     assert job(records, job_id).state == State.SENT
+
+
+def test_the_console_tells_how_each_destination_stands_and_a_probe_says_nothing(tmp_path: Path) -> None:
+    with http_peer(HttpPeer()) as web, hl7_peer(Hl7Peer(["AE101"])) as peer:
+        away = {"kind": "mail", "host": "127.0.0.1", "port": free_port(), "starttls": False}
+        mail = {**away, "sender": "node@example.org", "recipients": ["it@example.org"]}
+        named = {"hook": hook(tmp_path, web), "ris": ris(peer), "it": mail}
+        settings = console_settings(tmp_path)
+        messages = {"destinations": named, "results": ["hook", "ris"]}
+        settings = Settings(**{**settings.model_dump(), "messages": messages})
+        bench = ConsoleBench(settings)
+        read_series(bench.records, settings)
+        deliver_all(bench.records, settings)
+        found = {row["name"]: row for row in bench.client().get("/api/messages").json()}
+        assert [(row["sent"], row["waiting"], row["refused"]) for row in found.values()] == [
+            (1, 0, 0),
+            (0, 0, 1),
+            (0, 0, 0),
+        ]
+        assert found["ris"]["reason"]["code"] == "PEER_REFUSED"
+        assert "error 101 (job 1)" in bench.get("/deliveries")
+        receivers = settings.messages.destinations
+        probe(receivers["hook"], 5.0)
+        probe(receivers["ris"], 5.0)
+        with pytest.raises(OSError, match="refused"):
+            probe(receivers["it"], 5.0)
+    assert len(web.got) == 1
 
 
 def _text(table: Any) -> str:
