@@ -18,7 +18,7 @@ def probe(receiver: MessageDestination, timeout_s: float) -> None:
             if receiver.starttls:
                 smtp.starttls(context=ssl.create_default_context(cafile=receiver.ca_file))
     elif isinstance(receiver, Hl7Destination):
-        tls = None if receiver.tls is None else peer_context(receiver.tls)
+        tls: ssl.SSLContext | None = None if receiver.tls is None else peer_context(receiver.tls)
         named = None if receiver.tls is None else receiver.tls.name or receiver.host
         asyncio.run(_connect(receiver.host, receiver.port, tls, named, timeout_s))
     else:

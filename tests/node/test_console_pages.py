@@ -25,7 +25,10 @@ from node.states import State
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""
 LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused")
-APIS = ("/api/overview", "/api/series", "/api/series/1", "/api/deliveries", "/api/destinations", "/api/unreadable")
+APIS = (
+    "/api/overview", "/api/series", "/api/series/1", "/api/deliveries", "/api/destinations", "/api/messages",
+    "/api/unreadable",
+)  # fmt: skip
 
 
 @pytest.fixture

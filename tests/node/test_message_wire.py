@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,9 +14,11 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import hl7
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from hl7.mllp import HL7StreamReader, HL7StreamWriter, start_hl7_server
 from message_peers import (
     PLANTED,
     Hl7Peer,
@@ -32,6 +35,7 @@ from tls_files import Authority
 
 from config import Reason, Settings
 from node import breaker
+from node.children import free_port
 from node.database import Records
 from node.dimse_link import AwayError
 from node.messages import failures
@@ -147,6 +151,40 @@ def test_hl7_over_tls(tmp_path: Path, authority: Authority, trusted: bool) -> No
     (row,) = rows_of(records)
     assert len(peer.got) == trusted
     assert row.reason == (None if trusted else Reason.TLS_CERTIFICATE_UNTRUSTED)
+
+
+def test_another_implementation_of_mllp_takes_it(tmp_path: Path) -> None:
+    """The asyncio server of python-hl7, in a thread, acknowledging as that library does."""
+    got: list[str] = []
+    started, port = threading.Event(), free_port()
+    loop = asyncio.new_event_loop()
+
+    async def receive(reader: HL7StreamReader, writer: HL7StreamWriter) -> None:
+        message = await reader.readmessage()
+        got.append(str(message))
+        writer.writemessage(message.create_ack())
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        await start_hl7_server(receive, "127.0.0.1", port, encoding="utf-8")
+        started.set()
+
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(run()), loop.run_forever()))
+    thread.start()
+    assert started.wait(30)
+    try:
+        ris = {"kind": "hl7", "host": "127.0.0.1", "port": port, "level": "patient"}
+        settings = settings_for(tmp_path / "data", messages={"destinations": {"ris": ris}, "results": ["ris"]})
+        records = open_records(settings)
+        read_series(records, settings)
+        deliver_all(records, settings)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert rows_of(records)[0].sent_at
+    assert [str(hl7.parse(message).segment("PID")(3)) for message in got] == ["PLANTED-ID-7^^^PLANTED-ISSUER"]
 
 
 class _Postbox:

@@ -349,6 +349,24 @@ def test_a_superseded_result_says_nothing_more(tmp_path: Path) -> None:
     assert web.got == []
 
 
+def test_a_result_that_is_not_written_down_is_not_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction: the job is encoded and there is a message, or neither."""
+    settings = settings_with(tmp_path, ris(Hl7Peer(port=free_port())))
+    records = open_records(settings)
+
+    def dies(session: Any, *_: Any) -> None:
+        assert session.query(Message).count() == 1
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("node.jobs.outbox.settle", dies)
+        job_id = read_series(records, settings)
+    assert rows_of(records) == []
+    assert job(records, job_id).state == State.QUEUED
+    Analyst(records, settings, FakePipeline(settings), "w").analyze(job_id)
+    assert only_row(records).job_id == job_id
+
+
 def test_a_second_attempt_at_a_job_says_nothing_twice(tmp_path: Path) -> None:
     with http_peer(HttpPeer()) as web:
         settings = settings_with(tmp_path, hook(tmp_path, web))
