@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
+from config.message_settings import MessageSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
 from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
@@ -395,6 +396,7 @@ class Settings(BaseSettings):
     """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
     worklists: dict[SourceName, Worklist] = {}
     """Worklists (Unified Procedure Step) by name on which the node takes work (IHE AIW-I Task Performer)."""
+    messages: MessageSettings = MessageSettings()
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -486,6 +488,12 @@ class Settings(BaseSettings):
         )
         if strange:
             raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
+        shared = sorted(set(loaded.messages.destinations) & set(loaded.destinations))
+        if shared:
+            raise SettingsError(
+                f"{file or 'environment'}: messages.destinations: {', '.join(shared)} stands under `destinations` "
+                "too; take another name"
+            )
         settings: Settings = loaded
         if file is not None:
             here, rules = file.resolve().parent, loaded.routing.rules
