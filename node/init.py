@@ -50,10 +50,6 @@ def default_configuration() -> str:
     for name, info in Settings.model_fields.items():
         lines.append("")
         lines += _setting(name, info, "")
-        if examples := next((named for kind, named in _EXAMPLES.items() if kind == info.annotation), None):
-            example = {key: value.model_dump(exclude_unset=True, mode="json") for key, value in examples.items()}
-            lines.append("# Example:")
-            lines += [f"#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines()]
     return "\n".join(lines) + "\n"
 
 
