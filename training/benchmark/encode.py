@@ -35,7 +35,7 @@ class EncodedBatch(Batch):
     """bool [B, A, L]: which anatomies a token of the transformer holds."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoded:
     """N patients as `training.pretraining.batches.Batches`."""
 

@@ -42,7 +42,8 @@ class StemLesson(Trainee):
         error = (self.values(features) - wanted).square().mean((0, 1)) / (wanted.var((0, 1)) + 1e-4)
         there = tokens_of_anatomies(batch.labels, self._size, self._anatomies).transpose(1, 2)
         places = F.binary_cross_entropy_with_logits(self.places(features), there.float())
-        return error.mean() + places
+        loss: Tensor = error.mean() + places
+        return loss
 
     @torch.no_grad()
     def _values(self, image: Tensor) -> Tensor:
