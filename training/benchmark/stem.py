@@ -36,7 +36,7 @@ class StemLesson(Trainee):
 
     def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG002
         """Squared error of the values, each by its own variance, and cross-entropy of the anatomies."""
-        batch = self._data.plain(chosen)
+        batch = self._data.batch(chosen)
         features = self.cells.features(batch.image)
         wanted = self._values(batch.image)
         error = (self.values(features) - wanted).square().mean((0, 1)) / (wanted.var((0, 1)) + 1e-4)
