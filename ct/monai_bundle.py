@@ -152,8 +152,9 @@ def _network(config: Path, weights: Path) -> nn.Module:
         network: nn.Module = getattr(nets, target[1])(**arguments)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise SegmenterWeightsError(f"{config}: network_def: MONAI cannot build it: {error}") from error
+    state = _state(weights)
     try:
-        network.load_state_dict(_state(weights))
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise SegmenterWeightsError(
             f"{weights}: not weights of the network in {config.name} ({' '.join(str(error).split())[:200]})"

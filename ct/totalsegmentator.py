@@ -42,26 +42,22 @@ class TotalSegmentator:
         """`frugal`: the scan in three overlapping parts, one after another, in less memory; labels differ only where
         the network hesitates.
         """
-        self.weights = weights or Path(
-            os.environ.get("TOTALSEG_WEIGHTS_PATH", Path.home() / ".totalsegmentator/nnunet/results")
-        )
+        self.weights = weights or default_weights()
         self.fast = fast
         self.frugal = frugal
         self.device = device.replace("cuda", "gpu")
-        try:
-            self._version = importlib.metadata.version("TotalSegmentator")
-        except importlib.metadata.PackageNotFoundError as error:
-            raise SegmenterWeightsError(
-                "TotalSegmentator is not installed; run: .venv/bin/pip install --no-deps -c constraints.txt "
-                "-r requirements/totalsegmentator.txt"
-            ) from error
-        self._digest = digest_of(file for files in self._model_files().values() for file in files.all)
+        self._version = _installed()
+        self._digest = digest_of(self.files())
         self._predictors: dict[int, nnUNetPredictor] = {}
 
     @property
     def identity(self) -> AlgorithmIdentity:
         name = "TotalSegmentator total 3 mm" if self.fast else "TotalSegmentator total 1.5 mm"
         return AlgorithmIdentity(name, self._version, self._digest, "University Hospital Basel")
+
+    def files(self) -> list[Path]:
+        """Every file that is read, in the order of the digest. Raises SegmenterWeightsError if one is missing."""
+        return [file for model in self._model_files().values() for file in model.all]
 
     def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
         """Label `anatomies` on the volume's grid. Raises SegmenterWeightsError if the weights are gone by now."""
@@ -139,7 +135,7 @@ class TotalSegmentator:
 
         mode = TASK_CONFIGS["total"]["sub_modes"]["fast" if self.fast else "default"]
         models = {}
-        for task in mode["task_id"] if isinstance(mode["task_id"], list) else [mode["task_id"]]:
+        for task in network_numbers(self.fast):
             folder = self.weights / TASK_ID_WEIGHTS_CONFIGS[task]["foldername"]
             models[task] = ModelFiles(folder / f"{mode['trainer']}__nnUNetPlans__3d_fullres", ("0",))
         for file in (file for files in models.values() for file in files.all):
@@ -150,6 +146,34 @@ class TotalSegmentator:
                     "here and name it in model.totalsegmentator_weights"
                 )
         return models
+
+
+def _installed() -> str:
+    """Version of the package. Raises SegmenterWeightsError if it is not there."""
+    try:
+        return importlib.metadata.version("TotalSegmentator")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SegmenterWeightsError(
+            "TotalSegmentator is not installed; run: .venv/bin/pip install --no-deps -c constraints.txt "
+            "-r requirements/totalsegmentator.txt"
+        ) from error
+
+
+def network_numbers(fast: bool) -> list[int]:
+    """The networks of task `total`, by the package's numbers: one of 3 mm if `fast`, or five of 1.5 mm.
+
+    Raises SegmenterWeightsError if the package is not installed.
+    """
+    _installed()
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+
+    numbers = TASK_CONFIGS["total"]["sub_modes"]["fast" if fast else "default"]["task_id"]
+    return list(numbers) if isinstance(numbers, list) else [numbers]
+
+
+def default_weights() -> Path:
+    """Where the package itself looks for weights."""
+    return Path(os.environ.get("TOTALSEG_WEIGHTS_PATH", Path.home() / ".totalsegmentator/nnunet/results"))
 
 
 def needed_networks(anatomies: tuple[str, ...]) -> list[int]:

@@ -27,8 +27,16 @@ from tiny_nnunet import LEVELS, write_model
 from config import load_vocabulary
 from config.settings import ModelSettings
 from ct.anatomy import AnatomyMap, SegmenterWeightsError
+from ct.nnunet_predictor import ModelFiles, load_predictor
 from ct.segment import load_segmenter
-from ct.totalsegmentator import TotalSegmentator, _nifti_affine, merge_classes, quiet_package
+from ct.totalsegmentator import (
+    TotalSegmentator,
+    _nifti_affine,
+    merge_classes,
+    needed_networks,
+    network_numbers,
+    quiet_package,
+)
 from ct.volume import Grid, Volume
 
 needs_package = pytest.mark.skipif(
@@ -327,6 +335,87 @@ def test_oblique_affine_keeps_every_point_of_the_patient() -> None:
     np.testing.assert_allclose(nib.affines.voxel_sizes(nifti), (0.8, 0.7, 5.0))
     assert nib.aff2axcodes(nifti) == ("L", "P", "S")
     assert np.linalg.det(nifti[:3, :3]) > 0
+
+
+PARTS = {
+    291: "Dataset291_TotalSegmentator_part1_organs_1559subj",
+    292: "Dataset292_TotalSegmentator_part2_vertebrae_1532subj",
+    293: "Dataset293_TotalSegmentator_part3_cardiac_1559subj",
+    294: "Dataset294_TotalSegmentator_part4_muscles_1559subj",
+    295: "Dataset295_TotalSegmentator_part5_ribs_1559subj",
+}
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TOTALSEG_WEIGHTS_PATH with the five models of 1.5 mm; each finds those of LEVELS that are its classes."""
+    from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
+
+    folder = tmp_path_factory.mktemp("five")
+    for number, name in PARTS.items():
+        numbers = {what: i for i, what in class_map_5_parts[map_taskid_to_partname_ct[number]].items()}
+        write_model(
+            folder / name / "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres", numbers, "nnUNetTrainerNoMirroring"
+        )
+    return folder
+
+
+@needs_package
+def test_only_the_networks_of_the_anatomies_run_and_each_is_loaded_once(
+    five: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aorta and liver need two of the five, the liver alone one; labels do not depend on the others."""
+    import ct.totalsegmentator as provider
+
+    loaded: list[str] = []
+
+    def recorded(files: ModelFiles, *arguments: Any, **options: Any) -> Any:
+        loaded.append(files.folder.parent.name)
+        return load_predictor(files, *arguments, **options)
+
+    monkeypatch.setattr(provider, "load_predictor", recorded)
+    segmenter = TotalSegmentator(five, fast=False, device="cpu")
+    volume = _volume()
+    assert segmenter.identity.name == "TotalSegmentator total 1.5 mm"
+    liver = segmenter.segment(volume, ("liver",))
+    assert loaded == [PARTS[291]]
+    both = segmenter.segment(volume, ("aorta", "liver"))
+    assert loaded == [PARTS[291], PARTS[293]]
+    again = segmenter.segment(volume, ("aorta", "liver"))
+    assert loaded == [PARTS[291], PARTS[293]]
+    assert liver.measures["liver"].voxels > 1000
+    assert both.measures["aorta"].voxels > 1000
+    np.testing.assert_array_equal(liver.labels == 1, both.labels == 2)
+    np.testing.assert_array_equal(again.labels, both.labels)
+
+
+@needs_package
+def test_every_anatomy_finds_its_networks_and_none_needs_a_licence() -> None:
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS, TASK_ID_WEIGHTS_CONFIGS
+    from totalsegmentator.map_to_binary import commercial_models
+
+    assert network_numbers(fast=False) == list(PARTS)
+    assert network_numbers(fast=True) == [297]
+    everything = tuple(anatomy.name for anatomy in load_vocabulary().anatomies)
+    assert set(needed_networks(everything)) <= set(PARTS)
+    assert all(needed_networks((name,)) for name in everything)
+    assert needed_networks(("liver", "lung")) == [291]
+    assert needed_networks(("heart", "rib")) == [293, 295]
+    assert not TASK_CONFIGS["total"].get("commercial")
+    for number in (*PARTS, 297):
+        assert number not in commercial_models.values()
+        assert not TASK_ID_WEIGHTS_CONFIGS[number].get("commercial")
+    assert commercial_models  # there are such
+
+
+@needs_package
+@pytest.mark.usefixtures("run")
+def test_the_package_is_as_before_after_a_scan() -> None:
+    import totalsegmentator.nnunet as package
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+
+    assert package.nnUNetv2_predict.__module__ == "totalsegmentator.nnunet"
+    assert TASK_CONFIGS["total"]["sub_modes"]["default"]["task_id"] == list(PARTS)
 
 
 @needs_package
