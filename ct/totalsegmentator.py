@@ -29,6 +29,7 @@ from ct.volume import Grid, Volume
 
 if TYPE_CHECKING:
     import torch
+    from nibabel import Nifti1Image
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 _LEAST_SPLIT = 120
@@ -63,13 +64,11 @@ class TotalSegmentator:
         """Label `anatomies` on the volume's grid. Raises SegmenterWeightsError if the weights are gone by now."""
         self._model_files()
         with quiet_package(self.weights), self._warm_networks(anatomies):
-            import nibabel as nib
             from totalsegmentator.map_to_binary import class_map
             from totalsegmentator.python_api import totalsegmentator
 
-            image = nib.Nifti1Image(volume.hu.transpose(2, 1, 0), _nifti_affine(volume.grid))
             found = totalsegmentator(
-                image,
+                nifti_image(volume),
                 None,
                 ml=True,
                 fast=self.fast,
@@ -234,6 +233,13 @@ def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides
         parts = name.split("_")
         table[number] = LEFT if "left" in parts else RIGHT if "right" in parts else 0
     return lambda box: table[classes[box]]
+
+
+def nifti_image(volume: Volume) -> "Nifti1Image":
+    """The scan as the package takes it: HU [x, y, z] with its place in RAS+."""
+    from nibabel import Nifti1Image
+
+    return Nifti1Image(volume.hu.transpose(2, 1, 0), _nifti_affine(volume.grid))
 
 
 def _nifti_affine(grid: Grid) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tiny_nnunet import LEVELS, write_model
+from tiny_nnunet import LEVELS, let_package_run_alone, write_model
 
 from config import load_vocabulary
 from config.settings import ModelSettings
@@ -139,26 +139,7 @@ def run(weights: Path) -> Run:
     return Run(volume, found, network.asked, settings, printed.getvalue())
 
 
-def let_package_run_alone(patch: pytest.MonkeyPatch, weights: Path) -> None:
-    """What the package's own loading needs here: the folder, which it reads when imported, and the trainer classes.
-
-    nnU-Net would look for these by importing all that it has, and one of them needs timm, which is not installed.
-    """
-    import nnunetv2.utilities.file_path_utilities as paths
-    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
-        nnUNetTrainerNoMirroring,
-    )
-    from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs_NoMirroring import (
-        nnUNetTrainer_4000epochs_NoMirroring,
-    )
-    from totalsegmentator.nnunet import custom_trainers
-
-    patch.setattr(paths, "nnUNet_results", str(weights))
-    for trainer in (nnUNetTrainerNoMirroring, nnUNetTrainer_4000epochs_NoMirroring):
-        patch.setitem(custom_trainers, trainer.__name__, trainer)
-
-
-def _reference(volume: Volume, weights: Path, folder: Path) -> npt.NDArray[np.uint8]:
+def _reference(volume: Volume, weights: Path, folder: Path, *, fast: bool = True) -> npt.NDArray[np.uint8]:
     """Class numbers [z, y, x] by the package itself, from a NIfTI file in RAS+ made from the patient's geometry."""
     from totalsegmentator.python_api import totalsegmentator
 
@@ -169,10 +150,10 @@ def _reference(volume: Volume, weights: Path, folder: Path) -> npt.NDArray[np.ui
     nib.save(nib.Nifti1Image(np.flip(volume.hu, (1, 2)).transpose(2, 1, 0).copy(), affine), image)
     (folder / "config.json").write_text(json.dumps({"send_usage_stats": False, "statistics_disclaimer_shown": True}))
     with pytest.MonkeyPatch.context() as patch:
-        let_package_run_alone(patch, weights)
+        let_package_run_alone(weights)
         patch.setenv("TOTALSEG_HOME_DIR", str(folder))
         patch.setenv("TOTALSEG_WEIGHTS_PATH", str(weights))
-        found = totalsegmentator(image, None, ml=True, fast=True, device="cpu", quiet=True, nr_thr_saving=1)
+        found = totalsegmentator(image, None, ml=True, fast=fast, device="cpu", quiet=True, nr_thr_saving=1)
     return np.flip(found.get_fdata().astype(np.uint8).transpose(2, 1, 0), (1, 2))
 
 
@@ -387,6 +368,23 @@ def test_only_the_networks_of_the_anatomies_run_and_each_is_loaded_once(
     assert both.measures["aorta"].voxels > 1000
     np.testing.assert_array_equal(liver.labels == 1, both.labels == 2)
     np.testing.assert_array_equal(again.labels, both.labels)
+
+
+@needs_package
+@pytest.mark.slow
+def test_labels_of_several_networks_are_those_of_the_package(
+    five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's own call, told to run the same two of its five networks."""
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+    from totalsegmentator.map_to_binary import class_map
+
+    volume = _volume()
+    found = TotalSegmentator(five, fast=False, device="cpu").segment(volume, ANATOMIES[1:3])
+    monkeypatch.setitem(TASK_CONFIGS["total"]["sub_modes"]["default"], "task_id", [291, 293])
+    reference = _reference(volume, five, tmp_path, fast=False)
+    assert {class_map["total"][number] for number in np.unique(reference) if number} == set(LEVELS) - {"sternum"}
+    np.testing.assert_array_equal(found.labels, merge_classes(reference, class_map["total"], ANATOMIES[1:3]))
 
 
 @needs_package

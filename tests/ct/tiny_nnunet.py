@@ -110,3 +110,22 @@ def network_weights(kwargs: dict[str, Any], numbers: dict[str, int], outputs: in
             head.bias[numbers[name]] = -float(level**2)
     weights: dict[str, torch.Tensor] = network.state_dict()
     return weights
+
+
+def let_package_run_alone(weights: Path) -> None:
+    """What TotalSegmentator's own loading needs: the folder, which it reads when imported, and trainers.
+
+    nnU-Net would look for these by importing all that it has, and one of them needs timm, which is not installed.
+    """
+    import nnunetv2.utilities.file_path_utilities as paths
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+        nnUNetTrainerNoMirroring,
+    )
+    from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs_NoMirroring import (
+        nnUNetTrainer_4000epochs_NoMirroring,
+    )
+    from totalsegmentator.nnunet import custom_trainers
+
+    paths.nnUNet_results = str(weights)
+    for trainer in (nnUNetTrainerNoMirroring, nnUNetTrainer_4000epochs_NoMirroring):
+        custom_trainers[trainer.__name__] = trainer
