@@ -274,8 +274,13 @@ class ModelSettings(_Section):
 
     release: str = "bundled"
     """Folder of the model release; `bundled` is the phantom test model (not for clinical use)."""
-    segmenter: Literal["bundled", "totalsegmentator"] = "bundled"
-    """Anatomy segmentation: `bundled` (phantom test network) or `totalsegmentator` (the real package, your weights)."""
+    segmenter: Literal["bundled", "totalsegmentator", "nnunet", "monai"] = "bundled"
+    """Anatomy segmentation: `bundled` (phantom test network), `totalsegmentator` (the real package, your weights),
+    `nnunet` (a trained nnU-Net v2 model) or `monai` (a MONAI bundle)."""
+    segmenter_dir: Path | None = None
+    """Of `nnunet` and `monai`: the folder with the trained model or the bundle."""
+    segmenter_labels: Path | None = None
+    """Of `nnunet` and `monai`: YAML file that says which label is which anatomy (docs/operations/segmenters.md)."""
     totalsegmentator_weights: Path | None = None
     """Folder with TotalSegmentator's nnU-Net results (its TOTALSEG_WEIGHTS_PATH)."""
     totalsegmentator_fast: bool = False
@@ -294,6 +299,13 @@ class ModelSettings(_Section):
     frugal: bool = False
     """True: less memory, slower, the same results within rounding. A job that ran out of memory is tried once more
     like this, on the CPU, whatever stands here."""
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        """ValueError for a segmenter of yours without its folder or its labels."""
+        if self.segmenter in ("nnunet", "monai") and (self.segmenter_dir is None or self.segmenter_labels is None):
+            raise ValueError(f"segmenter: {self.segmenter} needs `segmenter_dir` and `segmenter_labels`")
+        return self
 
 
 class WorkSettings(_Section):
