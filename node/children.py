@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +16,12 @@ from node.processes import die_with_parent
 
 
 class Child:
-    """One process. Its output goes to `log`."""
+    """One process. Its output goes to `log`; None: where this process's output goes."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path | None, environment: Mapping[str, str]) -> None:
         self.name = name
-        self.log = log
-        with log.open("ab") as out:
+        self.log = log or Path(os.devnull)
+        with nullcontext() if log is None else log.open("ab") as out:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -41,7 +42,7 @@ class Child:
         return self.process.poll()
 
     def last_line(self) -> str:
-        """The last line of the log that is not empty."""
+        """The last line of the log that is not empty; nothing without a log."""
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines()]
         return next((line for line in reversed(lines) if line), "")
 

@@ -98,12 +98,39 @@ def init(
     _say(f"  fvlm-node serve --config {file}")
 
 
+Role = Annotated[str, typer.Option(help="One process only: receiver, reconciler, analyze, deliver or console.")]
+WorkerName = Annotated[str, typer.Option("--name", help="Of one of several analyze or deliver workers on a machine.")]
+
+
 @app.command(epilog="Example: fvlm-node serve --config fvlm-node.yaml")
-def serve(config: ConfigFile = None) -> None:
-    """Run the node: receiver, worker, reconciler, until Ctrl-C."""
+def serve(config: ConfigFile = None, only: Role = "", name: WorkerName = "") -> None:
+    """Run the node: receiver, worker, reconciler, until Ctrl-C.
+
+    With --only, one of its processes, for containers, systemd units or several machines: with the same settings file
+    everywhere, one data folder, and a database and a broker of your own.
+    """
     from node.serve import serve as run
 
-    run(Settings.load(config), config)
+    run(Settings.load(config), config, only, name)
+
+
+@app.command(epilog="Example: fvlm-node health receiver")
+def health(
+    role: Annotated[str, typer.Argument(help="Process to ask after; none: all of a whole node.")] = "",
+    config: ConfigFile = None,
+    name: WorkerName = "",
+) -> None:
+    """Ask whether the node's processes on this machine live and can work: exit status 0, or 2 and a line for each that
+    does not. For health checks of containers and monitoring; quick.
+    """
+    from node.health import ailing
+
+    found = ailing(Settings.load(config), role, name)
+    for line in found:
+        typer.echo(line, err=True)
+    if found:
+        raise typer.Exit(_BAD_END)
+    _say("healthy")
 
 
 @app.command(epilog="Example: fvlm-node analyze ~/my-ct --out results")

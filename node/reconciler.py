@@ -4,6 +4,7 @@ Each pass: close series, vet and route them, take back expired leases, end jobs 
 send messages for queued jobs and due deliveries whenever a queue is empty. A message too many does no harm.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from threading import Event
@@ -56,8 +57,9 @@ class Reconciler:
         self._jumped: bool | None = False
         """Whether waits are to be begun anew because the clock jumped; None: all is well with the times."""
 
-    def run(self, ended: Event) -> None:
+    def run(self, ended: Event, passed: Callable[[], None] = lambda: None) -> None:
         """Pass after pass until `ended` is set; waits longer while nothing is on its way, less when the bell rings.
+        `passed` is called after each.
 
         What is there at the start is logged before anything is done.
         """
@@ -66,7 +68,7 @@ class Reconciler:
             pass
         bell = Bell(bell_file(self._settings.spool_dir))
         while not bell.wait(ended, min(_LIVELY_S, pause) if self.once() else pause):
-            pass
+            passed()
         self._counts.stop()
 
     def once(self) -> bool:

@@ -1,11 +1,12 @@
 """`fvlm-node serve`: the whole node in one command: a supervisor that starts, restarts and ends every process.
 
-Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, messenger, console. Their logs
-are in `data_dir/logs`.
+Processes: the embedded broker, receiver, inlets, reconciler, deliver worker, messenger, analyze worker, console. Their
+logs are in `data_dir/logs`. With `only` a role: the supervisor of this one process, which logs to the standard error.
 """
 
 import errno
 import os
+import re
 import signal
 import socket
 import ssl
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from urllib.parse import quote
 
 import structlog
 from rich.console import Console
@@ -38,20 +40,20 @@ from node.errors import CommandError
 from node.leases import hand_back
 from node.logs import configure_logs
 from node.migrations import upgrade
-from node.node_lock import locked
+from node.node_lock import locked, settings_file
 from node.processes import name_process
 from node.releases import shadow_wish
 from node.releases.registry import path_in_force
+from node.roles import MANY, MOST_OF_NAME, ROLES, wanted, worker_name
 from node.rules.book import open_rulebook
 from node.tasks import SHADOW
 from node.tls import TlsError, server_context
-from node.worker import worker_name, write_settings
+from node.worker import write_settings
 
 _log = structlog.get_logger(__name__)
 
-ROLES = ("receiver", "inlets", "reconciler", "deliver", "messenger", "analyze", "console")
-"""In the order in which they are started and told to end; inlets, messenger and console only if the settings want
-them."""
+_SECTIONS = {"inlets": "web, orthancs, folders", "messenger": "messages", "console": "console.enabled"}
+"""Where the settings say whether a role is wanted."""
 WORKER = "node.worker"
 """Module that runs a role."""
 _FIRST_RESTART_S = 0.5
@@ -73,69 +75,112 @@ class _Post:
     restart_at: float | None = None
 
 
-def serve(settings: Settings, config_file: Path | None = None) -> None:
+def serve(settings: Settings, config_file: Path | None = None, only: str = "", name: str = "") -> None:
     """Run the node until SIGTERM or Ctrl-C; must be called in the main thread.
 
-    Raises CommandError, with cause and cure, if it cannot start: data folder, port, database, broker; and
-    config.rules.RulesError.
+    `only`: one of ROLES, to run the node in parts that meet in data folder, database and broker; workers of one role on
+    one machine each have a `name`. Raises CommandError, with cause and cure, if it cannot start: data folder, port,
+    database, broker; and config.rules.RulesError.
     """
     open_rulebook(settings)  # a bad one is refused before anything is begun
-    name_process("serve")
+    part = _part(settings, only, name)
+    name_process(f"serve {only}" if only else "serve")
     configure_logs()
     os.umask(0o077)  # inherited by every process of the node
     ended = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     console = Console()
-    with _data_folder(settings.data_dir):
-        settings = _with_fixed_rules(settings)
-        settings = settings.model_copy(
-            update={
-                "dicom": _usable_doors(settings.dicom),
-                "web": _usable_web(settings.web),
-                "console": settings.console.model_copy(update={"port": _console_port(settings)}),
-            }
-        )
-        _migrate(settings)
+    with _data_folder(settings.data_dir, part):
+        settings = _with_ports(_with_fixed_rules(settings, part), only)
+        try:
+            _migrate(settings)
+        except CommandError:
+            if only != "receiver":  # which takes images while the database is away, from the start
+                raise
+            _log.warning("database_away", role=only)
         broker = None if settings.broker_url else EmbeddedBroker(settings.data_dir)
         try:
             if broker is not None:
                 broker.start()
         except BrokerError as error:
             raise CommandError(f"The broker cannot be started: {error}.", "Or set broker_url to your Redis.") from error
-        password = _new_password(settings)
-        supervisor = _Supervisor(settings, broker)
+        password = _new_password(settings) if only in ("", "console") else ""
+        supervisor = _Supervisor(settings, broker, part, only, name)
         try:
             supervisor.start(ended)
-            if not ended.is_set():
+            if only:
+                _log.info("part_runs", role=only)
+                if password:
+                    console.print(f"Console: user {USER}, password {password} (shown this once)", highlight=False)
+            elif not ended.is_set():
                 console.print(_summary(settings, config_file, password))
             supervisor.watch(ended)
-            console.print("Ending: senders and the job under way get a few seconds.", highlight=False)
+            if not only:
+                console.print("Ending: senders and the job under way get a few seconds.", highlight=False)
         finally:
             supervisor.stop()
-    console.print("fVLM Node ended; nothing received is lost.", highlight=False)
+    if only:
+        _log.info("part_ended", role=only)
+    else:
+        console.print("fVLM Node ended; nothing received is lost.", highlight=False)
+
+
+def _part(settings: Settings, only: str, name: str) -> str:
+    """The name of this part of the node, empty for a whole node. Raises CommandError if it cannot run apart."""
+    if not only:
+        if name:
+            raise CommandError("--name is for one worker of several.", "Add --only analyze or --only deliver.")
+        return ""
+    if only not in ROLES:
+        raise CommandError(f"--only {only}: there is no such role.", f"One of {', '.join(ROLES)}.")
+    if not settings.broker_url:
+        raise CommandError(
+            "The parts of a node meet in a broker of their own, and broker_url is empty.",
+            "Set broker_url to your Redis or RabbitMQ; without --only the node brings its own.",
+        )
+    if only != SHADOW and only not in wanted(settings):
+        raise CommandError(f"The settings have no work for {only}.", f"Start it when they do: see `{_SECTIONS[only]}`.")
+    if only not in MANY:
+        if name:
+            raise CommandError(f"A node has one {only}, which takes no --name.", "Leave --name away.")
+        return only
+    if not re.fullmatch(rf"[A-Za-z0-9._-]{{0,{MOST_OF_NAME}}}", name):
+        raise CommandError(
+            f"--name {name}: a name has at most {MOST_OF_NAME} letters, digits, dots, dashes or underscores.",
+            "For example --name 2",
+        )
+    return quote(worker_name(only, settings.data_dir, name), safe=":")
+
+
+def _with_ports(settings: Settings, only: str) -> Settings:
+    """With the ports that this process, or its children, will listen on. Raises CommandError."""
+    if only in ("", "receiver"):
+        settings = settings.model_copy(update={"dicom": _usable_doors(settings.dicom)})
+    if only in ("", "inlets"):
+        settings = settings.model_copy(update={"web": _usable_web(settings.web)})
+    if only in ("", "console"):
+        console = settings.console.model_copy(update={"port": _console_port(settings)})
+        settings = settings.model_copy(update={"console": console})
+    return settings
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, broker: EmbeddedBroker | None) -> None:
-        self._settings, self._broker = settings, broker
+    def __init__(self, settings: Settings, broker: EmbeddedBroker | None, part: str, only: str, name: str) -> None:
+        self._settings, self._broker, self._only, self._name = settings, broker, only, name
         self._logs = settings.data_dir / "logs"
-        self._logs.mkdir(exist_ok=True)
-        self._file = settings.data_dir / "run" / "settings.json"
+        self._file = settings_file(settings.data_dir, part)
         self._posts: list[_Post] = []
 
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
-        wanted = {
-            "inlets": self._settings.has_inlets,
-            "messenger": bool(self._settings.messages.destinations),
-            "console": self._settings.console.enabled,
-        }
-        roles = [role for role in ROLES if wanted.get(role, True)]
+        roles = [self._only] if self._only else wanted(self._settings)
+        if not self._only:
+            self._logs.mkdir(exist_ok=True)
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.open_port
-        deadline = time.monotonic() + _READY_S
+        deadline = time.monotonic() + (_READY_S if "receiver" in roles else 0.0)
         while not listens(port, host) and time.monotonic() < deadline and not ended.wait(0.05):
             self._tend()
 
@@ -154,7 +199,8 @@ class _Supervisor:
         deadline = time.monotonic() + _REST_ENDS_S
         for post in self._posts[1:]:
             post.child.stop(max(0.0, deadline - time.monotonic()))
-        self._hand_back()
+        if self._only in ("", "analyze"):
+            self._hand_back()
         if self._broker is not None:
             self._broker.stop()
         self._file.unlink(missing_ok=True)
@@ -164,7 +210,7 @@ class _Supervisor:
         engine = open_database(self._settings.database)
         try:
             with Records(engine).session() as session:
-                jobs = hand_back(session, worker_name("analyze", self._settings.data_dir))
+                jobs = hand_back(session, worker_name("analyze", self._settings.data_dir, self._name))
         except DBAPIError as error:
             _log.warning("database_away", error=type(error.orig).__name__)
         else:
@@ -174,8 +220,8 @@ class _Supervisor:
             engine.dispose()
 
     def _spawn(self, role: str) -> Child:
-        command = [sys.executable, "-m", WORKER, role, str(self._file)]
-        return Child(role, command, self._logs / f"{role}.log", {})
+        command = [sys.executable, "-m", WORKER, role, str(self._file), *([self._name] if self._name else [])]
+        return Child(role, command, None if self._only else self._logs / f"{role}.log", {})
 
     def _tend(self) -> None:
         if self._broker is not None and self._broker.process is not None and self._broker.process.poll() is not None:
@@ -184,7 +230,8 @@ class _Supervisor:
                 self._broker.start()
             except BrokerError as error:
                 _log.error("broker_does_not_start", detail=str(error))
-        self._tend_shadow()
+        if not self._only:
+            self._tend_shadow()
         for post in self._posts:
             if post.child.running:
                 continue
@@ -218,20 +265,27 @@ class _Supervisor:
 
 
 @contextmanager
-def _data_folder(folder: Path) -> Iterator[None]:
-    """The data folder, private to this user and to this node. Raises CommandError if it is not to be had."""
+def _data_folder(folder: Path, part: str) -> Iterator[None]:
+    """The data folder, private to this user and to this node, or this part of it. Raises CommandError if it is not to
+    be had.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _close_to_others(folder)
-        for part in ("run", "results", "spool"):
-            (folder / part).mkdir(exist_ok=True)
+        for inner in ("run", "results", "spool"):
+            (folder / inner).mkdir(exist_ok=True)
         (folder / "run" / "lock").touch()
     except OSError as error:
         raise CommandError(
             f"The data folder {folder.resolve()} cannot be written: {error.strerror}.",
             "Set data_dir to a folder of the user that runs the node.",
         ) from error
-    with locked(folder) as mine:
+    with locked(folder, part) as mine:
+        if not mine and part:
+            raise CommandError(
+                f"A whole node, or {part}, runs on the data folder {folder.resolve()} already.",
+                "End it first; several workers of a role on one machine each need a --name.",
+            )
         if not mine:
             raise CommandError(
                 f"Another node runs on the data folder {folder.resolve()}.", "End it first, or set another data_dir."
@@ -239,14 +293,14 @@ def _data_folder(folder: Path) -> Iterator[None]:
         yield
 
 
-def _with_fixed_rules(settings: Settings) -> Settings:
+def _with_fixed_rules(settings: Settings, part: str) -> Settings:
     """The settings with a copy of the rules file, so that a change of it counts from the next start, not before.
 
     Raises CommandError.
     """
     if settings.routing.rules is None:
         return settings
-    copy = settings.data_dir / "run" / "routing.yaml"
+    copy = settings.data_dir / "run" / (f"routing-{part}.yaml" if part else "routing.yaml")
     try:
         copy.write_bytes(settings.routing.rules.read_bytes())
     except OSError as error:

@@ -1,11 +1,12 @@
-"""The node's processes: `python -m node.worker ROLE SETTINGS`, where SETTINGS is a file that `node.serve` wrote.
+"""The node's processes: `python -m node.worker ROLE SETTINGS [NAME]`, where SETTINGS is a file that `node.serve` wrote.
+
+NAME tells workers of one role on one machine apart.
 
 Nothing is imported before its role is known: only `analyze` loads torch.
 """
 
 import json
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from sqlalchemy.exc import DBAPIError
 from config import Reason, Settings
 from node.database import Records, open_database
 from node.logs import configure_logs
+from node.presence import Presence
 from node.processes import name_process, share_cores, without_collections
 from node.release import release_digest
 from node.releases.registry import path_in_force
+from node.roles import worker_name
 from node.tasks import ANALYZE, DELIVER, MESSAGES, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
 from node.worker_starts import note_start
 
@@ -41,6 +44,7 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
     from node.jobs import Analyst, WorkerUnfitError
 
     load = load or _load_pipeline
+    presence = Presence.of(settings.data_dir, worker)
     records = Records(open_database(settings.database))
 
     def configured(release: str, frugal: bool) -> Any:
@@ -71,6 +75,7 @@ def run_analyze(settings: Settings, worker: str, load: Callable[[Settings], Any]
                 pipeline.complete()
             complete.set()
             note_start(records, worker)
+            presence.ready()
             _log.info("segmenter_loaded")
         except PipelineError as error:
             stop_worker(_MODEL_MISSING)
@@ -148,7 +153,9 @@ def run_deliver(settings: Settings, worker: str) -> int:
         except DBAPIError as error:
             _log.warning("database_away", delivery=delivery_id, error=type(error.orig).__name__)
 
-    return run_worker(make_app(settings), DELIVER, deliver, worker, threads=len(settings.destinations) + 1)
+    presence = Presence.of(settings.data_dir, worker)
+    threads = len(settings.destinations) + 1
+    return run_worker(make_app(settings), DELIVER, deliver, worker, threads, on_ready=presence.ready)
 
 
 def run_messenger(settings: Settings, worker: str) -> int:
@@ -164,10 +171,12 @@ def run_messenger(settings: Settings, worker: str) -> int:
         except DBAPIError as error:
             _log.warning("database_away", error=type(error.orig).__name__)
 
-    return run_worker(make_app(settings), MESSAGES, send, worker, threads=len(settings.messages.destinations) + 1)
+    presence = Presence.of(settings.data_dir, worker)
+    threads = len(settings.messages.destinations) + 1
+    return run_worker(make_app(settings), MESSAGES, send, worker, threads, on_ready=presence.ready)
 
 
-def run_reconciler(settings: Settings, _: str) -> int:
+def run_reconciler(settings: Settings, worker: str) -> int:
     """Reconcile until SIGTERM; the exit status."""
     from node.reconciler import Reconciler
 
@@ -178,7 +187,8 @@ def run_reconciler(settings: Settings, _: str) -> int:
         from node.worklist.run import start_performers
 
         start_performers(settings, records, ended)
-    Reconciler(records, settings, Dispatcher(make_app(settings))).run(ended)
+    presence = Presence.of(settings.data_dir, worker)
+    Reconciler(records, settings, Dispatcher(make_app(settings))).run(ended, presence.ready)
     return 0
 
 
@@ -227,19 +237,16 @@ def read_settings(file: Path) -> Settings:
     return Settings(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def worker_name(role: str, data_dir: Path) -> str:
-    """The name of the one worker of a role that `serve` runs on a data folder: the same after a restart."""
-    return f"{platform.node()[:30]}:{data_dir.resolve().name[:20]}:{role}"
-
-
 def main(arguments: list[str]) -> int:
     """Run one role; the exit status."""
-    role, file = arguments
+    role, file, *name = arguments
     name_process(role)
     configure_logs()
     settings = read_settings(Path(file))
+    worker = worker_name(role, settings.data_dir, *name)
     try:
-        return ROLES[role](settings, worker_name(role, settings.data_dir))
+        with Presence.of(settings.data_dir, worker).held():
+            return ROLES[role](settings, worker)
     except DBAPIError as error:
         _log.error("database_away", role=role, error=type(error.orig).__name__)
     except OSError as error:

@@ -26,8 +26,8 @@ from node.database import Records, open_database
 from node.leases import take
 from node.node_lock import node_runs, running_ports
 from node.records import Job
+from node.roles import worker_name
 from node.states import State
-from node.worker import worker_name
 
 ROOT = Path(__file__).parents[2]
 ROLES = {"receiver", "reconciler", "deliver", "analyze", "console"}
