@@ -95,8 +95,8 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         "CXR-BERT was taught to match sections), and goes on learning.",
         f"- Each method: {steps} steps of {size.batch} patients, {size.epochs} epochs, by the trainer of "
         f"`fvlm-node train pretrain`; seeds {', '.join(map(str, size.seeds))}. Soft targets grow over "
-        f"{size.ramp_epochs:g} epoch(s), alpha is 0.5 (momentum: 1, as RADAR). Co-teaching trains two models; the "
-        "first is measured.",
+        f"{size.ramp_epochs:g} epoch(s), alpha is 0.5 (momentum: 1, as RADAR). Co-teaching trains two models; one "
+        "is measured.",
         "- CLIP has one query, for the whole scan (all tokens, and all cells that hold an anatomy), and sees the whole "
         "report; supervised learns the findings that the report decides, unmentioned anatomies masked, and answers "
         "with its logits; the others answer zero-shot from a pair of prompts.",
