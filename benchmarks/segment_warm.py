@@ -2,9 +2,15 @@
 
 Both go the package's way (turning, resampling, sliding window, back) over the same scans with the same weights, which
 are made up, small, and of the official layout. Real networks compute longer, on both sides alike, so the ratio is
+<<<<<<< HEAD
 higher than it is with them: what counts is the difference, saved a series. The first series of each side stands apart.
 Labels are compared voxel for voxel. Times are wall seconds; `_cpu_s` are seconds of all cores, processes that the
 package starts included, and hold on a machine that does something else too.
+=======
+higher than it is with them: what counts is the difference, which is saved with each series. The first series of each
+side stands apart. Labels are compared voxel for voxel. Times are wall seconds; `_cpu_s` are seconds of all cores,
+processes that the package starts included, and hold on a machine that does something else too.
+>>>>>>> providers
 """
 
 import argparse
@@ -53,8 +59,6 @@ def main() -> None:
         result.add(f"{side}_s", [wall for _, wall, _ in runs[1:]])
         result.add(f"{side}_cpu_s", [cpu for _, _, cpu in runs[1:]])
     for what in ("s", "cpu_s"):
-        saved = result.figures[f"package_{what}"] - result.figures[f"ours_{what}"]
-        result.figures[f"saved_a_series_{what}"] = round(saved, 2)
         result.figures[f"ratio_vs_package_{what}"] = round(
             result.figures[f"package_{what}"] / result.figures[f"ours_{what}"], 2
         )

@@ -124,7 +124,9 @@ def _channels(metadata: Path) -> dict[str, tuple[int, ...]]:
     """Name of each class but the background -> its number. Raises SegmenterWeightsError."""
     try:
         (output,) = _read(metadata)["network_data_format"]["outputs"].values()
-        channels = {str(name): (int(number),) for number, name in output["channel_def"].items() if int(number) > 0}
+        channels: dict[str, tuple[int, ...]] = {
+            str(name): (int(number),) for number, name in output["channel_def"].items() if int(number) > 0
+        }
         if not channels:
             raise ValueError("no class")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
