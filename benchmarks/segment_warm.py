@@ -2,15 +2,9 @@
 
 Both go the package's way (turning, resampling, sliding window, back) over the same scans with the same weights, which
 are made up, small, and of the official layout. Real networks compute longer, on both sides alike, so the ratio is
-<<<<<<< HEAD
-higher than it is with them: what counts is the difference, saved a series. The first series of each side stands apart.
-Labels are compared voxel for voxel. Times are wall seconds; `_cpu_s` are seconds of all cores, processes that the
-package starts included, and hold on a machine that does something else too.
-=======
 higher than it is with them: what counts is the difference, which is saved with each series. The first series of each
 side stands apart. Labels are compared voxel for voxel. Times are wall seconds; `_cpu_s` are seconds of all cores,
 processes that the package starts included, and hold on a machine that does something else too.
->>>>>>> providers
 """
 
 import argparse
