@@ -156,7 +156,7 @@ def conclude(row: Outgoing, outcome: Outcome, settings: DeliverySettings) -> Non
     if outcome.fate is Fate.STORED:
         row.sent_at = now()
     elif outcome.fate is Fate.REFUSED:
-        row.refused = True
+        row.refused, row.due_at = True, now()
     else:
         row.due_at = next_attempt(row.attempts, settings)
 

@@ -76,6 +76,7 @@ class Outgoing:
     destination: Mapped[str] = mapped_column(String(64))
     """Name in the settings."""
     due_at: Mapped[datetime] = mapped_column(default=now)
+    """When it is tried next; for what was refused, when that was."""
     attempts: Mapped[int] = mapped_column(default=0)
     sent_at: Mapped[datetime | None] = mapped_column(default=None)
     refused: Mapped[bool] = mapped_column(default=False)

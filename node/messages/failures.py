@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from config import Reason, Settings
@@ -69,6 +69,14 @@ def failed(session: Session, since: datetime, until: datetime) -> Iterator[str]:
     for start in session.scalars(starts.order_by(WorkerStart.worker)):
         reason = Reason(start.reason or Reason.INTERNAL)
         yield f"A worker cannot start: {reason}: {reason.meaning} Cure: {reason.cure}"
+    unheard = (
+        select(Message.destination, Message.reason, func.count())
+        .where(Message.refused, Message.due_at > since, Message.due_at <= until)
+        .group_by(Message.destination, Message.reason)
+    )
+    for name, why, count in session.execute(unheard).tuples():
+        reason = Reason(why or Reason.INTERNAL)
+        yield f"{count} message(s) to {name} refused: {reason}. Which and why: fvlm-node status; fvlm-node retry JOB"
     away = select(Breaker).where(Breaker.since > since - _PATIENCE, Breaker.since <= until - _PATIENCE)
     for row in session.scalars(away.order_by(Breaker.destination)):
         reason = Reason(row.reason or Reason.PEER_UNREACHABLE)

@@ -113,7 +113,7 @@ def _observation(content: Content, told: Told) -> dict[str, Any]:
         observation["dataAbsentReason"] = {"text": f"{told.verdict.capitalize()}: neither present nor absent is said"}
     else:
         observation["valueCodeableConcept"] = _concept(_SYSTEMS["SCT"], verdict.value, verdict.meaning)
-    if told.verdict is Verdict.PRESENT:
+    if told.urgent or told.verdict is Verdict.PRESENT:
         system = "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation"
         flag = ("AA", "Critical abnormal") if told.urgent else ("A", "Abnormal")
         observation["interpretation"] = [_concept(system, *flag)]

@@ -38,7 +38,7 @@ from node import breaker
 from node.children import free_port
 from node.database import Records
 from node.dimse_link import AwayError
-from node.messages import failures
+from node.messages import failures, rows
 from node.messages.guarded_http import Target, allowed, post
 from node.records import Breaker, Job, Message, now
 from node.states import State
@@ -257,12 +257,16 @@ def test_a_failure_is_mailed_once_encrypted_and_without_patient_data(tmp_path: P
         with records.session() as session:
             breaker.trip(session, "pacs", Reason.PEER_UNREACHABLE, "Planted").since = now() - timedelta(minutes=6)
             breaker.trip(session, "just now", Reason.PEER_UNREACHABLE, "Planted")
-        assert _note(records, settings) == 1
-        assert _note(records, settings) == 1
+            for refused_at in (now() - timedelta(seconds=20), now() - timedelta(days=2)):
+                row = Message(job_id=None, destination="ris", kind=rows.Kind.RESULT, message_id="a", content={})
+                row.refused, row.reason, row.detail, row.due_at = True, Reason.PEER_REFUSED, "Planted", refused_at
+                session.add(row)
+        assert _note(records, settings) == 3
+        assert _note(records, settings) == 3
         deliver_all(records, settings)
         with records.session() as session:
             breaker.shut(session, "just now")
-        assert _note(records, settings, timedelta(hours=2)) == 1  # nothing new, though pacs is still away
+        assert _note(records, settings, timedelta(hours=2)) == 3  # nothing new, though pacs is still away
     (mail,) = postbox.mails
     assert postbox.encrypted == [True]
     text = mail.get_content()
@@ -270,6 +274,7 @@ def test_a_failure_is_mailed_once_encrypted_and_without_patient_data(tmp_path: P
     assert f"Jobs {failed}." in text
     assert Reason.OUT_OF_MEMORY.cure in text
     assert "Destination pacs takes nothing since" in text
+    assert "1 message(s) to ris refused: PEER_REFUSED" in text
     assert "just now" not in text
     assert "CANCELLED" not in text
     assert not [planted for planted in PLANTED if planted in postbox.everything]

@@ -26,6 +26,7 @@ from message_peers import (
     rows_of,
     secret_file,
 )
+from postgres import running_postgres
 from prometheus_client.parser import text_string_to_metric_families
 from rows import QUICK, job, open_records, settings_for
 from running import Processes, running_broker, wait_for
@@ -40,7 +41,7 @@ from node.children import free_port
 from node.database import Records
 from node.job_control import rerun
 from node.jobs import Analyst
-from node.messages import rows
+from node.messages import failures, rows
 from node.messages.messenger import Messenger
 from node.messages.probe import probe
 from node.metrics import exposition
@@ -317,6 +318,27 @@ def test_an_urgent_finding_goes_first_to_whom_it_was_named(tmp_path: Path, thres
     assert ["|AA|" in message for message in peer.got] == [urgent] * len(peer.got)
     ids = {message.split("|")[9] for message in peer.got}
     assert len(ids) == len(peer.got)
+
+
+@pytest.mark.peers
+def test_all_of_it_on_postgresql(tmp_path: Path) -> None:
+    with running_postgres() as url, http_peer(HttpPeer()) as web, hl7_peer(Hl7Peer(["AE207", "AA"])) as peer:
+        settings = settings_with(tmp_path, hook(tmp_path, web), ris(peer), urgent=0.7, database_url=url)
+        records = open_records(settings)
+        job_id = read_series(records, settings)
+        messenger = Messenger(records, settings)
+        for _ in range(2):
+            all_due(records)
+            deliver_all(records, settings, messenger)
+        assert all(row.sent_at for row in rows_of(records))
+        assert (len(web.got), len(peer.got)) == (2, 3)
+        with records.session() as session:
+            failures.note(session, settings, now())
+            assert rows.abandon(session, settings) == []
+            assert rows.waiting(session) == rows.due_by_destination(session) == {}
+            rows.forget(session, job_id)
+        assert "hl7" in _text(status_tables(settings, 10)[1])
+        records.engine.dispose()
 
 
 def test_a_newer_generation_speaks_in_the_place_of_the_older(tmp_path: Path) -> None:
