@@ -108,6 +108,7 @@ class Reason(StrEnum):
     PEER_UNREACHABLE = "PEER_UNREACHABLE"
     PEER_REFUSED = "PEER_REFUSED"
     NO_ADDRESS = "NO_ADDRESS"
+    ADDRESS_NOT_ALLOWED = "ADDRESS_NOT_ALLOWED"
     STORED_WITH_WARNING = "STORED_WITH_WARNING"
     COMMITMENT_FAILED = "COMMITMENT_FAILED"
     COMMITMENT_TIMEOUT = "COMMITMENT_TIMEOUT"
@@ -378,6 +379,10 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.NO_ADDRESS: _Text(
         "The sender wants an answer, and the settings do not say where it is.",
         "Give its AE title, host and port under `sources`.",
+    ),
+    Reason.ADDRESS_NOT_ALLOWED: _Text(
+        "The name of the destination leads to an address where it may not be; nothing was sent.",
+        "If it really is there, add its network to `networks` of this message destination.",
     ),
     Reason.STORED_WITH_WARNING: _Text(
         "The destination stored the object and warned.", "The detail says of what; look at the object there."

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
+from config.message_settings import MessageSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
 from config.priority import PriorityName
 from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
@@ -273,8 +274,13 @@ class ModelSettings(_Section):
 
     release: str = "bundled"
     """Folder of the model release; `bundled` is the phantom test model (not for clinical use)."""
-    segmenter: Literal["bundled", "totalsegmentator"] = "bundled"
-    """Anatomy segmentation: `bundled` (phantom test network) or `totalsegmentator` (the real package, your weights)."""
+    segmenter: Literal["bundled", "totalsegmentator", "nnunet", "monai"] = "bundled"
+    """Anatomy segmentation: `bundled` (phantom test network), `totalsegmentator` (the real package, your weights),
+    `nnunet` (a trained nnU-Net v2 model) or `monai` (a MONAI bundle)."""
+    segmenter_dir: Path | None = None
+    """Of `nnunet` and `monai`: the folder with the trained model or the bundle."""
+    segmenter_labels: Path | None = None
+    """Of `nnunet` and `monai`: YAML file that says which label is which anatomy (docs/operations/segmenters.md)."""
     totalsegmentator_weights: Path | None = None
     """Folder with TotalSegmentator's nnU-Net results (its TOTALSEG_WEIGHTS_PATH)."""
     totalsegmentator_fast: bool = False
@@ -293,6 +299,13 @@ class ModelSettings(_Section):
     frugal: bool = False
     """True: less memory, slower, the same results within rounding. A job that ran out of memory is tried once more
     like this, on the CPU, whatever stands here."""
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        """ValueError for a segmenter of yours without its folder or its labels."""
+        if self.segmenter in ("nnunet", "monai") and (self.segmenter_dir is None or self.segmenter_labels is None):
+            raise ValueError(f"segmenter: {self.segmenter} needs `segmenter_dir` and `segmenter_labels`")
+        return self
 
 
 class WorkSettings(_Section):
@@ -395,6 +408,7 @@ class Settings(BaseSettings):
     """Receivers of results by name: DICOM nodes (C-STORE) and DICOMweb services (STOW-RS)."""
     worklists: dict[SourceName, Worklist] = {}
     """Worklists (Unified Procedure Step) by name on which the node takes work (IHE AIW-I Task Performer)."""
+    messages: MessageSettings = MessageSettings()
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -486,6 +500,12 @@ class Settings(BaseSettings):
         )
         if strange:
             raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
+        shared = sorted(set(loaded.messages.destinations) & set(loaded.destinations))
+        if shared:
+            raise SettingsError(
+                f"{file or 'environment'}: messages.destinations: {', '.join(shared)} stands under `destinations` "
+                "too; take another name"
+            )
         settings: Settings = loaded
         if file is not None:
             here, rules = file.resolve().parent, loaded.routing.rules

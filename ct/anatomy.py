@@ -1,6 +1,9 @@
 """`AnatomyMap`: which voxel belongs to which anatomy, and the interface of what segments a `Volume`."""
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -76,6 +79,15 @@ class AnatomyMap:
 
 class SegmenterWeightsError(RuntimeError):
     """The weights are missing or not those of this network. The text names the cure."""
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """SHA-256 over the SHA-256 of each file, in this order, hex: the identity of weights in several files."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 class Segmenter(Protocol):

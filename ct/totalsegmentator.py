@@ -1,10 +1,12 @@
 """TotalSegmentator (the real package, your weights) as a segmenter; its classes are merged by the vocabulary.
 
-Left to itself the package downloads weights that it misses, and sends usage statistics. Here it does neither: the
-folders it is going to read are checked before every call, and every call gets settings in which statistics are off.
+Left to itself the package downloads weights that it misses, sends usage statistics, and loads its networks anew for
+every scan, as pickles. Here it does none of it: the folders it is going to read are checked before every call, every
+call gets settings in which statistics are off, and where the package runs a network it gets one that is loaded once,
+without running code of its files. Only task `total` is ever asked for, which needs no licence, and of its five networks
+only those with classes of the anatomies wanted.
 """
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -13,15 +15,22 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from config import load_vocabulary
-from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array
+from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array, digest_of
 from ct.measure import measure
+from ct.nnunet_predictor import ModelFiles, load_predictor
 from ct.sides import LEFT, RIGHT, OwnSides, tell_sides
 from ct.volume import Grid, Volume
+
+if TYPE_CHECKING:
+    import torch
+    from nibabel import Nifti1Image
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 _LEAST_SPLIT = 120
 """Slices at the network's spacing from which on a scan may be split into three parts."""
@@ -34,38 +43,32 @@ class TotalSegmentator:
         """`frugal`: the scan in three overlapping parts, one after another, in less memory; labels differ only where
         the network hesitates.
         """
-        self.weights = weights or Path(
-            os.environ.get("TOTALSEG_WEIGHTS_PATH", Path.home() / ".totalsegmentator/nnunet/results")
-        )
+        self.weights = weights or default_weights()
         self.fast = fast
         self.frugal = frugal
         self.device = device.replace("cuda", "gpu")
-        try:
-            self._version = importlib.metadata.version("TotalSegmentator")
-        except importlib.metadata.PackageNotFoundError as error:
-            raise SegmenterWeightsError(
-                "TotalSegmentator is not installed; run: .venv/bin/pip install --no-deps -c constraints.txt "
-                "-r requirements/totalsegmentator.txt"
-            ) from error
-        self._digest = _digest(self._model_files())
+        self._version = _installed()
+        self._digest = digest_of(self.files())
+        self._predictors: dict[int, nnUNetPredictor] = {}
 
     @property
     def identity(self) -> AlgorithmIdentity:
         name = "TotalSegmentator total 3 mm" if self.fast else "TotalSegmentator total 1.5 mm"
         return AlgorithmIdentity(name, self._version, self._digest, "University Hospital Basel")
 
+    def files(self) -> list[Path]:
+        """Every file that is read, in the order of the digest. Raises SegmenterWeightsError if one is missing."""
+        return [file for model in self._model_files().values() for file in model.all]
+
     def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
         """Label `anatomies` on the volume's grid. Raises SegmenterWeightsError if the weights are gone by now."""
         self._model_files()
-        with _quiet_package(self.weights):
-            import nibabel as nib
+        with quiet_package(self.weights), self._warm_networks(anatomies):
             from totalsegmentator.map_to_binary import class_map
             from totalsegmentator.python_api import totalsegmentator
 
-            _register_trainers()
-            image = nib.Nifti1Image(volume.hu.transpose(2, 1, 0), _nifti_affine(volume.grid))
             found = totalsegmentator(
-                image,
+                nifti_image(volume),
                 None,
                 ml=True,
                 fast=self.fast,
@@ -85,60 +88,107 @@ class TotalSegmentator:
         """The package splits the scan by z with a margin of 20 slices; its parts must be longer than that."""
         return volume.grid.shape[0] * volume.spacing[0] / (3.0 if self.fast else 1.5) >= _LEAST_SPLIT
 
-    def _model_files(self) -> list[Path]:
-        """Every file the package reads for this task. Raises SegmenterWeightsError if one is missing."""
+    @contextmanager
+    def _warm_networks(self, anatomies: tuple[str, ...]) -> Iterator[None]:
+        """While open, the package runs the networks of this object, and only those that `anatomies` need.
+
+        The rest of its way stays its own: turning, resampling, splitting, merging the parts, and back.
+        """
+        import totalsegmentator.nnunet as package
+        from totalsegmentator.map_tasks_config import TASK_CONFIGS
+
+        mode = TASK_CONFIGS["total"]["sub_modes"]["fast" if self.fast else "default"]
+        theirs, all_tasks = package.nnUNetv2_predict, mode["task_id"]
+        package.nnUNetv2_predict = self._predict
+        if not self.fast:
+            mode["task_id"] = needed_networks(anatomies)
+        try:
+            yield
+        finally:
+            package.nnUNetv2_predict, mode["task_id"] = theirs, all_tasks
+
+    def _predict(
+        self,
+        folder_in: Path,
+        folder_out: Path,
+        task: int,
+        *_model: object,
+        device: "torch.device",
+        step_size: float,
+        use_cropped_logits_resampling: bool = False,
+        **_options: object,
+    ) -> None:
+        """In place of the package's `nnUNetv2_predict`: the same files, by a predictor that is kept."""
+        if task not in self._predictors:
+            import torch
+
+            self._predictors[task] = load_predictor(
+                self._model_files()[task], torch.device(device), step=step_size, mirroring=False
+            )
+        options: dict[str, Any] = {"use_cropped_logits_resampling": True} if use_cropped_logits_resampling else {}
+        self._predictors[task].predict_from_files_sequential(str(folder_in), str(folder_out), **options)
+
+    def _model_files(self) -> dict[int, ModelFiles]:
+        """What the package reads for this task, by network. Raises SegmenterWeightsError if a file is missing."""
         from totalsegmentator.map_tasks_config import TASK_CONFIGS, TASK_ID_WEIGHTS_CONFIGS
 
         mode = TASK_CONFIGS["total"]["sub_modes"]["fast" if self.fast else "default"]
-        tasks = mode["task_id"] if isinstance(mode["task_id"], list) else [mode["task_id"]]
-        files = []
-        for task in tasks:
+        models = {}
+        for task in network_numbers(self.fast):
             folder = self.weights / TASK_ID_WEIGHTS_CONFIGS[task]["foldername"]
-            model = folder / f"{mode['trainer']}__nnUNetPlans__3d_fullres"
-            files += [model / "fold_0" / "checkpoint_final.pth", model / "plans.json", model / "dataset.json"]
-        for file in files:
+            models[task] = ModelFiles(folder / f"{mode['trainer']}__nnUNetPlans__3d_fullres", ("0",))
+        for file in (file for files in models.values() for file in files.all):
             if not file.is_file():
-                download = "total_fast" if self.fast else "total"
                 raise SegmenterWeightsError(
                     f"{file}: missing in TotalSegmentator's weights; on a machine with internet run "
-                    f"`totalseg_download_weights -t {download}`, copy its folder nnunet/results here and name it in "
-                    "model.totalsegmentator_weights"
+                    f"`fvlm-node model fetch totalsegmentator{' --fast' if self.fast else ''}`, copy the folder "
+                    "here and name it in model.totalsegmentator_weights"
                 )
-        return files
+        return models
 
 
-def _digest(files: list[Path]) -> str:
-    """SHA-256 over the digests of `files`, hex."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _installed() -> str:
+    """Version of the package. Raises SegmenterWeightsError if it is not there."""
+    try:
+        return importlib.metadata.version("TotalSegmentator")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SegmenterWeightsError(
+            "TotalSegmentator is not installed; run: .venv/bin/pip install --no-deps -c constraints.txt "
+            "-r requirements/totalsegmentator.txt"
+        ) from error
 
 
-def _register_trainers() -> None:
-    """Tell the package the trainer classes of task `total`.
+def network_numbers(fast: bool) -> list[int]:
+    """The networks of task `total`, by the package's numbers: one of 3 mm if `fast`, or five of 1.5 mm.
 
-    nnU-Net would look for them by importing all trainers it has, and one of these needs timm, which is not installed
-    (requirements/totalsegmentator.txt says why).
+    Raises SegmenterWeightsError if the package is not installed.
     """
-    from totalsegmentator.config import setup_nnunet
+    _installed()
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
 
-    setup_nnunet()  # nnU-Net reads its folders from the environment when it is imported
-    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
-        nnUNetTrainerNoMirroring,
-    )
-    from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs_NoMirroring import (
-        nnUNetTrainer_4000epochs_NoMirroring,
-    )
-    from totalsegmentator.nnunet import custom_trainers
+    numbers = TASK_CONFIGS["total"]["sub_modes"]["fast" if fast else "default"]["task_id"]
+    return list(numbers) if isinstance(numbers, list) else [numbers]
 
-    for trainer in (nnUNetTrainerNoMirroring, nnUNetTrainer_4000epochs_NoMirroring):
-        custom_trainers[trainer.__name__] = trainer
+
+def default_weights() -> Path:
+    """Where the package itself looks for weights."""
+    return Path(os.environ.get("TOTALSEG_WEIGHTS_PATH", Path.home() / ".totalsegmentator/nnunet/results"))
+
+
+def needed_networks(anatomies: tuple[str, ...]) -> list[int]:
+    """Those of the five 1.5 mm networks, by the package's numbers, that have a class of `anatomies`; at least one."""
+    from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
+
+    vocabulary = load_vocabulary()
+    wanted = {name for anatomy in anatomies for name in vocabulary.anatomy(anatomy).totalsegmentator}
+    five = [task for task, part in map_taskid_to_partname_ct.items() if part in class_map_5_parts]
+    return [task for task in five if wanted & set(class_map_5_parts[map_taskid_to_partname_ct[task]].values())] or five[
+        :1
+    ]
 
 
 @contextmanager
-def _quiet_package(weights: Path) -> Iterator[None]:
+def quiet_package(weights: Path) -> Iterator[None]:
     """The package's environment for one call: these weights, no usage statistics, nothing on standard output.
 
     The home folder is new every time: from one that was cleaned away the package would start over, with statistics on.
@@ -183,6 +233,13 @@ def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides
         parts = name.split("_")
         table[number] = LEFT if "left" in parts else RIGHT if "right" in parts else 0
     return lambda box: table[classes[box]]
+
+
+def nifti_image(volume: Volume) -> "Nifti1Image":
+    """The scan as the package takes it: HU [x, y, z] with its place in RAS+."""
+    from nibabel import Nifti1Image
+
+    return Nifti1Image(volume.hu.transpose(2, 1, 0), _nifti_affine(volume.grid))
 
 
 def _nifti_affine(grid: Grid) -> npt.NDArray[np.float64]:

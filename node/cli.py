@@ -46,6 +46,8 @@ model_app = typer.Typer(
 )
 model_app.add_typer(release_commands)
 app.add_typer(model_app, name="model")
+fetch_app = typer.Typer(help="Download weights of a segmenter (needs internet).", no_args_is_help=True)
+model_app.add_typer(fetch_app, name="fetch")
 findings_app = typer.Typer(help="Ask for findings that no release lists.", no_args_is_help=True)
 app.add_typer(findings_app, name="findings")
 app.add_typer(commands)
@@ -294,6 +296,20 @@ def model_import(
     from node.release_info import import_checkpoint
 
     for line in import_checkpoint(checkpoint, tokenizer, out, preset):
+        _say(line)
+
+
+@fetch_app.command(
+    "totalsegmentator", epilog="Example: fvlm-node model fetch totalsegmentator --fast --out /srv/totalsegmentator"
+)
+def fetch_totalsegmentator(
+    out: Annotated[Path | None, typer.Option(help="Folder to put them; default: the package's own.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="The 3 mm network instead of the five of 1.5 mm.")] = False,
+) -> None:
+    """Download TotalSegmentator's weights of task `total` and show their checksums; what is there already stays."""
+    from node import fetch_weights
+
+    for line in fetch_weights.fetch_totalsegmentator(out, fast=fast):
         _say(line)
 
 

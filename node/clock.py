@@ -11,7 +11,8 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from config import Settings
-from node.records import Delivery, Job
+from node.outbox import is_open
+from node.records import Delivery, Job, Message
 from node.states import State
 
 _JUMP_S = 2.0
@@ -51,8 +52,9 @@ def forget_the_future(session: Session, settings: Settings, at: datetime) -> Non
     lease = timedelta(seconds=settings.work.lease_s)
     for change in (
         update(Job).where(Job.state == State.RUNNING, Job.lease_expires > at + lease).values(lease_expires=at + lease),
-        update(Delivery)
-        .where(Delivery.sent_at.is_(None), Delivery.refused.is_(False), Delivery.due_at > at + longest)
-        .values(due_at=at),
+        *(
+            update(rows).where(is_open(rows), rows.due_at > at + longest).values(due_at=at)
+            for rows in (Delivery, Message)
+        ),
     ):
         session.execute(change, execution_options={"synchronize_session": False})

@@ -21,6 +21,7 @@ from node.announced import INSTANCE_AVAILABILITY, MPPS, NO_LONGER_UPDATED
 from node.commitment import STORAGE_COMMITMENT
 from node.file_meta import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 from node.intake import Refused
+from node.messages import mllp
 from node.negotiation import MORE_TRANSFER_SYNTAXES, STORAGE_CLASSES
 from node.outbox import Fate
 from node.part10_stream import CLASS_NOT_SUPPORTED
@@ -125,6 +126,7 @@ def _lines() -> Iterator[str]:
     yield from _sending()
     yield from _worklists()
     yield from _objects()
+    yield from _messages()
     yield from _security()
 
 
@@ -296,6 +298,31 @@ def _objects() -> Iterator[str]:
     yield "(segmentation, reading) is an item of the Contributing Equipment Sequence; its Device UID changes with its"
     yield "weights."
     yield ""
+
+
+def _messages() -> Iterator[str]:
+    yield "## Messages beside DICOM"
+    yield ""
+    yield "Where configured (`messages`), off until then. All are preliminary, and say that they are of an AI and not"
+    yield "verified. What they tell of the study is set for each receiver (`level`), nothing until told otherwise."
+    yield ""
+    rows = [
+        ("HL7 v2.5.1 ORU^R01, MLLP (TLS)", "OBR-25 and OBX-11 `P`; urgent: TQ1-9 `S`", "PID only at level `patient`"),
+        ("FHIR R4 transaction", "DiagnosticReport, Observation, Device; urgent: Task", "no Patient resource"),
+        ("Webhook, signed (HMAC-SHA256)", "JSON", "Standard Webhooks"),
+        ("SMTP (STARTTLS)", "failures of the node", "never about results"),
+    ]
+    yield from _table(("Message", "Content", "Note"), rows)
+    yield "### What is made of an HL7 acknowledgement"
+    yield ""
+    acknowledgements = ("AA", "AE", "AE with error 206 or 207", "AR")
+    yield from _table(("MSA-1", "Result"), [(name, _acknowledged(name)) for name in acknowledgements])
+
+
+def _acknowledged(name: str) -> str:
+    error = "ERR|||207^^HL70357|E\r" if "207" in name else ""
+    answer = f"MSH|^~\\&|||||||ACK|1|P|2.5.1\rMSA|{name[:2]}|1\r{error}"
+    return _MEANINGS[mllp.judge(answer.encode(), "1").fate].replace("stored", "taken")
 
 
 def _security() -> Iterator[str]:

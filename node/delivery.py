@@ -10,7 +10,8 @@ from pydicom.errors import InvalidDicomError
 
 from config import Reason, Settings
 from config.settings import AnyDestination, Destination, WebDestination
-from node import breaker, commitment_due, outbox
+from node import commitment_due, outbox
+from node.circuit import Circuit
 from node.commitment_due import Question
 from node.commitment_result import take_report
 from node.commitment_scu import CommitmentLink
@@ -52,8 +53,7 @@ class Courier:
         self._results = settings.results_dir
         self._hold_s = 60.0 + 4 * settings.delivery.timeout_s
         self._busy: dict[str, Lock] = {}
-        self._held_up: dict[str, list[int]] = {}
-        """Destination -> deliveries that were tried in vain while it was known to be away: not their fault."""
+        self._circuit = Circuit(records, settings.delivery, Delivery)
 
     def recover(self) -> None:
         """Give up the claims of a former life of this worker: it is dead, since this one runs."""
@@ -93,9 +93,8 @@ class Courier:
         questions = [question for question in questions if self._stands(name, destination, question)]
         if not batch and not questions:
             return False
-        with self._records.session() as session:
-            if not breaker.admit(session, name, self._hold_s):
-                return False
+        if not self._circuit.admit(name, self._hold_s):
+            return False
         try:
             if batch:
                 with self._open(destination, batch) as link:
@@ -104,7 +103,7 @@ class Courier:
                 return self._ask(name, destination, questions)
             return self._look(name, destination, questions)
         except AwayError as error:
-            self._trip(name, error.outcome)
+            self._circuit.away(name, error.outcome)
             return False
 
     def _open(self, destination: AnyDestination, batch: list[Due]) -> Link:
@@ -126,10 +125,9 @@ class Courier:
             self._conclude(name, item, outcome, asked)
             sent = True
             if outcome.fate is Fate.AWAY:
-                if self._trip(name, outcome) > 1:
-                    self._held_up.setdefault(name, []).append(item.delivery_id)
+                self._circuit.away(name, outcome, item.delivery_id)
                 return False
-            if self._works(name) or outcome.fate is Fate.RETRY or not link.alive:
+            if self._circuit.works(name) or outcome.fate is Fate.RETRY or not link.alive:
                 return True
         return sent
 
@@ -152,7 +150,7 @@ class Courier:
         """Storage commitment: N-ACTION for each question, then a while for the answers on the same association."""
         with CommitmentLink(destination, self._settings.dicom.ae_title, self._delivery.timeout_s, self._take) as link:
             if not link.offered:
-                self._works(name)
+                self._circuit.works(name)
                 detail = "the destination does not accept the Storage Commitment Push Model"
                 for question in questions:
                     self._unanswered(name, question, Reason.COMMITMENT_UNSUPPORTED, detail, None)
@@ -170,7 +168,7 @@ class Courier:
                     detail = "the destination did not answer N-ACTION"
                     self._unanswered(name, question, Reason.PEER_UNREACHABLE, detail, until)
                     return True
-                self._works(name)
+                self._circuit.works(name)
                 if status == 0x0000:
                     asked += 1
                     _log.info("commitment_asked", job=question.job_id, destination=name, objects=len(question.items))
@@ -211,7 +209,7 @@ class Courier:
                     detail = f"result file: {type(error).__name__}"
                     self._unanswered(name, question, Reason.INTERNAL, detail, None)
                     continue
-                self._works(name)
+                self._circuit.works(name)
                 if len(kept) + len(missing) < len(question.items):
                     detail = "the service offers no QIDO-RS search for instances"
                     self._unanswered(name, question, Reason.COMMITMENT_UNSUPPORTED, detail, None)
@@ -268,32 +266,5 @@ class Courier:
                 concluded = True
         for question in questions:
             self._unanswered(name, question, Reason.COMMITMENT_TIMEOUT, _GONE, None)
-        with self._records.session() as session:
-            breaker.shut(session, name)
+        self._circuit.forget(name)
         return concluded
-
-    def _works(self, name: str) -> bool:
-        """True if it was away: what it held up is due again, so that everything goes out in order of priority."""
-        held_up = self._held_up.pop(name, [])
-        with self._records.session() as session:
-            shut = breaker.shut(session, name)
-            if held_up:
-                outbox.wait_no_longer(session, held_up)
-        if shut:
-            _log.info("destination_back", destination=name)
-        return shut
-
-    def _trip(self, name: str, outcome: Outcome) -> int:
-        """How often in a row it was away."""
-        with self._records.session() as session:
-            row = breaker.trip(session, name, outcome.reason, outcome.detail)
-            row.next_attempt_at = outbox.next_attempt(row.failures, self._delivery)
-            failures, until = row.failures, row.next_attempt_at
-        _log.warning(
-            "destination_away",
-            destination=name,
-            reason=outcome.reason,
-            detail=outcome.detail,
-            next_attempt=until.isoformat(timespec="seconds"),
-        )
-        return failures

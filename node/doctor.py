@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from config import Settings
+from config.message_settings import MessageDestination
 from config.rules import RulesError
 from config.settings import AnyDestination, Destination, PeerTls, WebDestination
 from config.worklist_settings import DimseWorklist, WebWorklist
@@ -65,6 +66,8 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield Check(*found)
     for name, destination in settings.destinations.items():
         yield _destination(name, destination, settings)
+    for name, receiver in settings.messages.destinations.items():
+        yield _message_destination(name, receiver)
 
 
 def _python() -> Check:
@@ -248,6 +251,21 @@ def _destination(name: str, destination: AnyDestination, settings: Settings) -> 
     if isinstance(destination, WebDestination):
         return _web_destination(name, destination)
     return _dicom_destination(name, destination, settings)
+
+
+def _message_destination(name: str, receiver: MessageDestination) -> Check:
+    from smtplib import SMTPException
+
+    from node.messages.probe import probe
+    from node.tls import TlsError
+
+    name, where = f"Messages to {name}", f"{receiver.kind} {receiver.where}"
+    try:
+        probe(receiver, 5.0)
+    except (OSError, SMTPException, TlsError) as error:
+        found = str(error) or type(error).__name__
+        return Check(name, False, f"{where}: {found}", "Check address, port, firewall, `networks` and certificates")
+    return Check(name, True, f"{where} is there; nothing was sent")
 
 
 def _web_destination(name: str, destination: WebDestination) -> Check:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from config.inlet_settings import OrthancSource, WatchedFolder
+from config.message_settings import Hl7Destination, Level, MessageDestination, WebhookDestination
 from config.setting_types import SourceName
 from config.settings import AnyDestination, Destination, Settings, Source, WebDestination
 from config.worklist_settings import DimseWorklist, WebWorklist, Worklist
@@ -35,6 +36,10 @@ _EXAMPLES: dict[object, dict[str, BaseModel]] = {
         "pacs": Destination(ae_title="PACS", host="pacs.example.org", port=104),
         "cloud": WebDestination(stow_url="https://cloud.example.org/dicom-web", token="env:CLOUD_TOKEN"),
     },
+    dict[SourceName, MessageDestination]: {
+        "ris": Hl7Destination(kind="hl7", host="ris.example.org", port=2575, level=Level.IDENTIFIERS),
+        "hook": WebhookDestination(kind="webhook", url="https://hook.example.org/fvlm", secret="env:HOOK_SECRET"),
+    },
 }
 _WIDTH = 110
 
@@ -45,10 +50,6 @@ def default_configuration() -> str:
     for name, info in Settings.model_fields.items():
         lines.append("")
         lines += _setting(name, info, "")
-        if examples := next((named for kind, named in _EXAMPLES.items() if kind == info.annotation), None):
-            example = {key: value.model_dump(exclude_unset=True, mode="json") for key, value in examples.items()}
-            lines.append("# Example:")
-            lines += [f"#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines()]
     return "\n".join(lines) + "\n"
 
 
@@ -75,6 +76,10 @@ def _setting(name: str, info: FieldInfo, indent: str) -> Iterator[str]:
     yield from _comment(info.description or "", indent)
     # A tuple stands as list, a path as text, nothing as null.
     yield f"{indent}{name}: {json.dumps(info.default, default=str)}"
+    if examples := next((named for kind, named in _EXAMPLES.items() if kind == info.annotation), None):
+        example = {key: value.model_dump(mode="json", exclude_unset=True) for key, value in examples.items()}
+        yield f"{indent}# Example:"
+        yield from (f"{indent}#   {line}" for line in yaml.safe_dump(example, sort_keys=False).splitlines())
 
 
 def _comment(text: str, indent: str) -> Iterator[str]:

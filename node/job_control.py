@@ -7,6 +7,7 @@ from node import leases, outbox
 from node.completion import series_slices
 from node.database import Records
 from node.errors import CommandError
+from node.messages import rows as messages
 from node.records import Job
 from node.releases import registry
 from node.retention import missing_images
@@ -69,6 +70,7 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
         for result in job.results:
             for delivery in result.deliveries:
                 outbox.reopen(delivery)
+        messages.forget(session, job.id)
         queue_again(job)
         return job.id
 

@@ -20,9 +20,11 @@ from dicom_sr.outputs import output_of
 from node import embeddings, leases, outbox, reported, work_queue
 from node.analysis import Analysis, PipelineError
 from node.attempts import attempt_failed
+from node.bell import bell_file, ring
 from node.completion import images_at, series_slices
 from node.database import Records
 from node.leases import Heartbeat, LeaseLostError
+from node.messages import rows as messages
 from node.predecessors import predecessor_of
 from node.priors import prior_of
 from node.records import Delivery, Job, Result
@@ -127,6 +129,7 @@ class Analyst:
         for attempt in self._database_retries():
             with attempt, self._records.session() as session:
                 due = self._encoded(session, job.id, owner, analysis, files)
+        ring(bell_file(self._settings.spool_dir))  # what is to be said of it is due now
         log.info("job_encoded", objects=len(files), deliveries=len(due), seconds=analysis.seconds)
         return due
 
@@ -206,6 +209,7 @@ class Analyst:
             session.delete(result)
         embeddings.store(session, job, analysis.reading)
         reported.store(session, job, analysis.reading)
+        messages.store(session, job, analysis.reading, analysis.objects, self._settings)
         job.seconds = {stage: round(seconds, 3) for stage, seconds in analysis.seconds.items()}
         leases.release(job)
         job.move(State.ENCODED)

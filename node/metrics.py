@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from config import Reason, Settings
 from node.database import Records
-from node.records import Delivery, Job, Knock, Result, Series, SpoolSegment, Unreadable, now
+from node.messages.rows import waiting
+from node.records import Delivery, Job, Knock, Message, Result, Series, SpoolSegment, Unreadable, now
 from node.releases.standing import standing
 from node.spool import free_bytes
 from node.states import State
@@ -42,8 +43,14 @@ class _NodeMetrics(Collector):
         yield from self._spool()
         try:
             with self._records.reading() as session:
-                found = [*_series(session), *_jobs(session), *_deliveries(session, self._settings), *_intake(session)]
-                found += _releases(session, self._settings)
+                found = [
+                    *_series(session),
+                    *_jobs(session),
+                    *_deliveries(session, self._settings),
+                    *_messages(session, self._settings),
+                    *_intake(session),
+                    *_releases(session, self._settings),
+                ]
         except SQLAlchemyError:
             found = None
         yield _gauge("fvlm_database_up", "1 if the node's database answers.", 0 if found is None else 1)
@@ -96,6 +103,11 @@ def _deliveries(session: Session, settings: Settings) -> Iterator[Metric]:
     yield _by("fvlm_deliveries_waiting", text, "destination", sorted(counts.items()))
 
 
+def _messages(session: Session, settings: Settings) -> Iterator[Metric]:
+    counts = dict.fromkeys(settings.messages.destinations, 0) | waiting(session)
+    yield _by("fvlm_messages_waiting", "Messages that have not arrived yet.", "destination", sorted(counts.items()))
+
+
 def _intake(session: Session) -> Iterator[Metric]:
     received = CounterMetricFamily(
         "fvlm_instances_received",
@@ -124,6 +136,7 @@ _REFUSED: dict[str, Select[Any, int]] = {
     "delivery": select(Delivery.reason, func.count())
     .where(Delivery.refused, Delivery.sent_at.is_(None))
     .group_by(Delivery.reason),
+    "message": select(Message.reason, func.count()).where(Message.refused).group_by(Message.reason),
 }
 
 

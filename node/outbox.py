@@ -18,9 +18,11 @@ from config import Output, Reason
 from config.outputs import essential
 from config.settings import DeliverySettings
 from node import breaker
-from node.records import Delivery, Job, Result, now
+from node.records import Delivery, Job, Message, Outgoing, Result, now
 from node.states import State
 
+Rows = type[Delivery] | type[Message]
+"""Which outbox."""
 _BATCH = 64
 """Objects looked up at once for one destination."""
 _RANK = case({kind.value: rank for rank, kind in enumerate(Output)}, value=Result.kind, else_=len(Output))
@@ -100,34 +102,34 @@ def due_by_destination(session: Session) -> dict[str, int]:
     return {name: delivery_id for name, delivery_id in found.items() if name not in shut}
 
 
-def claim(session: Session, delivery_id: int, hold_s: float) -> bool:
-    """Take one due delivery for `hold_s` seconds; False if somebody else has it or it is done."""
+def claim(session: Session, row_id: int, hold_s: float, rows: Rows = Delivery) -> bool:
+    """Take one due row for `hold_s` seconds; False if somebody else has it or it is done."""
     statement = (
-        update(Delivery)
-        .where(Delivery.id == delivery_id, is_open(), Delivery.due_at <= now())
-        .values(due_at=now() + timedelta(seconds=hold_s), attempts=Delivery.attempts + 1, reason=None)
+        update(rows)
+        .where(rows.id == row_id, is_open(rows), rows.due_at <= now())
+        .values(due_at=now() + timedelta(seconds=hold_s), attempts=rows.attempts + 1, reason=None)
         .execution_options(synchronize_session=False)
     )
     return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
 
 
-def give_up_claims(session: Session) -> int:
+def give_up_claims(session: Session, rows: Rows = Delivery) -> int:
     """What is claimed and not concluded is due now; how many. For a deliver worker that starts: its past life is dead.
 
     A claim of another deliver worker that lives is given up with it: then an object may go out twice, under one UID.
     """
     statement = (
-        update(Delivery)
-        .where(is_open(), Delivery.attempts > 0, Delivery.reason.is_(None), Delivery.due_at > now())
+        update(rows)
+        .where(is_open(rows), rows.attempts > 0, rows.reason.is_(None), rows.due_at > now())
         .values(due_at=now())
         .execution_options(synchronize_session=False)
     )
     return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
-def wait_no_longer(session: Session, delivery_ids: Sequence[int]) -> None:
-    """Those of them that are still to be made are due now."""
-    statement = update(Delivery).where(Delivery.id.in_(delivery_ids), is_open(), Delivery.due_at > now())
+def wait_no_longer(session: Session, row_ids: Sequence[int], rows: Rows = Delivery) -> None:
+    """Those of them that are still to be sent are due now."""
+    statement = update(rows).where(rows.id.in_(row_ids), is_open(rows), rows.due_at > now())
     session.execute(statement.values(due_at=now()).execution_options(synchronize_session=False))
 
 
@@ -139,17 +141,24 @@ def record(session: Session, delivery_id: int, outcome: Outcome, settings: Deliv
     job_id = session.scalars(select(Result.job_id).join(Delivery).where(Delivery.id == delivery_id)).one()
     lock_job(session, job_id)
     row = session.get_one(Delivery, delivery_id, populate_existing=True)
+    conclude(row, outcome, settings)
+    if outcome.fate is Fate.STORED:
+        row.asked, row.asks = asked, 0
+        row.committed_at, row.committed_by = None, ""
+    session.flush()
+    _ask_when_all_are_there(session, job_id, row.destination)
+    settle(session, job_id)
+
+
+def conclude(row: Outgoing, outcome: Outcome, settings: DeliverySettings) -> None:
+    """Write into a row how an attempt ended, and when the next one is."""
     row.reason, row.detail = outcome.reason, outcome.detail[:1000]
     if outcome.fate is Fate.STORED:
-        row.sent_at, row.asked, row.asks = now(), asked, 0
-        row.committed_at, row.committed_by = None, ""
+        row.sent_at = now()
     elif outcome.fate is Fate.REFUSED:
         row.refused = True
     else:
         row.due_at = next_attempt(row.attempts, settings)
-    session.flush()
-    _ask_when_all_are_there(session, job_id, row.destination)
-    settle(session, job_id)
 
 
 def _ask_when_all_are_there(session: Session, job_id: int, destination: str) -> None:
@@ -172,11 +181,16 @@ def next_attempt(failures: int, settings: DeliverySettings) -> datetime:
 
 def reopen(delivery: Delivery) -> None:
     """Due now, as if it had never been tried."""
-    delivery.sent_at, delivery.refused, delivery.reason, delivery.detail = None, False, None, ""
-    delivery.attempts, delivery.due_at = 0, now()
+    begin_anew(delivery)
     delivery.asked, delivery.ask_at, delivery.asks, delivery.lost = False, None, 0, 0
     delivery.committed_at, delivery.committed_by = None, ""
     delivery.commitment_reason, delivery.commitment_detail = None, ""
+
+
+def begin_anew(row: Outgoing) -> None:
+    """The part of `reopen` that every outbox has."""
+    row.sent_at, row.refused, row.reason, row.detail = None, False, None, ""
+    row.attempts, row.due_at = 0, now()
 
 
 def lock_job(session: Session, job_id: int) -> Job:
@@ -240,9 +254,9 @@ def _settle_commitment(job: Job, asked: Sequence[Any], refused: str) -> None:
         job.reason = Reason(given_up[0].commitment_reason) if given_up and given_up[0].commitment_reason else None
 
 
-def is_open() -> ColumnElement[bool]:
-    """A delivery that is still to be made."""
-    return Delivery.sent_at.is_(None) & Delivery.refused.is_(False)
+def is_open(rows: Rows = Delivery) -> ColumnElement[bool]:
+    """What is still to be sent."""
+    return rows.sent_at.is_(None) & rows.refused.is_(False)
 
 
 def _pending(*columns: Any) -> Select[Any]:

@@ -18,6 +18,8 @@ from node.bell import Bell, bell_file
 from node.clock import Clock, begin_waits_anew, forget_the_future
 from node.completion import Completer
 from node.database import Records
+from node.messages import failures
+from node.messages import rows as messages
 from node.priority_rule import PriorityRule
 from node.records import Delivery, Job, Result, Series, now
 from node.release import facts_of, release_digest
@@ -28,7 +30,7 @@ from node.rules.judge import Judge
 from node.source_count import SourceCounts
 from node.states import State
 from node.survey import survey
-from node.tasks import ANALYZE, DELIVER, SHADOW, BrokerAwayError, Dispatcher
+from node.tasks import ANALYZE, DELIVER, MESSAGES, SHADOW, BrokerAwayError, Dispatcher
 from node.work_queue import most_urgent
 
 _log = structlog.get_logger(__name__)
@@ -99,9 +101,13 @@ class Reconciler:
             undelivered = exists(pending.where(Delivery.refused.is_(False)))
             for job_id in session.scalars(select(Job.id).where(Job.state == State.ENCODED, ~undelivered)).all():
                 outbox.settle(session, job_id)
+            failures.note(session, self._settings, now())
+            if abandoned := messages.abandon(session, self._settings):
+                _log.error("messages_to_nobody", count=len(abandoned))
         with self._records.reading() as session:
             queued = session.scalars(most_urgent(_AT_ONCE)).all()
             due = outbox.due_by_destination(session)
+            to_say = messages.due_by_destination(session)
             coming = session.scalar(
                 select(Series.id).where(Series.state.in_((State.RECEIVING, State.COMPLETE))).limit(1)
             )
@@ -110,10 +116,11 @@ class Reconciler:
             self._issue(ANALYZE, list(queued))
             self._issue(DELIVER, list(due.values()))
             self._issue(SHADOW, shadow)
+            self._issue(MESSAGES, list(to_say.values()))
             self._tell("broker")
         except BrokerAwayError as error:
             self._tell("broker", type(error.__cause__).__name__)
-        return bool(queued or due or coming)
+        return bool(queued or due or to_say or coming)
 
     def _look_at_the_clock(self, at: datetime) -> None:
         """At the start, and whenever the clock was set: no job is taken away, nothing waits for a day."""

@@ -69,6 +69,21 @@ class _Stateful:
         self.state, self.reason, self.detail, self.changed_at = to, reason, detail, now()
 
 
+class Outgoing:
+    """A row that has to arrive at a destination (`node.outbox`)."""
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    destination: Mapped[str] = mapped_column(String(64))
+    """Name in the settings."""
+    due_at: Mapped[datetime] = mapped_column(default=now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    sent_at: Mapped[datetime | None] = mapped_column(default=None)
+    refused: Mapped[bool] = mapped_column(default=False)
+    """True: refused for good, a repeat does not mend it."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
 class Series(_Stateful, Base):
     """One generation of one series: a late instance after completion opens the next generation."""
 
@@ -485,8 +500,8 @@ class Feedback(Base):
     taken_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class Delivery(Base):
-    """The outbox: one object that one destination has to receive."""
+class Delivery(Outgoing, Base):
+    """The outbox: one object that one destination (of `settings.destinations`) has to receive."""
 
     __tablename__ = "delivery"
     __table_args__ = (
@@ -495,17 +510,7 @@ class Delivery(Base):
         Index("ix_delivery_ask", "ask_at"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
     result_id: Mapped[int] = mapped_column(ForeignKey("result.id"))
-    destination: Mapped[str] = mapped_column(String(64))
-    """Name in `settings.destinations`."""
-    due_at: Mapped[datetime] = mapped_column(default=now)
-    attempts: Mapped[int] = mapped_column(default=0)
-    sent_at: Mapped[datetime | None] = mapped_column(default=None)
-    refused: Mapped[bool] = mapped_column(default=False)
-    """True: refused for good, a repeat does not mend it."""
-    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
-    detail: Mapped[str] = mapped_column(String(1000), default="")
     asked: Mapped[bool] = mapped_column(default=False)
     """The destination is asked to commit to keep it (its setting when the object was stored)."""
     ask_at: Mapped[datetime | None] = mapped_column(default=None)
@@ -521,6 +526,24 @@ class Delivery(Base):
     """Why there is no commitment (yet)."""
     commitment_detail: Mapped[str] = mapped_column(String(1000), default="")
     result: Mapped[Result] = relationship(back_populates="deliveries")
+
+
+class Message(Outgoing, Base):
+    """The outbox of messages: what one destination (of `settings.messages.destinations`) has to be told."""
+
+    __tablename__ = "message"
+    __table_args__ = (UniqueConstraint("job_id", "destination", "kind"), Index("ix_message_due", "sent_at", "due_at"))
+
+    kind: Mapped[str] = mapped_column(String(8))
+    """A `node.messages.rows.Kind`."""
+    job_id: Mapped[int | None] = mapped_column(ForeignKey("job.id"), default=None)
+    """What it is about; None: the node itself."""
+    message_id: Mapped[str] = mapped_column(String(32))
+    """The same however often it is sent: the receiver knows a repetition by it."""
+    content: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """What it says, no more than the destination's level allows; empty once it has arrived."""
+    as_of: Mapped[datetime] = mapped_column(default=now)
+    """What it says is as it was then."""
 
 
 class CommitmentTransaction(Base):

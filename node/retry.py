@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from node import commitment_due, leases, outbox
 from node.database import Records
 from node.errors import CommandError
+from node.messages import rows as messages
 from node.records import Job, Series
 from node.releases import registry
 from node.states import State
@@ -22,13 +23,15 @@ def retry(records: Records, which: str) -> int:
     """FAILED or QUARANTINED -> QUEUED for a job id, or for the newest job of a Series Instance UID; the job's id.
 
     Without results it is read as a new series of its study would be: with the study's release or the one in force.
-    Its refused deliveries are opened again; what was delivered is not sent twice. A SENT job is not read again: only
-    what was refused is sent, and the commitment that a destination did not give asked for. Raises CommandError if there
-    is no such job, if it did not fail, or if the database is away.
+    Its refused deliveries and messages are opened again; what was delivered is not sent twice. A SENT or COMMITTED job
+    is not read again: only what was refused is sent, and the commitment that a destination did not give asked for.
+    Raises CommandError if there is no such job, if it did not fail, or if the database is away.
     """
     with database_answers(), records.session() as session:
         in_force = registry.hold(session)
         job = find_job(session, which)
+        unheard = messages.refused(session, job.id)
+        messages.reopen(unheard)
         refused = [delivery for result in job.results for delivery in result.deliveries if delivery.refused]
         if job.state == State.SENT:
             for delivery in refused:
@@ -36,6 +39,8 @@ def retry(records: Records, which: str) -> int:
             session.flush()
             if commitment_due.ask_anew(session, job.id) or refused:
                 return job.id
+        if job.state in (State.SENT, State.COMMITTED) and unheard:
+            return job.id
         if job.state not in _ENDED:
             raise CommandError(
                 f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",

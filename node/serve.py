@@ -1,6 +1,6 @@
 """`fvlm-node serve`: the whole node in one command: a supervisor that starts, restarts and ends every process.
 
-Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, console. Their logs
+Processes: the embedded broker, receiver, reconciler, analyze worker, deliver worker, messenger, console. Their logs
 are in `data_dir/logs`.
 """
 
@@ -49,8 +49,9 @@ from node.worker import worker_name, write_settings
 
 _log = structlog.get_logger(__name__)
 
-ROLES = ("receiver", "inlets", "reconciler", "deliver", "analyze", "console")
-"""In the order in which they are started and told to end; inlets and console only if the settings want them."""
+ROLES = ("receiver", "inlets", "reconciler", "deliver", "messenger", "analyze", "console")
+"""In the order in which they are started and told to end; inlets, messenger and console only if the settings want
+them."""
 WORKER = "node.worker"
 """Module that runs a role."""
 _FIRST_RESTART_S = 0.5
@@ -126,7 +127,11 @@ class _Supervisor:
     def start(self, ended: Event) -> None:
         """Start every role and wait until the receiver listens, or until `ended`."""
         write_settings(self._settings, self._file)
-        wanted = {"inlets": self._settings.has_inlets, "console": self._settings.console.enabled}
+        wanted = {
+            "inlets": self._settings.has_inlets,
+            "messenger": bool(self._settings.messages.destinations),
+            "console": self._settings.console.enabled,
+        }
         roles = [role for role in ROLES if wanted.get(role, True)]
         self._posts = [_Post(role, self._spawn(role), time.monotonic()) for role in roles]
         host, port = _probe_address(self._settings.dicom.host), self._settings.dicom.open_port
@@ -370,6 +375,8 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     if (book := open_rulebook(settings)) is not None:
         rules = book.rules
         table.add_row("Rules", f"version {rules.version}, {len(rules.rules)} rules, SHA-256 {rules.digest[:12]}")
+    if told := _told(settings):
+        table.add_row("Messages go to", told)
     table.add_row("Model", f"{settings.model.release}, segmenter {settings.model.segmenter}")
     table.add_row("Model", f"{_release_in_force(settings)}, segmenter {settings.model.segmenter}")
     table.add_row("Data", str(settings.data_dir.resolve()))
@@ -402,6 +409,18 @@ def _release_in_force(settings: Settings) -> str:
         return settings.model.release
     finally:
         engine.dispose()
+
+
+def _told(settings: Settings) -> str:
+    """Who gets messages, and of what."""
+    messages = settings.messages
+    of = {
+        "results": messages.results,
+        "urgent findings": messages.urgent.destinations,
+        "failures": tuple(name for name, peer in messages.destinations.items() if peer.kind == "mail"),
+    }
+    peers = messages.destinations
+    return "\n".join(f"{peers[name].where} ({name}: {what})" for what, names in of.items() for name in names)
 
 
 def _console(settings: Settings, password: str) -> str:

@@ -15,6 +15,7 @@ from node.console.notice import Notice
 from node.database import Records, open_database
 from node.destination_table import destination_table
 from node.errors import CommandError
+from node.messages.message_table import message_table
 from node.migrations import is_current
 from node.node_lock import node_runs
 from node.records import CommitmentRequest, Knock, OrthancCursor, OrthancWanted, Series, Unreadable
@@ -63,8 +64,8 @@ def open_existing(settings: Settings) -> Records:
 
 
 def status_tables(settings: Settings, limit: int) -> list[Table]:
-    """The newest `limit` series, newest first, the destinations; and if there is any: what is unreadable, which senders
-    could not be told what is kept, and who was refused an association. Holds no patient data.
+    """The newest `limit` series, newest first, the destinations of results and messages; and if there is any: what is
+    unreadable, which senders could not be told what is kept, and who was refused an association. Holds no patient data.
     """
     with open_existing(settings).reading() as session:
         tables = [_series_table(session, settings.dicom.ae_title, limit)]
@@ -74,6 +75,8 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
             tables.append(_orthanc_table(session, settings))
         if settings.worklists:
             tables.append(worklists_table(session, settings))
+        if (told := message_table(session, settings)) is not None:
+            tables.append(told)
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))

@@ -23,7 +23,7 @@ from node.processes import name_process
 
 _log = structlog.get_logger(__name__)
 
-ANALYZE, DELIVER, SHADOW = "analyze", "deliver", "shadow"
+ANALYZE, DELIVER, SHADOW, MESSAGES = "analyze", "deliver", "shadow", "messages"
 """Names of the queues; the task on a queue is called `node.` and its name."""
 
 _LARGEST_ROW_ID = 2**31 - 1
@@ -44,7 +44,7 @@ def make_app(settings: Settings) -> Celery:
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
         # Straight to the queue: bindings of a named exchange would be gone after the broker was wiped.
-        task_queues=[Queue(name, Exchange(""), routing_key=name) for name in (ANALYZE, DELIVER, SHADOW)],
+        task_queues=[Queue(name, Exchange(""), routing_key=name) for name in (ANALYZE, DELIVER, SHADOW, MESSAGES)],
         task_create_missing_queues=False,
         task_publish_retry=False,
         # An unacknowledged message comes again after this long; a lost one is replaced by the reconciler much sooner.

@@ -22,7 +22,7 @@ from node.logs import configure_logs
 from node.processes import name_process, share_cores, without_collections
 from node.release import release_digest
 from node.releases.registry import path_in_force
-from node.tasks import ANALYZE, DELIVER, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
+from node.tasks import ANALYZE, DELIVER, MESSAGES, BrokerAwayError, Dispatcher, make_app, run_worker, stop_worker
 from node.worker_starts import note_start
 
 _log = structlog.get_logger(__name__)
@@ -151,6 +151,22 @@ def run_deliver(settings: Settings, worker: str) -> int:
     return run_worker(make_app(settings), DELIVER, deliver, worker, threads=len(settings.destinations) + 1)
 
 
+def run_messenger(settings: Settings, worker: str) -> int:
+    """Send messages until SIGTERM; the exit status. A thread for each destination, so that none waits for another."""
+    from node.messages.messenger import Messenger
+
+    messenger = Messenger(Records(open_database(settings.database)), settings)
+    messenger.recover()
+
+    def send(row_id: int) -> None:
+        try:
+            messenger.deliver(row_id)
+        except DBAPIError as error:
+            _log.warning("database_away", error=type(error.orig).__name__)
+
+    return run_worker(make_app(settings), MESSAGES, send, worker, threads=len(settings.messages.destinations) + 1)
+
+
 def run_reconciler(settings: Settings, _: str) -> int:
     """Reconcile until SIGTERM; the exit status."""
     from node.reconciler import Reconciler
@@ -194,6 +210,7 @@ ROLES: dict[str, Callable[[Settings, str], int]] = {
     "analyze": run_analyze,
     "deliver": run_deliver,
     "shadow": run_in_shadow,
+    "messenger": run_messenger,
     "console": run_web,
 }
 

@@ -63,6 +63,12 @@ def get_destinations(queries: Database) -> list[DestinationRow]:
     return queries.destinations()
 
 
+@router.get("/messages")
+def get_messages(queries: Database) -> list[DestinationRow]:
+    """Who is told of results, urgent findings and failures, and what keeps messages from arriving."""
+    return queries.messages()
+
+
 @router.get("/unreadable")
 def get_unreadable(queries: Database, page: PageNumber = 1, limit: Limit = 50) -> Page[Unread]:
     """What is in the spool but is no readable instance, the newest first."""

@@ -78,7 +78,8 @@ def show_deliveries(
     found = queries.deliveries(page, _ROWS, destination, undelivered)
     asked = {"destination": destination, "undelivered": "true" if undelivered else ""}
     places = queries.destinations()
-    return render.page(request, "deliveries.html", view=found, destinations=places, asked=asked)
+    told = queries.messages()
+    return render.page(request, "deliveries.html", view=found, destinations=places, messages=told, asked=asked)
 
 
 @router.get("/unreadable")

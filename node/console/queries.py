@@ -25,6 +25,7 @@ from node.console.views import (
     Why,
 )
 from node.database import Records
+from node.messages.standing import standings
 from node.records import Breaker, Delivery, Job, Result, Series, Unreadable, now
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
@@ -130,6 +131,25 @@ class Queries:
                 )
             )
         return found
+
+    def messages(self) -> list[DestinationRow]:
+        """The destinations of messages, those of the settings first."""
+        with self.records.reading() as session:
+            found = standings(session, self.settings)
+        return [
+            DestinationRow(
+                name=one.name,
+                ae_title=one.kind,
+                address=one.where,
+                sent=one.sent,
+                waiting=one.waiting,
+                refused=one.refused,
+                next_attempt=one.next_attempt,
+                reason=Why.of(one.reason),
+                detail=one.detail,
+            )
+            for one in found
+        ]
 
     def unreadable(self, page: int = 1, limit: int = 50) -> Page[UnreadableRow]:
         """The newest first."""

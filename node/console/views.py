@@ -187,11 +187,11 @@ class SeriesPage(View):
 
 
 class DestinationRow(View):
-    """One destination: of the settings, or of deliveries that are still known."""
+    """One destination: of the settings, or of deliveries or messages that are still known."""
 
     name: str
     ae_title: str
-    """Empty if it is not in the settings (any more)."""
+    """For messages their kind; empty if it is not in the settings (any more)."""
     address: str
     sent: int
     waiting: int

@@ -52,6 +52,26 @@ def test_the_commented_examples_of_sources_and_destinations_are_valid(file: Path
     assert settings.source_of("CT2") is None
 
 
+def test_the_commented_example_of_messages_is_valid(file: Path) -> None:
+    lines = default_configuration().splitlines()
+    start = lines.index("  destinations: {}", lines.index("messages:"))
+    lines[start : start + 2] = ["  destinations:"]
+    end = next(i for i in range(start + 1, len(lines)) if not lines[i].startswith("  #   "))
+    lines[start + 1 : end] = [line.replace("# ", "", 1) for line in lines[start + 1 : end]]
+    file.write_text("\n".join(lines))
+    assert set(Settings.load(file).messages.destinations) == {"ris", "hook"}
+
+
+def test_a_name_is_of_one_destination(file: Path) -> None:
+    """Breaker, log and console know a destination by its name alone."""
+    file.write_text(
+        "destinations: {a: {ae_title: A, host: a, port: 104}}\n"
+        "messages: {destinations: {a: {kind: hl7, host: a, port: 2575}}}\n"
+    )
+    with pytest.raises(SettingsError, match=r"messages\.destinations: a stands under `destinations` too"):
+        Settings.load(file)
+
+
 def test_a_source_stands_there_once(file: Path) -> None:
     file.write_text("sources: {a: {ae_title: CT1}, b: {ae_title: CT1}}\n")
     with pytest.raises(SettingsError, match="sources: CT1 stands there twice"):

@@ -22,13 +22,21 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
+from tiny_nnunet import LEVELS, let_package_run_alone, write_model
 
 from config import load_vocabulary
 from config.settings import ModelSettings
 from ct.anatomy import AnatomyMap, SegmenterWeightsError
+from ct.nnunet_predictor import ModelFiles, load_predictor
 from ct.segment import load_segmenter
-from ct.totalsegmentator import TotalSegmentator, _nifti_affine, _quiet_package, merge_classes
+from ct.totalsegmentator import (
+    TotalSegmentator,
+    _nifti_affine,
+    merge_classes,
+    needed_networks,
+    network_numbers,
+    quiet_package,
+)
 from ct.volume import Grid, Volume
 
 needs_package = pytest.mark.skipif(
@@ -38,8 +46,6 @@ needs_package = pytest.mark.skipif(
 pytestmark = pytest.mark.timeout(900)  # nnU-Net starts processes of its own, and each imports torch
 
 MODEL = "Dataset297_TotalSegmentator_total_3mm_1559subj/nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
-LEVELS = ("liver", "kidney_left", "kidney_right", "aorta", "lung_upper_lobe_left", "lung_lower_lobe_right", "sternum")
-"""Class of level 1, 2, ...; the last one belongs to no anatomy of the vocabulary."""
 ANATOMIES = ("kidney", "liver", "aorta", "lung", "heart")
 BLOCKS = {
     "liver": (slice(4, 11), slice(8, 30), slice(4, 18)),
@@ -61,82 +67,6 @@ def _volume() -> Volume:
     return Volume(hu, Grid.axis_aligned(hu.shape, (5.0, 1.5, 2.0), (-37.0, 12.0, -400.0)))
 
 
-def _plans() -> dict[str, Any]:
-    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
-    kwargs = {
-        "n_stages": 2,
-        "features_per_stage": [4, 8],
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3], [3, 3, 3]],
-        "strides": [[1, 1, 1], [2, 2, 2]],
-        "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1],
-        "conv_bias": True,
-        "norm_op": None,
-        "norm_op_kwargs": None,
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": [32, 32, 32],
-        "median_image_size_in_voxels": [40, 33, 33],
-        "spacing": [3.0, 3.0, 3.0],
-        "normalization_schemes": ["CTNormalization"],
-        "use_mask_for_norm": [False],
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": resampling,
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": resampling,
-        "batch_dice": True,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": kwargs,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
-    }
-    intensity = {"mean": 0.0, "std": 100.0, "percentile_00_5": 0.0, "percentile_99_5": 100.0 * len(LEVELS)}
-    return {
-        "dataset_name": "Dataset297_TotalSegmentator_total_3mm_1559subj",
-        "plans_name": "nnUNetPlans",
-        "image_reader_writer": "SimpleITKIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {"3d_fullres": configuration},
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": intensity},
-    }
-
-
-def _network_weights(kwargs: dict[str, Any], numbers: dict[str, int]) -> dict[str, torch.Tensor]:
-    """Weights that answer with the nearest level: logit of level j is 2 j x - j², so its maximum is at x = j."""
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
-
-    located = {**kwargs, "conv_op": torch.nn.Conv3d, "nonlin": torch.nn.LeakyReLU}
-    network = PlainConvUNet(input_channels=1, num_classes=len(numbers) + 1, **located)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        # Arrays are [z, y, x] of an RAS+ image: one voxel on is towards the head, the front and the right.
-        network.encoder.stages[0][0].convs[0].conv.weight[0, 0, 2, 2, 2] = 1.0
-        network.decoder.stages[0].convs[0].conv.weight[0, 4, 1, 1, 1] = 1.0  # channels 4 to 7 are the skip connection
-        head = network.decoder.seg_layers[0]
-        head.bias.fill_(-1000.0)
-        head.bias[0] = 0.0
-        for level, name in enumerate(LEVELS, start=1):
-            head.weight[numbers[name], 0] = 2.0 * level
-            head.bias[numbers[name]] = -float(level**2)
-    weights: dict[str, torch.Tensor] = network.state_dict()
-    return weights
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TOTALSEG_WEIGHTS_PATH with the fast model in the official layout."""
@@ -145,21 +75,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     numbers = {name: number for number, name in class_map["total"].items()}
     assert len(numbers) == 117
-    plans = _plans()
-    kwargs = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    labels = {"background": 0, **numbers}
-    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
-    fold = folder / MODEL / "fold_0"
-    fold.mkdir(parents=True)
-    (fold.parent / "plans.json").write_text(json.dumps(plans))
-    (fold.parent / "dataset.json").write_text(json.dumps(dataset))
-    checkpoint = {
-        "network_weights": _network_weights(kwargs, numbers),
-        "trainer_name": "nnUNetTrainer_4000epochs_NoMirroring",
-        "init_args": {"configuration": "3d_fullres"},
-        "inference_allowed_mirroring_axes": None,
-    }
-    torch.save(checkpoint, fold / "checkpoint_final.pth")
+    write_model(folder / MODEL, numbers, "nnUNetTrainer_4000epochs_NoMirroring")
     return folder
 
 
@@ -223,7 +139,7 @@ def run(weights: Path) -> Run:
     return Run(volume, found, network.asked, settings, printed.getvalue())
 
 
-def _reference(volume: Volume, weights: Path, folder: Path) -> npt.NDArray[np.uint8]:
+def _reference(volume: Volume, weights: Path, folder: Path, *, fast: bool = True) -> npt.NDArray[np.uint8]:
     """Class numbers [z, y, x] by the package itself, from a NIfTI file in RAS+ made from the patient's geometry."""
     from totalsegmentator.python_api import totalsegmentator
 
@@ -234,9 +150,10 @@ def _reference(volume: Volume, weights: Path, folder: Path) -> npt.NDArray[np.ui
     nib.save(nib.Nifti1Image(np.flip(volume.hu, (1, 2)).transpose(2, 1, 0).copy(), affine), image)
     (folder / "config.json").write_text(json.dumps({"send_usage_stats": False, "statistics_disclaimer_shown": True}))
     with pytest.MonkeyPatch.context() as patch:
+        let_package_run_alone(weights)
         patch.setenv("TOTALSEG_HOME_DIR", str(folder))
         patch.setenv("TOTALSEG_WEIGHTS_PATH", str(weights))
-        found = totalsegmentator(image, None, ml=True, fast=True, device="cpu", quiet=True, nr_thr_saving=1)
+        found = totalsegmentator(image, None, ml=True, fast=fast, device="cpu", quiet=True, nr_thr_saving=1)
     return np.flip(found.get_fdata().astype(np.uint8).transpose(2, 1, 0), (1, 2))
 
 
@@ -321,7 +238,7 @@ def test_missing_weights_are_named_with_the_cure(weights: Path, tmp_path: Path, 
     shutil.copytree(weights, part)
     segmenter = TotalSegmentator(part, fast=True, device="cpu")
     (part / MODEL / missing).unlink()
-    with pytest.raises(SegmenterWeightsError, match="totalseg_download_weights -t total_fast") as caught:
+    with pytest.raises(SegmenterWeightsError, match="fvlm-node model fetch totalsegmentator --fast") as caught:
         TotalSegmentator(part, fast=True, device="cpu")
     assert str(part / MODEL / missing) in str(caught.value)
     with _no_network() as network, pytest.raises(SegmenterWeightsError, match="missing"):
@@ -337,7 +254,7 @@ def test_weights_under_another_name_are_not_taken_for_them(weights: Path, tmp_pa
     (folder / MODEL).parent.rename(folder / "Dataset297_TotalSegmentator_total_3mm_1559subj_copy")
     with pytest.raises(SegmenterWeightsError, match="Dataset297_TotalSegmentator_total_3mm_1559subj/"):
         TotalSegmentator(folder, fast=True, device="cpu")
-    with pytest.raises(SegmenterWeightsError, match=r"Dataset291_.*-t total`"):
+    with pytest.raises(SegmenterWeightsError, match=r"Dataset291_.*fetch totalsegmentator`"):
         TotalSegmentator(weights, fast=False, device="cpu")
 
 
@@ -353,7 +270,7 @@ def test_missing_package_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch,
 def test_the_environment_is_given_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TOTALSEG_HOME_DIR", "/home/of/the/user")
     monkeypatch.delenv("TOTALSEG_WEIGHTS_PATH", raising=False)
-    with _quiet_package(Path("/weights")):
+    with quiet_package(Path("/weights")):
         home = Path(os.environ["TOTALSEG_HOME_DIR"])
         assert json.loads((home / "config.json").read_text())["send_usage_stats"] is False
         assert os.environ["TOTALSEG_WEIGHTS_PATH"] == "/weights"
@@ -399,6 +316,104 @@ def test_oblique_affine_keeps_every_point_of_the_patient() -> None:
     np.testing.assert_allclose(nib.affines.voxel_sizes(nifti), (0.8, 0.7, 5.0))
     assert nib.aff2axcodes(nifti) == ("L", "P", "S")
     assert np.linalg.det(nifti[:3, :3]) > 0
+
+
+PARTS = {
+    291: "Dataset291_TotalSegmentator_part1_organs_1559subj",
+    292: "Dataset292_TotalSegmentator_part2_vertebrae_1532subj",
+    293: "Dataset293_TotalSegmentator_part3_cardiac_1559subj",
+    294: "Dataset294_TotalSegmentator_part4_muscles_1559subj",
+    295: "Dataset295_TotalSegmentator_part5_ribs_1559subj",
+}
+
+
+@pytest.fixture(scope="module")
+def five(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TOTALSEG_WEIGHTS_PATH with the five models of 1.5 mm; each finds those of LEVELS that are its classes."""
+    from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
+
+    folder = tmp_path_factory.mktemp("five")
+    for number, name in PARTS.items():
+        numbers = {what: i for i, what in class_map_5_parts[map_taskid_to_partname_ct[number]].items()}
+        write_model(
+            folder / name / "nnUNetTrainerNoMirroring__nnUNetPlans__3d_fullres", numbers, "nnUNetTrainerNoMirroring"
+        )
+    return folder
+
+
+@needs_package
+def test_only_the_networks_of_the_anatomies_run_and_each_is_loaded_once(
+    five: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Aorta and liver need two of the five, the liver alone one; labels do not depend on the others."""
+    import ct.totalsegmentator as provider
+
+    loaded: list[str] = []
+
+    def recorded(files: ModelFiles, *arguments: Any, **options: Any) -> Any:
+        loaded.append(files.folder.parent.name)
+        return load_predictor(files, *arguments, **options)
+
+    monkeypatch.setattr(provider, "load_predictor", recorded)
+    segmenter = TotalSegmentator(five, fast=False, device="cpu")
+    volume = _volume()
+    assert segmenter.identity.name == "TotalSegmentator total 1.5 mm"
+    liver = segmenter.segment(volume, ("liver",))
+    assert loaded == [PARTS[291]]
+    both = segmenter.segment(volume, ("aorta", "liver"))
+    assert loaded == [PARTS[291], PARTS[293]]
+    again = segmenter.segment(volume, ("aorta", "liver"))
+    assert loaded == [PARTS[291], PARTS[293]]
+    assert liver.measures["liver"].voxels > 1000
+    assert both.measures["aorta"].voxels > 1000
+    np.testing.assert_array_equal(liver.labels == 1, both.labels == 2)
+    np.testing.assert_array_equal(again.labels, both.labels)
+
+
+@needs_package
+@pytest.mark.slow
+def test_labels_of_several_networks_are_those_of_the_package(
+    five: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's own call, told to run the same two of its five networks."""
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+    from totalsegmentator.map_to_binary import class_map
+
+    volume = _volume()
+    found = TotalSegmentator(five, fast=False, device="cpu").segment(volume, ANATOMIES[1:3])
+    monkeypatch.setitem(TASK_CONFIGS["total"]["sub_modes"]["default"], "task_id", [291, 293])
+    reference = _reference(volume, five, tmp_path, fast=False)
+    assert {class_map["total"][number] for number in np.unique(reference) if number} == set(LEVELS) - {"sternum"}
+    np.testing.assert_array_equal(found.labels, merge_classes(reference, class_map["total"], ANATOMIES[1:3]))
+
+
+@needs_package
+def test_every_anatomy_finds_its_networks_and_none_needs_a_licence() -> None:
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS, TASK_ID_WEIGHTS_CONFIGS
+    from totalsegmentator.map_to_binary import commercial_models
+
+    assert network_numbers(fast=False) == list(PARTS)
+    assert network_numbers(fast=True) == [297]
+    everything = tuple(anatomy.name for anatomy in load_vocabulary().anatomies)
+    assert set(needed_networks(everything)) <= set(PARTS)
+    assert all(needed_networks((name,)) for name in everything)
+    assert needed_networks(("liver", "lung")) == [291]
+    assert needed_networks(("heart", "rib")) == [293, 295]
+    assert not TASK_CONFIGS["total"].get("commercial")
+    for number in (*PARTS, 297):
+        assert number not in commercial_models.values()
+        assert not TASK_ID_WEIGHTS_CONFIGS[number].get("commercial")
+    assert commercial_models  # there are such
+
+
+@needs_package
+@pytest.mark.usefixtures("run")
+def test_the_package_is_as_before_after_a_scan() -> None:
+    import totalsegmentator.nnunet as package
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+
+    assert package.nnUNetv2_predict.__module__ == "totalsegmentator.nnunet"
+    assert TASK_CONFIGS["total"]["sub_modes"]["default"]["task_id"] == list(PARTS)
 
 
 @needs_package

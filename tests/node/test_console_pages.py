@@ -32,14 +32,9 @@ HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}"
 SHORT_HOSTILE = "<b onload=x>'\""
 LISTS = ("/", "/series", "/series/1", "/deliveries", "/unreadable", "/refused", "/releases")
 APIS = (
-    "/api/overview",
-    "/api/series",
-    "/api/series/1",
-    "/api/deliveries",
-    "/api/destinations",
-    "/api/unreadable",
-    "/api/releases",
-)
+    "/api/overview", "/api/series", "/api/series/1", "/api/deliveries", "/api/destinations", "/api/messages",
+    "/api/unreadable", "/api/releases",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_kept_cells_give_what_the_whole_model_gives(folder: Path, figures: Figur
     assert model.visual_encoder.cells is not None
     encoded = encode(model.visual_encoder.cells, config, few, tmp_path, lambda *_: None)
     batch = encoded.batch([2, 0])
-    plain = few.plain([2, 0])
+    plain = few.batch([2, 0])
     with torch.inference_mode():
         found = gathered(model, batch, whole=False)
         expected = model.attention(

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from training.benchmark.run import Stages
 
 _errors = Console(stderr=True)
 _out = Console()
@@ -60,7 +63,7 @@ def phantom_benchmark(
 
 
 @contextmanager
-def _stages() -> "Iterator[Callable[[str], object]]":
+def _stages() -> Iterator["Stages"]:
     """A progress bar for each stage on standard error."""
     columns = (
         TextColumn("{task.description}"),

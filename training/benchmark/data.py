@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ct.phantom import render
-from training.benchmark.patients import ANATOMIES, FINDINGS, Case, case_of, draw
+from training.benchmark.patients import ANATOMIES, Case, case_of, draw
 from training.phantom_data import touches_border
 from training.pretraining.batches import Batch
 
@@ -22,8 +22,6 @@ SHAPE = (80, 48, 48)
 """Voxels z, y, x: the trunk from the neck to the pelvic floor."""
 HU_WINDOW = (-1000.0, 300.0)
 """HU of 0 and 255."""
-SHIFT = 2
-"""Greatest random shift of a training window along each axis, voxels."""
 
 UInt8Array = npt.NDArray[np.uint8]
 Done = Callable[[int, int], None]
@@ -31,15 +29,13 @@ Done = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scans:
-    """N patients as `training.pretraining.batches.Batches`."""
+    """N patients."""
 
     images: UInt8Array
     """[N, D, H, W]."""
     labels: UInt8Array
     """[N, D, H, W]; label i + 1 is anatomy i."""
     cases: tuple[Case, ...]
-    anatomies: tuple[str, ...] = ANATOMIES
-    findings: tuple[str, ...] = FINDINGS
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -49,14 +45,16 @@ class Scans:
         """[N, F]: what was drawn."""
         return np.array([case.truth for case in self.cases])
 
-    def batch(self, chosen: Sequence[int], draw: tuple[int, int]) -> Batch:
-        """See `Batches`: each window is shifted by a few voxels, so that an anatomy may be cut."""
-        shifts = [np.random.default_rng((*draw, index)).integers(-SHIFT, SHIFT + 1, size=3) for index in chosen]
-        return self._batch(chosen, shifts)
-
-    def plain(self, chosen: Sequence[int]) -> Batch:
-        """Some studies as they are, for evaluation."""
-        return self._batch(chosen, [np.zeros(3, np.int64)] * len(chosen))
+    def batch(self, chosen: Sequence[int]) -> Batch:
+        """Some studies."""
+        rows = list(chosen)
+        labels = torch.from_numpy(self.labels[rows])
+        return Batch(
+            image=torch.from_numpy(self.images[rows])[:, None].float().div_(255.0),
+            labels=labels,
+            usable=present(labels) & ~touches_border(labels, len(ANATOMIES)),
+            **vars(self.said(rows)),
+        )
 
     def said(self, chosen: Sequence[int]) -> "Said":
         """What the reports of some studies say."""
@@ -67,17 +65,6 @@ class Scans:
             reports=tuple(case.report for case in cases),
             normal=torch.tensor([case.normal for case in cases]),
             findings=torch.tensor(labels),
-        )
-
-    def _batch(self, chosen: Sequence[int], shifts: Sequence[npt.NDArray[np.int64]]) -> Batch:
-        images = [_shifted(self.images[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
-        moved = [_shifted(self.labels[index], shift) for index, shift in zip(chosen, shifts, strict=True)]
-        labels = torch.from_numpy(np.stack(moved))
-        return Batch(
-            image=torch.from_numpy(np.stack(images))[:, None].float() / 255.0,
-            labels=labels,
-            usable=present(labels) & ~touches_border(labels, len(self.anatomies)),
-            **vars(self.said(chosen)),
         )
 
 
@@ -95,15 +82,6 @@ def present(labels: Tensor) -> Tensor:
     """Labels [B, D, H, W] -> bool [B, A]: the anatomy has a voxel."""
     numbers = torch.arange(1, len(ANATOMIES) + 1)
     return torch.stack([torch.isin(numbers, row) for row in labels])
-
-
-def _shifted(array: UInt8Array, shift: npt.NDArray[np.int64]) -> UInt8Array:
-    """Move the content by whole voxels; zeros come in."""
-    out = np.zeros_like(array)
-    target = tuple(slice(max(s, 0), n + min(s, 0)) for s, n in zip(shift, array.shape, strict=True))
-    source = tuple(slice(max(-s, 0), n + min(-s, 0)) for s, n in zip(shift, array.shape, strict=True))
-    out[target] = array[source]
-    return out
 
 
 def prepare(folder: Path, seeds: range, processes: int, progress: Done) -> Scans:

@@ -35,7 +35,7 @@ class EncodedBatch(Batch):
     """bool [B, A, L]: which anatomies a token of the transformer holds."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Encoded:
     """N patients as `training.pretraining.batches.Batches`."""
 
@@ -57,7 +57,7 @@ class Encoded:
         return len(self.scans)
 
     def batch(self, chosen: Sequence[int], draw: tuple[int, int] = (0, 0)) -> EncodedBatch:  # noqa: ARG002
-        """See `Batches`; never shifted, for the cells of a scan are fixed."""
+        """See `Batches`; the same in every epoch, for the cells of a scan are fixed."""
         rows = list(chosen)
         runs = [slice(self.first[index], self.first[index + 1]) for index in rows]
         cells = [torch.from_numpy(self.cells[run].astype(np.float32)) for run in runs]
@@ -98,7 +98,7 @@ def encode(cells: Cells, config: ModelConfig, scans: Scans, folder: Path, progre
         usable: list[npt.NDArray[np.bool_]] = []
         for first in range(0, len(scans), _AT_ONCE):
             chosen = range(first, min(first + _AT_ONCE, len(scans)))
-            batch = scans.plain(chosen)
+            batch = scans.batch(chosen)
             features = cells.features(batch.image).half().numpy()
             bits = _packed(tokens_of_anatomies(batch.labels, config.finest, len(ANATOMIES)))
             tokens += list(_packed(tokens_of_anatomies(batch.labels, config.patch, len(ANATOMIES))))

@@ -130,7 +130,8 @@ def _means(table: Floats) -> Floats:
     """Of each row, without what is NaN; NaN where all is."""
     known = ~np.isnan(table)
     count = known.sum(1)
-    return np.divide(np.nansum(table, axis=1), count, out=np.full(len(table), np.nan), where=count > 0)
+    means: Floats = np.divide(np.nansum(table, axis=1), count, out=np.full(len(table), np.nan), where=count > 0)
+    return means
 
 
 def _of(anatomy: str) -> list[int]:

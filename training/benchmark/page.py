@@ -88,15 +88,18 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         f"- Reports: {HABITS.unmentioned:.0%} of normal anatomies are not mentioned, {HABITS.findings_only:.0%} of the "
         "diseases stand in the findings but not in the impression (and so are called normal by the rule of the public "
         f"code), {HABITS.prompts:.0%} of the sentences are the very prompt, the others synonyms.",
-        "- The same small model for all: a transformer of "
-        f"{size.depth} blocks of width {size.width} beside fine cells, one query an anatomy, a BERT of "
-        f"{size.text_depth} block(s). The convolutions of the cells were taught once, without reports or diseases, and "
-        f"frozen ({size.stem_steps} steps). Each method: {steps} steps of {size.batch} patients, {size.epochs} epochs, "
-        f"the trainer of `fvlm-node train pretrain`; seeds {', '.join(map(str, size.seeds))}. Co-teaching trains two "
-        "models and the first is measured.",
-        "- CLIP has one query for the whole scan and sees the whole report; supervised learns the findings that the "
-        "report decides, unmentioned anatomies masked, and answers with its logits; the others answer zero-shot from a "
-        "pair of prompts.",
+        f"- The same small model for all: a transformer of {size.depth} blocks of width {size.width} beside fine "
+        f"cells, one query an anatomy, a BERT of {size.text_depth} block(s). The convolutions of the cells were taught "
+        f"once, without reports or diseases, and frozen ({size.stem_steps} steps); so nothing is augmented. The text "
+        f"side begins with weights that were taught to match the sentences of a caption ({size.text_steps} steps, as "
+        "CXR-BERT was taught to match sections), and goes on learning.",
+        f"- Each method: {steps} steps of {size.batch} patients, {size.epochs} epochs, by the trainer of "
+        f"`fvlm-node train pretrain`; seeds {', '.join(map(str, size.seeds))}. Soft targets grow over "
+        f"{size.ramp_epochs:g} epoch(s), alpha is 0.5 (momentum: 1, as RADAR). Co-teaching trains two models; the first "
+        "is measured.",
+        "- CLIP has one query, for the whole scan (all tokens, and all cells that hold an anatomy), and sees the whole "
+        "report; supervised learns the findings that the report decides, unmentioned anatomies masked, and answers "
+        "with its logits; the others answer zero-shot from a pair of prompts.",
         f"- Machine: {about['machine']}. One training took "
         + ", ".join(f"{name} {row.cpu_seconds:.0f} s" for name, row in figures.methods.items())
         + " of CPU time.",

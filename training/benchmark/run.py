@@ -4,20 +4,21 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from transformers import BertTokenizer
 
 from fvlm.cells import Cells
-from training.benchmark.data import Scans, prepare
+from training.benchmark.data import Done, Scans, prepare
 from training.benchmark.encode import Encoded, encode
 from training.benchmark.figures import Figures, figures
 from training.benchmark.patients import FINDINGS
-from training.benchmark.scores import Floats, scores
+from training.benchmark.scores import Floats, Student, scores
 from training.benchmark.sections import SectionLesson
 from training.benchmark.size import TEST_SEED, TRAIN_SEED, VALIDATION_SEED, Size
 from training.benchmark.stem import StemLesson
@@ -41,7 +42,7 @@ Update = Callable[[int, int, float | None], None]
 class Stages(Protocol):
     """Shows one stage of the work with its progress."""
 
-    def __call__(self, title: str) -> Any:
+    def __call__(self, title: str) -> AbstractContextManager[Update]:
         """A context that gives `update(done, total, loss)`."""
         ...
 
@@ -70,9 +71,7 @@ def run(out: Path, size: Size, processes: int, stages: Stages, device: torch.dev
     scans: dict[str, Scans] = {}
     for name, seeds in sets.items():
         with stages(f"patients: {name}") as update:
-            scans[name] = prepare(
-                out / "data" / name, seeds, processes, lambda done, total, show=update: show(done, total, None)
-            )
+            scans[name] = prepare(out / "data" / name, seeds, processes, _counted(update))
     tokenizer = build_tokenizer(text for case in scans["train"].cases for text in (*case.captions, case.report))
     stem = _stem(out / "stem", size, scans["train"], len(tokenizer), stages)
     texts = _texts(out / "text", size, scans["train"], tokenizer, stages)
@@ -84,7 +83,7 @@ def run(out: Path, size: Size, processes: int, stages: Stages, device: torch.dev
                 size.model(len(tokenizer)),
                 data,
                 out / "data" / name,
-                lambda done, total, show=update: show(done, total, None),
+                _counted(update),
             )
     answers: dict[str, list[Answers]] = {method: [] for method in METHODS}
     for seed in size.seeds:
@@ -102,15 +101,20 @@ def run(out: Path, size: Size, processes: int, stages: Stages, device: torch.dev
     )
 
 
+def _counted(update: Update) -> Done:
+    """For work that has no loss."""
+    return lambda done, total: update(done, total, None)
+
+
 def _claim(file: Path, size: Size) -> None:
-    """The folder belongs to one size."""
-    wanted = json.loads(json.dumps(asdict(size)))
-    if file.is_file():
-        if (found := json.loads(file.read_text(encoding="utf-8"))) != wanted:
-            other = ", ".join(f"{name} {found.get(name)}" for name in wanted if found.get(name) != wanted[name])
-            raise ValueError(f"{file.parent} belongs to a run of another size ({other}); choose another --out")
+    """The folder belongs to one size; seeds may be added to it."""
+    wanted = {name: value for name, value in json.loads(json.dumps(asdict(size))).items() if name != "seeds"}
+    if not file.is_file():
+        file.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         return
-    file.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if other := [f"{name} {found.get(name)}" for name in wanted if found.get(name) != wanted[name]]:
+        raise ValueError(f"{file.parent} belongs to a run of another size ({', '.join(other)}); choose another --out")
 
 
 def _stem(folder: Path, size: Size, data: Scans, words: int, stages: Stages) -> Cells:
@@ -150,7 +154,6 @@ def _answers(
         trainees, correction = students(
             method, size.model(len(tokenizer)), tokenizer, texts, FINDINGS, seed, size.ramp_epochs
         )
-        # Two models of a pair have neighbouring seeds: those of runs lie apart.
         learned = fit(
             trainees,
             data["train"],
@@ -162,9 +165,10 @@ def _answers(
         )
         seconds = time.process_time() - began
         best = learned[0].best
-        rows = {name: scores(best, data[name]) for name in ("validation", "test")}
+        assert isinstance(best, Student)
+        validation, test = scores(best, data["validation"]), scores(best, data["test"])
         partial = folder / f"{method}-{seed}.part.npz"
-        np.savez(partial, seconds=seconds, **rows)
+        np.savez(partial, seconds=np.array(seconds), validation=validation, test=test)
         partial.replace(file)
     with np.load(file) as kept:
         return Answers(kept["validation"], kept["test"], float(kept["seconds"]))

@@ -36,13 +36,14 @@ class StemLesson(Trainee):
 
     def loss(self, chosen: Sequence[int], generator: np.random.Generator) -> Tensor:  # noqa: ARG002
         """Squared error of the values, each by its own variance, and cross-entropy of the anatomies."""
-        batch = self._data.plain(chosen)
+        batch = self._data.batch(chosen)
         features = self.cells.features(batch.image)
         wanted = self._values(batch.image)
         error = (self.values(features) - wanted).square().mean((0, 1)) / (wanted.var((0, 1)) + 1e-4)
         there = tokens_of_anatomies(batch.labels, self._size, self._anatomies).transpose(1, 2)
         places = F.binary_cross_entropy_with_logits(self.places(features), there.float())
-        return error.mean() + places
+        loss: Tensor = error.mean() + places
+        return loss
 
     @torch.no_grad()
     def _values(self, image: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class LabelStudent(SupervisedTrainee):
 
     def logits(self, batch: Batch) -> Tensor:
         """[B, F]."""
-        states = self.standard(gathered(self.model, batch, whole=False))
+        states: Tensor = self.standard(gathered(self.model, batch, whole=False))
         return (states[:, self.anatomy] * self.weight).sum(-1) + self.bias
 
 

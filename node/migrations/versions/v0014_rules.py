@@ -15,4 +15,3 @@ def upgrade() -> None:
     op.add_column("series", sa.Column("patient", sa.String(32), nullable=False, server_default=""))
     op.add_column("job", sa.Column("destinations", sa.JSON(), nullable=True))
     op.add_column("job", sa.Column("release", sa.String(300), nullable=False, server_default=""))
-    op.create_index("ix_series_study", "series", ["study_instance_uid"])
