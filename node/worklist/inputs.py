@@ -13,11 +13,18 @@ from node.records import Delivery, Job, Result, Series
 from node.states import State
 from node.worklist.report import Ending, OutputObject
 
-_NOT_FOR_READING = (Reason.NOT_CT, Reason.LOCALIZER)
+_NOT_FOR_READING = (
+    Reason.NOT_CT,
+    Reason.LOCALIZER,
+    Reason.NO_RULE,
+    Reason.SKIPPED_BY_RULE,
+    Reason.NOT_BEST_SERIES,
+)
 """Why a series beside others is not read, without harm to the work."""
 _PERCENT = {
     State.RECEIVING: 5, State.COMPLETE: 10, State.VETTED: 15, State.QUEUED: 20, State.RUNNING: 50, State.ENCODED: 80,
     State.SENT: 100, State.COMMITTED: 100, State.REJECTED: 100, State.FAILED: 100, State.QUARANTINED: 100,
+    State.SUPERSEDED: 100,
 }  # fmt: skip
 _TEXTS = (
     (5, "waiting for images"), (20, "images are there"), (50, "waiting for the analysis"),
@@ -86,15 +93,16 @@ def _jobs(session: Session, inputs: Sequence[Sequence[str]], *states: State) -> 
 
 
 def _read(session: Session, study: str, series: str) -> _Read:
-    """The newest generation, and the newest reading of it."""
+    """The newest generation, and the newest reading of it; one that is superseded only if there is no other (then a
+    better series of the study took its place)."""
     rows = select(Series).where(
         Series.series_instance_uid == series, Series.study_instance_uid == study, Series.state != State.SUPERSEDED
     )
     row = session.scalars(rows.order_by(Series.generation.desc()).limit(1)).one_or_none()
     if row is None:
         return _Read(study, series, None, None)
-    jobs = select(Job).where(Job.series_id == row.id, Job.state != State.SUPERSEDED)
-    return _Read(study, series, row, session.scalars(jobs.order_by(Job.id.desc()).limit(1)).one_or_none())
+    jobs = select(Job).where(Job.series_id == row.id).order_by(Job.state == State.SUPERSEDED, Job.id.desc())
+    return _Read(study, series, row, session.scalars(jobs.limit(1)).one_or_none())
 
 
 def _ending(session: Session, settings: Settings, reads: list[_Read]) -> Ending:
@@ -108,6 +116,8 @@ def _ending(session: Session, settings: Settings, reads: list[_Read]) -> Ending:
             outputs += _outputs(session, settings, one)
         elif one.job is not None and one.state in (State.FAILED, State.QUARANTINED):
             problems.append((Reason(one.job.reason or Reason.INTERNAL), one.job.detail))
+        elif one.state is State.SUPERSEDED and one.job is not None:
+            beside.append((Reason(one.job.reason or Reason.NOT_BEST_SERIES), one.job.detail))
         elif one.state is State.REJECTED:
             reason = Reason(one.row.reason or Reason.INTERNAL)
             (beside if reason in _NOT_FOR_READING else problems).append((reason, one.row.detail))

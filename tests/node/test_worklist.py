@@ -172,6 +172,23 @@ def test_a_failed_job_cancels_the_workitem_with_its_coded_reason(kind: str, tmp_
     assert (claim.phase, claim.reason) == (Phase.CANCELED, Reason.OUT_OF_MEMORY)
 
 
+def test_series_that_are_not_for_reading_do_no_harm_beside_others(tmp_path: Path) -> None:
+    steps = Steps(scheduled("2.25.77", "2.25.1", "2.25.2", "2.25.3"), scheduled("2.25.78", "2.25.3"))
+    with _peer("rs", steps) as worklist:
+        settings, records, performer = _node(tmp_path, worklist)
+        read, beaten, localizer = (add_job(records, f"2.25.{number}") for number in (1, 2, 3))
+        with records.session() as session:
+            session.get_one(Job, beaten).move(State.SUPERSEDED, Reason.NOT_BEST_SERIES)
+            scout = session.get_one(Job, localizer)
+            scout.series.move(State.REJECTED, Reason.LOCALIZER)
+            session.delete(scout)
+        _finish(records, settings, read)
+        performer.once()
+    assert steps.state("2.25.77") == "COMPLETED"
+    assert len(_performed(steps.all["2.25.77"]).OutputInformationSequence) == 2
+    assert _reasons(steps.all["2.25.78"]) == ["110513", "LOCALIZER"], "alone it is no result"
+
+
 @pytest.mark.parametrize("kind", ["rs", "dimse"])
 def test_malformed_workitems_hold_nothing_up(kind: str, tmp_path: Path) -> None:
     no_inputs, bad_input = scheduled("2.25.71"), scheduled("2.25.72", "2.25.1")
