@@ -10,6 +10,7 @@ from typing import Any
 
 from config import Code, Reason, load_vocabulary
 from config.message_settings import FhirDestination
+from config.secret import SecretError, read_secret
 from dicom_sr import codes
 from fvlm.reading import Verdict
 from node.dimse_link import AwayError
@@ -17,7 +18,6 @@ from node.messages.content import Content, Told, derived
 from node.messages.guarded_http import Target, judge, post
 from node.messages.rows import Kind
 from node.outbox import Fate, Outcome
-from node.secret import SecretError, read_secret
 
 _LOCAL_SYSTEM = f"urn:oid:2.25.{int(derived('fvlm-node', 'codes'), 16)}"
 _SYSTEMS = {

@@ -10,9 +10,9 @@ from typing import Any
 
 from config import Reason
 from config.message_settings import MailDestination
+from config.secret import SecretError, read_secret
 from node.dimse_link import AwayError
 from node.outbox import Fate, Outcome
-from node.secret import SecretError, read_secret
 
 
 def send(

@@ -14,12 +14,12 @@ from typing import Any
 
 from config import Reason, load_vocabulary
 from config.message_settings import WebhookDestination
+from config.secret import SecretError, read_secret
 from node.dimse_link import AwayError
 from node.messages.content import NOT_VERIFIED, TEST_MODEL, Content
 from node.messages.guarded_http import Target, judge, post
 from node.messages.rows import Kind
 from node.outbox import Outcome
-from node.secret import SecretError, read_secret
 
 _SHORTEST_KEY = 24
 """Bytes."""
