@@ -7,7 +7,7 @@
 #     deploy/image.sh podman …                   podman as the two above use it
 #     deploy/image.sh clean                      removes all of it
 #
-# Without Docker images are kept in .test-data/images, `base` is needed once, and root is.
+# ENGINE=buildah leaves a Docker engine aside. Without Docker images are kept in .test-data/images, `base` is needed once, and root is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -69,7 +69,7 @@ build() {
     local target=${1:-cpu}
     shift || true
     local tag=localhost/fvlm-node:$target
-    if command -v docker >/dev/null && docker info >/dev/null 2>&1; then
+    if [ "${ENGINE:-docker}" = docker ] && command -v docker >/dev/null && docker info >/dev/null 2>&1; then
         docker build --target "$target" --tag "$tag" "$@" .
     else
         configure
