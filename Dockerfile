@@ -79,7 +79,10 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY requirements/image-cuda.txt /usr/share/fvlm-node/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=bind,source=deploy/wheels,target=/wheels \
-    /opt/tools/image-packages.sh node /usr/share/fvlm-node/image-cuda.txt
+    /opt/tools/image-packages.sh list /usr/share/fvlm-node/image-cuda.txt
+COPY --from=tools /opt/tools/dist/ /usr/share/fvlm-node/
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    /opt/tools/image-packages.sh node /usr/share/fvlm-node/*.whl
 USER 10001:10001
 
 
@@ -87,5 +90,8 @@ FROM runtime AS cpu
 COPY requirements/image-cpu.txt /usr/share/fvlm-node/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=bind,source=deploy/wheels,target=/wheels \
-    /opt/tools/image-packages.sh node /usr/share/fvlm-node/image-cpu.txt https://download.pytorch.org/whl/cpu
+    /opt/tools/image-packages.sh list /usr/share/fvlm-node/image-cpu.txt https://download.pytorch.org/whl/cpu
+COPY --from=tools /opt/tools/dist/ /usr/share/fvlm-node/
+RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
+    /opt/tools/image-packages.sh node /usr/share/fvlm-node/*.whl
 USER 10001:10001

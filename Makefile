@@ -1,12 +1,12 @@
 # Every target does its own set-up in .venv. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench chaos soak clean
+.PHONY: help demo test lint types bench chaos soak image image-test up down clean
 
 BIN := .venv/bin
 BENCHMARKS = $(filter-out benchmarks/bench_%.py,$(wildcard benchmarks/*.py))
 
 help: ## This list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG out (ARGS="--input DIR" takes your CT)
 	@deploy/install.sh
@@ -38,5 +38,26 @@ soak: ## Two hours of load; memory, handles and threads must stay flat (SOAK_MIN
 	@deploy/install.sh test
 	@$(BIN)/python tests/chaos/soak.py
 
+image: ## The container image localhost/fvlm-node:cpu (TARGET=cuda, orthanc), by Docker, or by buildah where there is none
+	@deploy/install.sh
+	@command -v docker >/dev/null || deploy/image.sh base
+	@deploy/image.sh wheels $(filter cpu cuda,$(TARGET))
+	@deploy/image.sh build $(or $(TARGET),cpu)
+
+image-test: ## Builds the image and runs it without a Docker engine: a phantom in, SR and SEG out (part of `make test`)
+	@deploy/install.sh test
+	@$(BIN)/python -m pytest -m image tests/deploy $(ARGS)
+
+up: ## The whole node in containers (needs Docker): deploy/compose.yaml, and a phantom sent through it
+	@deploy/secrets.sh
+	@docker compose --file deploy/compose.yaml up --build --detach --wait
+	@docker compose --file deploy/compose.yaml run --rm phantom
+	@docker compose --file deploy/compose.yaml logs --no-log-prefix console | grep password || true
+	@echo "Results: http://127.0.0.1:8042  Console: http://127.0.0.1:8112"
+
+down: ## Ends what `make up` started; what was received and read stays
+	@docker compose --file deploy/compose.yaml down
+
 clean: ## Removes what the targets above made, and .venv
+	@deploy/image.sh clean
 	rm -rf .venv demo-output .test-data .mypy_cache .ruff_cache .pytest_cache .hypothesis

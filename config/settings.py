@@ -1,8 +1,10 @@
 """Every setting of the node, typed: what, unit, default. A YAML file, then the environment, override the defaults.
 
-The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`.
+The environment wins over the file: `FVLM_DICOM__PORT=11113` sets `dicom.port`. Settings that hold a secret may stand in
+files of their own (FVLM_SECRETS_DIR).
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,7 +18,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
 
 from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
 from config.message_settings import MessageSettings
@@ -455,8 +463,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file named by `yaml_file`."""
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+        """Arguments, then the environment, then a file a setting in the folder FVLM_SECRETS_DIR (`fvlm_database_url` in
+        it sets `database_url`), then the file named by `yaml_file`.
+        """
+        secrets = os.environ.get("FVLM_SECRETS_DIR")
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=secrets),) if secrets else ()
+        return (init_settings, env_settings, *files, YamlConfigSettingsSource(settings_cls))
 
     @classmethod
     def load(cls, file: Path | None = None) -> "Settings":

@@ -3,7 +3,8 @@
 #
 #     image-packages.sh tools                     uv and setuptools into /opt/tools
 #     image-packages.sh wheel                     the node itself, /src, as a wheel
-#     image-packages.sh node LIST [EXTRA_INDEX]   a list of packages, each by its hash, and the node into /opt/fvlm
+#     image-packages.sh list LIST [EXTRA_INDEX]   a list of packages, each by its hash, into /opt/fvlm
+#     image-packages.sh node WHEEL                the node into /opt/fvlm
 set -eu
 
 tools=/opt/tools
@@ -21,13 +22,14 @@ wheel)
     $tools/bin/uv build --offline --no-cache --no-build-isolation --python $tools/bin/python --wheel \
         --out-dir $tools/dist /src
     ;;
-node)
+list)
     [ -n "$local" ] || local=${3:+--extra-index-url $3 --index-strategy unsafe-best-match} # hashes make it safe
     $tools/bin/uv venv --quiet --python /usr/bin/python3 /opt/fvlm
-    set -- "$2" --quiet --no-cache --no-deps --compile-bytecode --python /opt/fvlm/bin/python
-    list=$1
-    shift
-    $tools/bin/uv pip install "$@" --require-hashes --no-build $local --requirement "$list"
-    $tools/bin/uv pip install "$@" --offline $tools/dist/*.whl
+    $tools/bin/uv pip install --quiet --no-cache --no-deps --compile-bytecode --python /opt/fvlm/bin/python \
+        --require-hashes --no-build $local --requirement "$2"
+    ;;
+node)
+    $tools/bin/uv pip install --quiet --no-cache --no-deps --compile-bytecode --python /opt/fvlm/bin/python \
+        --offline "$2"
     ;;
 esac

@@ -90,25 +90,47 @@ install_packages() {
         "check the network and pip's configuration (pip config list), then the same command again"
 }
 
+# The packages of a list that are not installed, a line each.
+missing_of() {
+    local package
+    while read -r package; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || echo "$package"
+    done < <(grep -v '^#' "$1")
+}
+
+# apt-get update and install, output into apt.log. No service is started by it: the tests start their own, and a broker
+# or database that nobody asked for stays away.
+apt_install() {
+    local status=0 policy=/usr/sbin/policy-rc.d apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
+    [ -e $policy ] && policy=
+    if [ -n "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee $policy >/dev/null
+        "${root[@]}" chmod 0755 $policy
+    fi
+    { "${root[@]}" "${apt[@]}" update && "${root[@]}" "${apt[@]}" install --no-install-recommends -y "$@"; } \
+        >"$venv/apt.log" 2>&1 || status=$?
+    if [ -n "$policy" ]; then "${root[@]}" rm -f $policy; fi
+    return $status
+}
+
 install_system_packages() {
     command -v dpkg-query >/dev/null || fail "the tests need Debian packages, and this machine has no dpkg" \
         "run the tests on Debian 12, or install what deploy/debian-test-packages.txt lists by hand"
-    local missing=() package
-    while read -r package; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done < <(grep -v '^#' deploy/debian-test-packages.txt)
+    local missing image
+    mapfile -t missing < <(missing_of deploy/debian-test-packages.txt)
+    mapfile -t image < <(missing_of deploy/debian-image-packages.txt)
     command -v npm >/dev/null || missing+=(npm) # fetches the OHIF viewer; Debian's own clashes with other builds of node
-    if [ ${#missing[@]} -eq 0 ]; then return; fi
-    say "Debian packages: ${missing[*]}"
+    if [ $((${#missing[@]} + ${#image[@]})) -eq 0 ]; then return; fi
+    say "Debian packages: ${missing[*]} ${image[*]}"
     local root=()
     if [ "$(id -u)" -ne 0 ]; then
         command -v sudo >/dev/null || fail "the tests need Debian packages and this is neither root nor is there sudo" \
             "as root: apt-get install --no-install-recommends ${missing[*]}"
         root=(sudo)
     fi
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
-    { "${root[@]}" "${apt[@]}" update && "${root[@]}" "${apt[@]}" install --no-install-recommends -y "${missing[@]}"; } \
-        >"$venv/apt.log" 2>&1 || {
+    if [ ${#image[@]} -gt 0 ] && apt_install "${missing[@]}" "${image[@]}"; then return; fi
+    if [ ${#image[@]} -gt 0 ]; then say "no ${image[*]} to be had: the test of the container image will be skipped"; fi
+    [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}" || {
         tail -n 5 "$venv/apt.log" >&2
         fail "apt-get could not install ${missing[*]} (whole log: $venv/apt.log)" "mend apt, then the same command again"
     }

@@ -55,6 +55,7 @@ def make_app(settings: Settings) -> Celery:
             "max_retries": 1,
             "interval_start": 0,
         },
+        broker_heartbeat=0,  # RabbitMQ: a worker within a job answers none, and would be cut off; TCP finds dead peers
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_enable_remote_control=False,

@@ -154,6 +154,72 @@ class Redis(Process):
         return listens(self.port)
 
 
+class _Epmd(Process):
+    """Erlang's port mapper, which RabbitMQ would otherwise leave behind as a daemon."""
+
+    def __init__(self, folder: Path, user: str | None) -> None:
+        self.port = free_port()
+        command = ["epmd", "-port", str(self.port), "-address", "127.0.0.1"]
+        super().__init__(command, folder / "epmd.log", user=user)
+
+    def ready(self) -> bool:
+        return listens(self.port)
+
+
+class RabbitMQ(Process):
+    """A RabbitMQ of its own, never as root; takes about ten seconds to start."""
+
+    program = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    """Not the one on the PATH, which changes the user and lives in /var."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` must be new; the user `rabbitmq` has to reach it if this is root."""
+        self.port = free_port()
+        user = "rabbitmq" if os.getuid() == 0 else None
+        folder.mkdir(mode=0o700)
+        if user is not None:
+            shutil.chown(folder, user, user)
+        self._epmd = _Epmd(folder, user)
+        environment = {
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}",
+            "RUNNING_UNDER_SYSTEMD": "1",  # the server takes this very process, so that it can be ended by its id
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd.port),
+        }
+        super().__init__([str(self.program)], folder / "rabbitmq.log", environment, user)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    def ready(self) -> bool:
+        return listens(self.port)
+
+    def __enter__(self) -> Self:
+        self._epmd.start()
+        try:
+            return self.start()
+        except BaseException:
+            self._epmd.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.stop()
+        finally:
+            self._epmd.stop()
+
+
 class Postgres(Process):
     """A PostgreSQL cluster of its own, which may be stopped and started again. The server refuses to run as root."""
 
