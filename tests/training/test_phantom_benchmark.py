@@ -195,10 +195,12 @@ def _figures() -> Figures:
     one = Interval(0.7, 0.6, 0.8)
     rows = dict.fromkeys(FINDINGS, one)
     places = dict.fromkeys(ANATOMIES, one)
-    methods = {name: Method(one, (0.69, 0.71), (0.7, 0.7), places, rows, 3.0) for name in METHODS}
+    seeds = {"clip": (0.6, 0.6), "supervised": (0.9, 0.9), "fvlm+normal+jaccard": (0.68, 0.72)}
+    methods = {name: Method(one, seeds.get(name, (0.7, 0.7)), (0.7, 0.7), places, rows, 3.0) for name in METHODS}
     differences = {f"{a} - {b}": Interval(0.0, -0.1, 0.1) for a, b in STEPS}
     differences["fvlm - clip"] = Interval(0.1, 0.05, 0.15)
     differences["fvlm - supervised"] = Interval(-0.1, -0.15, -0.05)
+    differences["fvlm+normal+jaccard - fvlm+normal"] = Interval(0.01, 0.001, 0.02)
     nothing = replace(methods["clip"], macro=Interval(float("nan"), float("nan"), float("nan")))
     return Figures(methods | {"clip": nothing}, differences, dict.fromkeys(FINDINGS, 5))
 
@@ -215,6 +217,7 @@ def test_page_keeps_notes_and_says_what_came_out(tmp_path: Path) -> None:
     assert verdicts["fVLM is better than CLIP"] == "yes"
     assert verdicts["fVLM without correction is better than supervised"] == "**no**"
     assert verdicts["co-teaching adds"] == "not decided"
+    assert verdicts["label overlap adds"] == "not decided"  # the seeds do not agree
     data = json.loads((tmp_path / "phantom-benchmark.json").read_text(encoding="utf-8"))
     assert list(data["macro_auc"]) == list(METHODS)
     assert data["macro_auc"]["clip"] is None
