@@ -125,8 +125,8 @@ def _lines(figures: Figures, size: Size, about: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|",
         *(_expectation(name, one, figures) for name, one in figures.differences.items()),
         "",
-        "Paired: both methods on the same resampled patients, and seed by seed. `yes` and `no` need an interval without "
-        "0 and the same sign with every seed.",
+        "Paired: both methods on the same resampled patients, and seed by seed. `yes` and `no` need an interval "
+        "without 0 and the same sign with every seed.",
         "",
         "## Anatomies",
         "",
