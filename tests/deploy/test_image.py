@@ -66,7 +66,7 @@ def test_the_image_says_who_it_runs_as_and_how_it_is_checked(image: dict[str, An
     assert image["Config"]["User"] == f"{USER}:{USER}"
     assert image["Config"]["Entrypoint"] == ["fvlm-node"]
     assert image["Config"]["Volumes"] == {"/data": {}}
-    assert image["HealthCheck"]["Test"] == ["CMD", "fvlm-node", "health"]
+    assert image["Healthcheck"]["Test"] == ["CMD", "fvlm-node", "health"]
     assert not any("PASSWORD" in name or "CERT" in name for name in image["Config"]["Env"])
 
 
