@@ -64,6 +64,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && install --directory --owner orthanc --group orthanc --mode 0700 /data
 COPY node/orthanc_plugin.py /usr/share/fvlm-node/
+# hadolint ignore=DL3066
 USER orthanc:orthanc
 WORKDIR /data
 VOLUME /data

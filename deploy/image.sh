@@ -79,11 +79,12 @@ build() {
 }
 
 clean() {
-    if [ -e "$store/graph" ]; then
+    if [ -e "$store/graph" ]; then # made by root, and mounted onto itself
         "${root[@]}" podman rm --force --all >/dev/null
         "${root[@]}" umount "$store/graph/overlay" 2>/dev/null || true
+        "${root[@]}" rm -rf "$store"
     fi
-    "${root[@]}" rm -rf "$store"
+    rm -rf "$store"
     find deploy/wheels -name '*.whl' -delete
 }
 

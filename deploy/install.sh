@@ -124,6 +124,10 @@ install_system_packages() {
     say "Debian packages: ${missing[*]} ${image[*]}"
     local root=()
     if [ "$(id -u)" -ne 0 ]; then
+        if [ ${#missing[@]} -eq 0 ] && ! command -v sudo >/dev/null; then
+            say "neither root nor sudo: the test of the container image will be skipped"
+            return
+        fi
         command -v sudo >/dev/null || fail "the tests need Debian packages and this is neither root nor is there sudo" \
             "as root: apt-get install --no-install-recommends ${missing[*]}"
         root=(sudo)

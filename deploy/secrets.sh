@@ -25,3 +25,4 @@ save \"\"
 appendonly no
 protected-mode yes"
 fi
+if [ ! -s secrets/orthanc_token ]; then put orthanc_token "$(random)"; fi

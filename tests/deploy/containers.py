@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "localhost/fvlm-node:cpu"
+ORTHANC = "localhost/fvlm-node:orthanc"
 USER = 10001
 """Who the node's processes are in a container."""
 _PACKAGES = "buildah podman runc mmdebstrap netavark uidmap"
@@ -55,13 +56,16 @@ def require_engine() -> None:
 class Container:
     """A running container of the image; a context manager that ends and removes it."""
 
-    def __init__(self, name: str, *command: str, options: tuple[str, ...] = (), network: str = "host") -> None:
+    def __init__(
+        self, name: str, *command: str, options: tuple[str, ...] = (), network: str = "host", image: str = IMAGE
+    ) -> None:
+        self.image = image
         self.name = f"fvlm-test-{os.getpid()}-{name}"
         self._options = ("--detach", f"--name={self.name}", f"--network={network}", *_HARDENED, *options)
         self._command = command
 
     def __enter__(self) -> "Container":
-        started = image_sh("podman", "run", *self._options, IMAGE, *self._command)
+        started = image_sh("podman", "run", *self._options, self.image, *self._command)
         assert started.returncode == 0, started.stderr
         return self
 
