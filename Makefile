@@ -15,7 +15,7 @@ demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG o
 test: ## Lint, types and all tests; installs Debian packages for the real peers (sudo if not root)
 	@deploy/install.sh test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS); tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile -m "not image" $(ARGS); tests=$$?; wait $$types && exit $$tests
 
 lint: ## ruff: style and format errors
 	@deploy/install.sh test
@@ -44,7 +44,7 @@ image: ## The container image localhost/fvlm-node:cpu (TARGET=cuda, orthanc), by
 	@deploy/image.sh wheels $(filter cpu cuda,$(TARGET))
 	@deploy/image.sh build $(or $(TARGET),cpu)
 
-image-test: ## Builds the image and runs it without a Docker engine: a phantom in, SR and SEG out (part of `make test`)
+image-test: ## Builds the image and runs it without a Docker engine: a phantom in, SR and SEG out
 	@deploy/install.sh test
 	@$(BIN)/python -m pytest -m image tests/deploy $(ARGS)
 

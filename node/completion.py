@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import or_, select, update
@@ -29,8 +30,10 @@ from node.database import Records
 from node.records import CommitmentRequest, Instance, Series, Signal, now
 from node.retention import missing_images
 from node.signals import Receiving
-from node.source_count import SourceCounts
 from node.states import State
+
+if TYPE_CHECKING:
+    from node.source_count import SourceCounts  # pynetdicom
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +68,7 @@ class Completer:
         self,
         records: Records,
         settings: Settings,
-        counts: SourceCounts | None = None,
+        counts: "SourceCounts | None" = None,
         clock: Callable[[], float] = time.monotonic,
         at: datetime | None = None,
     ) -> None:

@@ -18,6 +18,10 @@ DEPLOY = ROOT / "deploy"
 _PINNED = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+) \\$", re.MULTILINE)
 
 
+OPTIONAL = ("inlets", "messenger", "shadow")
+"""Roles that only some settings want, or only at times: there, and not started by themselves."""
+
+
 def _run(*command: str | Path, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)  # type: ignore[call-overload,no-any-return]
 
@@ -77,6 +81,7 @@ def test_the_compose_file_starts_every_role() -> None:
         assert services[role]["command"] == ["serve", "--config", "/etc/fvlm-node.yaml", "--only", role]
         check = services[role]["healthcheck"]["test"]  # type: ignore[index]
         assert check == ["CMD", "fvlm-node", "health", role, "--config", "/etc/fvlm-node.yaml"]
+        assert services[role].get("profiles") == ([role] if role in OPTIONAL else None)
 
 
 def test_its_settings_are_settings_and_passwords_come_from_files(
@@ -130,7 +135,7 @@ def test_units_are_clean_and_hardened(tmp_path: Path) -> None:
     assert (target.returncode, target.stdout + target.stderr) == (0, "")
     for role in ROLES:
         name = f"fvlm-node-{role}@1.service" if role == "analyze" else f"fvlm-node-{role}.service"
-        assert name in (DEPLOY / "systemd" / "fvlm-node.target").read_text()
+        assert (name in (DEPLOY / "systemd" / "fvlm-node.target").read_text()) == (role not in OPTIONAL)
         file = tmp_path / name
         if not file.exists():
             shutil.copy(tmp_path / name.replace("@1", "@"), file)

@@ -213,18 +213,18 @@ def test_a_rule_names_a_release_and_the_worker_loads_it_for_the_job(tmp_path: Pa
     bench.route()
     digest = release_digest(str(release))
     assert [(job.release_digest, job.release) for job in bench.jobs()] == [(digest, str(release)), (DIGEST, "")]
-    loaded: list[tuple[bool, str]] = []
+    loaded: list[tuple[str, bool]] = []
 
-    def load_pipeline(frugal: bool, name: str) -> Any:
-        loaded.append((frugal, name))
+    def load_pipeline(name: str, frugal: bool) -> Any:
+        loaded.append((name, frugal))
         pipeline = FakePipeline(bench.settings)
-        pipeline.release_digest = digest if name else DIGEST
+        pipeline.release_digest = digest
         return pipeline
 
     analyst = Analyst(bench.records, bench.settings, FakePipeline(bench.settings), "w", load_pipeline)  # type: ignore[arg-type]
     for _ in range(2):
         analyst.analyze()
-    assert loaded == [(False, str(release)), (False, "")]
+    assert loaded == [(str(release), False)], "the other one was in memory"
     assert [(job.state, job.release_digest) for job in bench.jobs()] == [(State.SENT, digest), (State.SENT, DIGEST)]
 
 
@@ -558,12 +558,12 @@ def test_serve_refuses_bad_rules_before_it_does_anything(tmp_path: Path, fvlm_no
 def test_a_running_node_keeps_the_rules_of_its_start(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
     (bench.settings.data_dir / "run").mkdir()
-    fixed = _with_fixed_rules(bench.settings)
+    fixed = _with_fixed_rules(bench.settings, "")
     bench.file.write_text(BEST)
     book = open_rulebook(fixed)
     assert book is not None
     assert book.rules.version == "spring"
-    assert _with_fixed_rules(Settings(data_dir=tmp_path)).routing.rules is None
+    assert _with_fixed_rules(Settings(data_dir=tmp_path), "").routing.rules is None
 
 
 def test_the_console_shows_the_rules_and_what_they_say(tmp_path: Path) -> None:

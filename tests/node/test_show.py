@@ -79,5 +79,5 @@ def test_a_data_folder_that_was_there_is_closed_to_others(tmp_path: Path) -> Non
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o755)
-    with _data_folder(folder):
+    with _data_folder(folder, ""):
         assert folder.stat().st_mode & 0o777 == 0o700
