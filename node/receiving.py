@@ -98,10 +98,9 @@ class _Served:
 class ReceivingProcess:
     """Serves the sockets that come over `control`."""
 
-    def __init__(self, control: socket.socket) -> None:
-        """Waits for the listener's `Setup`."""
+    def __init__(self, control: socket.socket, setup: Setup) -> None:
         self._control = control
-        self.setup = Setup.decode(control.recv(LONGEST_NOTE))
+        self.setup = setup
         self.dicom = DicomSettings(**self.setup.dicom)
         self.negotiator = Negotiator(self.dicom)
         self.tls = None if self.dicom.tls.certificate is None else server_context(self.dicom.tls)
@@ -170,7 +169,11 @@ class ReceivingProcess:
 
 def main(arguments: list[str]) -> int:
     """`python -m node.receiving DESCRIPTOR`: serve what comes over this inherited socket; the exit status."""
-    process = ReceivingProcess(socket.socket(fileno=int(arguments[0])))
+    control = socket.socket(fileno=int(arguments[0]))
+    note = control.recv(LONGEST_NOTE)
+    if not note:
+        return 0  # the listener died before it had said what to serve
+    process = ReceivingProcess(control, Setup.decode(note))
     die_with_parent(process.setup.listener_pid)
     for number in (signal.SIGTERM, signal.SIGINT):  # for a whole group of processes: the listener says when to end
         signal.signal(number, signal.SIG_IGN)

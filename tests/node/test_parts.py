@@ -54,7 +54,7 @@ def test_parts_stand_beside_each_other_once_each_and_never_beside_a_whole_node(t
         ("receiver", "2", {}, "Leave --name away"),
         ("analyze", "a/b", {}, "--name 2"),
         ("analyze", "much-too-long", {}, "--name 2"),
-        ("console", "", {"console": ConsoleSettings(enabled=False)}, "start no console"),
+        ("console", "", {"console": ConsoleSettings(enabled=False)}, "console.enabled"),
     ],
 )
 def test_what_cannot_run_apart_is_told_with_its_cure(
