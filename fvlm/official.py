@@ -7,7 +7,7 @@ entries that carry no function are known by name, any other difference is an err
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -120,21 +120,7 @@ def official_state(loaded: object, config: ModelConfig, source: Path) -> dict[st
             f"{source}: the checkpoint has {len(queries)} anatomies, the preset {len(config.anatomies)} "
             f"({', '.join(config.anatomies)}); choose or write a preset with its anatomies in its order"
         )
-    problems = []
-    if missing := sorted(expected.keys() - state.keys()):
-        problems.append(f"missing: {', '.join(missing)}")
-    if unknown := sorted(str(key) for key in state.keys() - expected.keys() - WITHOUT_FUNCTION):
-        problems.append(f"unknown: {', '.join(unknown)}")
-    taken: dict[str, Tensor] = {}
-    for name in sorted(expected.keys() & state.keys()):
-        tensor, want = state[name], tuple(expected[name].shape)
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != want:
-            found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            problems.append(f"{name} is {found}, expected {want}")
-        elif not torch.isfinite(tensor).all():
-            problems.append(f"{name} has values that are not finite")
-        else:
-            taken[name] = tensor.float()
+    taken, problems = fitted(state, expected, WITHOUT_FUNCTION)
     if problems:
         raise ReleaseError(f"{source}: not the public fVLM layout: {'; '.join(problems)}; download it again")
     return taken
@@ -154,3 +140,28 @@ def _load(checkpoint: Path) -> object:
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise ReleaseError(f"{checkpoint}: not a PyTorch checkpoint ({error}); download it again") from error
+
+
+def fitted(
+    given: Mapping[str, object], expected: Mapping[str, Tensor], ignored: Collection[str] = ()
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Of given weights what fits the expected names and shapes, as float32, and what does not fit, a phrase each.
+
+    Names in `ignored` may be there without being expected.
+    """
+    problems = []
+    if missing := sorted(expected.keys() - given.keys()):
+        problems.append(f"missing: {', '.join(missing)}")
+    if unknown := sorted(str(key) for key in given.keys() - expected.keys() - set(ignored)):
+        problems.append(f"unknown: {', '.join(unknown)}")
+    taken: dict[str, Tensor] = {}
+    for name in sorted(expected.keys() & given.keys()):
+        tensor, want = given[name], tuple(expected[name].shape)
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != want:
+            found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            problems.append(f"{name} is {found}, expected {want}")
+        elif not torch.isfinite(tensor).all():
+            problems.append(f"{name} has values that are not finite")
+        else:
+            taken[name] = tensor.float()
+    return taken, problems

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fvlm.config import ModelConfig
 from fvlm.model import FVLM
+from fvlm.official import fitted
 from training.pretraining.config import PretrainError
 
 _MAE_WITHOUT_USE = ("cls_token", "mask_token", "decoder", "patch_embed.")
@@ -104,21 +105,7 @@ def _patch_names(model: FVLM) -> list[str]:
 def _fill(part: nn.Module, given: Mapping[str, object], stays: set[str], file: Path) -> None:
     """Weights into a module; those named in `stays` keep theirs. Raises PretrainError listing what does not fit."""
     expected = {name: tensor for name, tensor in part.state_dict().items() if name not in stays}
-    problems = []
-    if missing := sorted(expected.keys() - given.keys()):
-        problems.append(f"missing: {', '.join(missing)}")
-    if unknown := sorted(str(name) for name in given.keys() - expected.keys()):
-        problems.append(f"unknown: {', '.join(unknown)}")
-    taken: dict[str, Tensor] = {}
-    for name in sorted(expected.keys() & given.keys()):
-        tensor, want = given[name], tuple(expected[name].shape)
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != want:
-            found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-            problems.append(f"{name} is {found}, expected {want}")
-        elif not torch.isfinite(tensor).all():
-            problems.append(f"{name} has values that are not finite")
-        else:
-            taken[name] = tensor.float()
+    taken, problems = fitted(given, expected)
     if problems:
         raise PretrainError(
             f"{file}: does not fit the model: {'; '.join(problems)}; give the file of this architecture"
