@@ -47,7 +47,7 @@ make_base() {
             apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Component: main' |
                 awk '$2 ~ /^bookworm/ && !seen[$0]++'
         )
-        "${root[@]}" mmdebstrap --quiet --variant=minbase --include=ca-certificates \
+        "${root[@]}" mmdebstrap --quiet --format=tar --variant=minbase --include=ca-certificates \
             --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' \
             --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
             --customize-hook='rm -f "$1/etc/resolv.conf" "$1/etc/hostname"' \
