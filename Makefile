@@ -1,6 +1,6 @@
 # Every target does its own set-up in .venv. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench chaos soak image image-test up down clean
+.PHONY: help demo test prove lint types bench chaos soak image image-test up down clean
 
 BIN := .venv/bin
 BENCHMARKS = $(filter-out benchmarks/bench_%.py,$(wildcard benchmarks/*.py))
@@ -12,10 +12,14 @@ demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG o
 	@deploy/install.sh
 	@$(BIN)/fvlm-node demo $(ARGS)
 
-test: ## Lint, types and all tests; installs Debian packages for the real peers (sudo if not root)
+test: ## Lint, types and tests; installs Debian packages for the real peers (sudo if not root)
 	@deploy/install.sh test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile -m "not image" $(ARGS); tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile -m "not image and not proof" $(ARGS); tests=$$?; wait $$types && exit $$tests
+
+prove: ## The campaigns at full length: 200 random `kill -9`, 20,000 hostile inputs, orders of events, soak of 5 minutes
+	@deploy/install.sh test
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m proof $(ARGS)
 
 lint: ## ruff: style and format errors
 	@deploy/install.sh test

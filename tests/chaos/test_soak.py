@@ -11,7 +11,7 @@ MINUTES = float(os.environ.get("SOAK_MINUTES", "5"))
 
 
 @pytest.mark.peers
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(900 + 90 * MINUTES)
 def test_memory_threads_and_handles_stay_flat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = soak(tmp_path, MINUTES, SERIES_PER_S)
