@@ -15,7 +15,7 @@ demo: ## Two synthetic patients through the whole node: C-STORE in, SR and SEG o
 test: ## Lint, types and tests; installs Debian packages for the real peers (sudo if not root)
 	@deploy/install.sh test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile -m "not image and not proof" $(ARGS); tests=$$?; wait $$types && exit $$tests
+	@$(BIN)/mypy & types=$$!; $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not image and not proof" $(ARGS); tests=$$?; wait $$types && exit $$tests
 
 prove: ## The campaigns at full length: 200 random `kill -9`, 20,000 hostile inputs, orders of events, soak of 5 minutes
 	@deploy/install.sh test

@@ -1,16 +1,15 @@
 """Small CT series and real peers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from peers import Orthanc, Redis
+from peers import MakeSeries, Orthanc, Redis
 
 from ct.phantom import PhantomPatient, write_series
 
 SPACING, SHAPE = (10.0, 3.2, 3.2), (62, 128, 128)
 """Coarse enough to be quick, fine enough for organs to be found."""
-MakeSeries = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")

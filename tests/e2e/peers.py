@@ -17,6 +17,8 @@ import yaml
 
 from node.children import free_port, listens
 
+MakeSeries = Callable[..., Path]
+"""The fixture `make_series`."""
 NO_NAGLE = {"TCP_NODELAY": "1"}
 """dcmtk and Orthanc lose 50 ms an image without it."""
 _DICOMWEB = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"

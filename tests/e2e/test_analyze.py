@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import MakeSeries
-from peers import fvlm_node
+from peers import MakeSeries, fvlm_node
 from PIL import Image
 from pydicom import dcmread
 from pydicom.uid import MRImageStorage, generate_uid

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MakeSeries
-from peers import fvlm_node, until
+from peers import MakeSeries, fvlm_node, until
 from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 

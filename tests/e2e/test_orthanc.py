@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeSeries
 from dicomweb_client.api import DICOMwebClient
-from peers import Node, Orthanc, fvlm_node, storescu, until
+from peers import MakeSeries, Node, Orthanc, fvlm_node, storescu, until
 from pydicom import dcmread
 
 from config import Output

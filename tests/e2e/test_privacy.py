@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import MakeSeries
-from peers import Node, Redis, fvlm_node, storescu, until
+from peers import MakeSeries, Node, Redis, fvlm_node, storescu, until
 from pydicom import dcmread
 
 from node.archive_scp import Archive
