@@ -199,7 +199,11 @@ class _Receiver(_Section):
     @property
     def outputs(self) -> frozenset[Output]:
         """The kinds of objects that it gets."""
-        return outputs_of(self.profile, self.parametric_maps, self.key_objects, self.label_map)
+        return self.outputs_as(None)
+
+    def outputs_as(self, profile: ProfileName | None) -> frozenset[Output]:
+        """The kinds of objects that it gets with another profile; None: with its own."""
+        return outputs_of(profile or self.profile, self.parametric_maps, self.key_objects, self.label_map)
 
 
 class Destination(_Receiver):
@@ -437,9 +441,13 @@ class Settings(BaseSettings):
         """What is written for a series: all that `routing.destinations` get."""
         return self.plan_for(self.routing.destinations)
 
-    def plan_for(self, names: Iterable[str]) -> Plan:
-        """What is written for a series whose results go to these; a name that is not in the settings gets nothing."""
-        return Plan.of(self.destinations[name].outputs for name in names if name in self.destinations)
+    def plan_for(self, names: Iterable[str], profile: ProfileName | None = None) -> Plan:
+        """What is written for a series whose results go to these; a name that is not in the settings gets nothing.
+
+        `profile`: what each gets, whatever the settings say of it.
+        """
+        receivers = [self.destinations[name].outputs_as(profile) for name in names if name in self.destinations]
+        return Plan.of(receivers or ([outputs_of(profile)] if profile else []))
 
     @property
     def spool_dir(self) -> Path:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from config import Settings
+from config import Reason, Settings
 from config.settings import AnyDestination, Destination, WebDestination
 from node.console.standing import EXPECTED, standing
 from node.console.timeline import timeline
@@ -209,7 +209,12 @@ def _stands_at(state: State) -> ColumnElement[bool]:
 
 def _ill() -> ColumnElement[bool]:
     """Failed, refused, or waiting for a destination that was tried in vain."""
-    ended = exists().where(Job.series_id == Series.id, Job.state.in_((State.FAILED, State.QUARANTINED)), _newest_job())
+    ended = exists().where(
+        Job.series_id == Series.id,
+        Job.state.in_((State.FAILED, State.QUARANTINED)),
+        Job.reason.is_distinct_from(Reason.SKIPPED_BY_RULE),
+        _newest_job(),
+    )
     in_vain = exists().where(
         Job.series_id == Series.id,
         Job.state == State.ENCODED,

@@ -6,7 +6,7 @@ cut short is simply made again.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from config import Priority, Reason, Settings
 from config.expressions import Values, evaluate
-from config.rules import Rule
+from config.rule_parts import Rule
 from ct.part10 import Unfit
+from node.orders import Orders
 from node.pseudonyms import Pseudonyms
 from node.records import Job, Series
 from node.rules.book import Rulebook
@@ -45,9 +46,7 @@ class Decision:
     """Of the rules file."""
     priority: Priority | None = None
     """None: what the settings say of its sender."""
-    destinations: tuple[str, ...] | None = None
-    """None: those of the settings."""
-    release: str = ""
+    orders: Orders = field(default_factory=Orders)
     release_digest: str = ""
     """Of a release that the rule names."""
     rank: list[float] | None = None
@@ -147,12 +146,11 @@ class Judge:
         if rule.read is None:
             detail = f"rule `{rule.name}`: {rule.skip}"
             return replace(made, to=State.REJECTED, reason=Reason.SKIPPED_BY_RULE, detail=detail)
-        read = rule.read
+        read = rule.order
         return replace(
             made,
             priority=Priority.named(read.priority) if read.priority else None,
-            destinations=read.destinations,
-            release=read.release,
+            orders=replace(Orders().changed(read), release=read.release),
             release_digest=self._book.digests.get(read.release, ""),
         )
 

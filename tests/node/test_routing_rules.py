@@ -33,10 +33,9 @@ from node.reconciler import Reconciler
 from node.records import Delivery, Instance, Job, Series, now
 from node.release import release_digest
 from node.routing import route
-from node.rules.book import check_rules, open_rulebook
+from node.rules.book import book_in_force, check_rules, open_rulebook, take_configured
 from node.rules.judge import Judge
 from node.series_status import load, newest_first
-from node.serve import _with_fixed_rules
 from node.states import State
 from node.tasks import Dispatcher, make_app
 
@@ -557,13 +556,11 @@ def test_serve_refuses_bad_rules_before_it_does_anything(tmp_path: Path, fvlm_no
 
 def test_a_running_node_keeps_the_rules_of_its_start(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    (bench.settings.data_dir / "run").mkdir()
-    fixed = _with_fixed_rules(bench.settings, "")
+    take_configured(bench.settings)
     bench.file.write_text(BEST)
-    book = open_rulebook(fixed)
+    book = book_in_force(bench.settings)
     assert book is not None
     assert book.rules.version == "spring"
-    assert _with_fixed_rules(Settings(data_dir=tmp_path), "").routing.rules is None
 
 
 def test_the_console_shows_the_rules_and_what_they_say(tmp_path: Path) -> None:
