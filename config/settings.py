@@ -386,6 +386,14 @@ class ConsoleSettings(_Section):
     readers: tuple[ReaderName, ...] = ()
     """Users who may also agree or disagree with findings, each with a password of their own
     (`fvlm-node console password --user NAME`); `console`, who only looks, may be named too."""
+    operators: tuple[ReaderName, ...] = ()
+    """Users who may also change the routing rules, and have a series read that the rules skip; passwords and `console`
+    as with `readers`."""
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Everybody who may do more than look."""
+        return tuple(dict.fromkeys((*self.readers, *self.operators)))
 
 
 class Settings(BaseSettings):

@@ -97,7 +97,7 @@ class Reading:
         asked = {f.key for a in self.anatomies for f in a.findings} | {f for n in self.not_assessed for f in n.findings}
         if not wanted & asked:
             raise ValueError(f"no finding of the preset {preset.name}")
-        detail = f"preset {preset.name}"
+        names = [one.anatomy for one in self.anatomies] + [one.anatomy for one in self.not_assessed]
         return replace(
             self,
             anatomies=tuple(
@@ -112,9 +112,9 @@ class Reading:
                     if one.anatomy in preset.anatomies
                 ),
                 *(
-                    NotAssessed(one.anatomy, Reason.NOT_ASKED, detail)
-                    for one in (*self.anatomies, *self.not_assessed)
-                    if one.anatomy not in preset.anatomies
+                    NotAssessed(name, Reason.NOT_ASKED, f"preset {preset.name}")
+                    for name in names
+                    if name not in preset.anatomies
                 ),
             ),
         )

@@ -37,6 +37,15 @@ class Orders:
         job.destinations = None if self.destinations is None else list(self.destinations)
         job.preset, job.profile, job.shadow, job.release = self.preset, self.profile, self.shadow, self.release
 
+    def told(self, later_rule: str = "") -> str:
+        """For a person; the destinations are told by the deliveries. `later_rule`: the one for after segmentation."""
+        parts = [f"release {self.release}"] if self.release else []
+        parts += [f"preset {self.preset}"] if self.preset else []
+        parts += [f"profile {self.profile}"] if self.profile else []
+        parts += [] if self.shadow else ["not in shadow"]
+        parts += [f"rule `{later_rule}` once segmented"] if later_rule else []
+        return ", ".join(parts)
+
     def or_to(self, destinations: Sequence[str] | None) -> "Orders":
         """With these destinations, if none are named."""
         if self.destinations is not None or destinations is None:

@@ -43,10 +43,10 @@ def complete(records: Records, series_instance_uid: str) -> tuple[int, int | Non
 def read_anyway(records: Records, settings: Settings, series_instance_uid: str, done_by: str, why: str) -> int:
     """Have the newest generation of a series read that the rules do not want; the id of its job.
 
-    The rules are not asked about it again; its results go to `routing.destinations`, or where the rule that read it sent
-    them if only one for after the segmentation skipped it. Who wanted it, when and why stands in the job. What comes
-    later of the series opens its next generation, which the rules decide about. Raises CommandError, with the cause, if
-    the rules do not keep it from being read, or if images of it are gone.
+    The rules are not asked about it again; its results go to `routing.destinations`, or where the rule that read it
+    sent them if only one for after the segmentation skipped it. Who wanted it, when and why stands in the job. What
+    comes later of the series opens its next generation, which the rules decide about. Raises CommandError, with the
+    cause, if the rules do not keep it from being read, or if images of it are gone.
     """
     if not why.strip():
         raise CommandError("It is not said why.", "Say it in a few words: it is kept with the job.")

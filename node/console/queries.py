@@ -26,6 +26,7 @@ from node.console.views import (
 )
 from node.database import Records
 from node.messages.standing import standings
+from node.orders import Orders
 from node.records import Breaker, Delivery, Job, Result, Series, Unreadable, now
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
@@ -277,6 +278,7 @@ def _job(job: Job) -> JobRow:
         lease_expires=job.lease_expires,
         release_digest=job.release_digest,
         seconds=job.seconds,
+        orders=Orders.of(job).told(job.later_rule),
         results=[
             ResultRow(
                 kind=result.kind,

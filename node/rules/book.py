@@ -66,9 +66,7 @@ def take_configured(settings: Settings) -> None:
         versions.add(text, CONFIGURATION, str(settings.routing.rules.name), numbers[0] if numbers else 0)
 
 
-def save_rules(
-    settings: Settings, text: str, name: str, done_by: str, why: str, after: int | None = None
-) -> Version:
+def save_rules(settings: Settings, text: str, name: str, done_by: str, why: str, after: int | None = None) -> Version:
     """Check rules and put them in force. Errors call them `name`; `after`: the number that they were begun with.
 
     Raises config.rules.RulesError, RulesMovedError if others were saved since, OSError.

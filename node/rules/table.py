@@ -45,9 +45,7 @@ def versions_table(versions: RuleVersions) -> Table:
     for name in ("No.", "Saved (UTC)", "By", "SHA-256", "Why"):
         table.add_column(name, overflow="fold")
     for one in filter(None, map(versions.get, versions.numbers())):
-        table.add_row(
-            str(one.number), f"{one.at:%Y-%m-%d %H:%M:%S}", Text(one.done_by), one.digest[:12], Text(one.why)
-        )
+        table.add_row(str(one.number), f"{one.at:%Y-%m-%d %H:%M:%S}", Text(one.done_by), one.digest[:12], Text(one.why))
     return table
 
 

@@ -19,8 +19,8 @@ from node.predecessors import delivered_before
 from node.records import Delivery, Job, Series, now
 from node.release import BUNDLED, Facts, facts_of, release_digest
 from node.releases import binding, registry
-from node.releases.loaded import LoadedReleases
 from node.releases.binding import Switched
+from node.releases.loaded import LoadedReleases
 from node.releases.registry import Deed, ReleaseRefusedError
 from node.releases.rows import ReleaseEvent
 from node.releases.standing import standing

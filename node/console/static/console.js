@@ -5,7 +5,7 @@ const wait = Number(document.body.dataset.refresh) * 1000;
 const told = document.getElementById("told");
 
 async function look() {
-  if (!document.hidden && !document.querySelector("form :focus")) {
+  if (!document.hidden && !document.querySelector("form :focus, textarea")) {
     try {
       const answer = await fetch(location.origin + location.pathname + location.search);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
