@@ -157,11 +157,12 @@ def _judged(
     anatomies = _segmented(session, row)
     values = facts.values if anatomies is None else {**facts.values, "anatomies": anatomies}
     made = replace(made, values=values, patient=facts.patient, said=tuple(rules.ask(values)))
-    if made.rule is None:
+    rule = made.rule
+    if rule is None:
         return made
-    if made.rule.read is not None and rules.after:
+    if rule.read is not None and rules.after:
         made = replace(made, later=None if anatomies is None else tuple(rules.ask_after(values)))
-    return replace(made, rank=rank_of(made.rule, values))
+    return replace(made, rank=rank_of(rule, values))
 
 
 def _segmented(session: Session, row: Series) -> tuple[str, ...] | None:
