@@ -273,7 +273,8 @@ class RoutingSettings(_Section):
     """Names from `destinations` that receive the results; none: results stay in the data folder."""
     rules: Path | None = None
     """Rules file (YAML, see docs/operations/routing.md): which series are read, how, and where their results go; empty:
-    every series that is fit to be read. Relative to the settings file's folder. Example: routing.yaml"""
+    every series that is fit to be read, unless rules were saved in the running node. A change counts from the next
+    start. Relative to the settings file's folder. Example: routing.yaml"""
     priorities: dict[AETitle, PriorityName] = {}  # noqa: RUF012 - pydantic copies it
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()

@@ -16,8 +16,8 @@ from node.errors import CommandError
 
 if TYPE_CHECKING:
     from node.database import Records
-    from node.releases.check import Checked
     from node.releases.binding import Switched
+    from node.releases.check import Checked
     from node.releases.registry import Deed
 
 commands = typer.Typer()

@@ -202,12 +202,13 @@ class Judge:
 
 
 def _chosen(session: Session, study: str, patient: str, rule: str, pending: Iterable[str]) -> list[tuple[Series, Job]]:
-    """Series of a patient's study that were chosen by a rule before, with their jobs; none of those that come again."""
+    """Series of a patient's study that were chosen by a rule before, with their jobs; none of those that come again, or
+    that a person has read against the rule."""
     query = (
         select(Series, Job)
         .join(Job)
         .where(Series.study_instance_uid == study, Series.rule == rule, Job.state != State.SUPERSEDED)
-        .where(Series.patient == patient, Series.series_instance_uid.not_in(list(pending)))
+        .where(Series.patient == patient, Series.series_instance_uid.not_in(list(pending)), Job.forced_by == "")
     )
     return [(series, job) for series, job in session.execute(query).tuples() if series.rank is not None]
 

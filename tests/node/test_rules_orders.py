@@ -154,6 +154,27 @@ def test_a_series_that_was_skipped_is_read_anyway_and_says_who_wanted_it(bench: 
         read_anyway(bench.records, bench.settings, "1.2.3", "marie", "why")
 
 
+def test_a_series_that_a_person_has_read_gives_way_to_no_better_one(tmp_path: Path) -> None:
+    rules = "version: 1\nrules: [{name: best, read: , best_of_study: {wait_s: 1}}]"
+    bench = Ruled(tmp_path / "node", rules, pacs=104)
+
+    def decide(number: int, step: float) -> None:
+        bench.receive(*stack(number, step=step))
+        bench.close()
+        bench.route()
+        bench.clock.at += 2
+        bench.route()
+
+    decide(1, 2.0)
+    decide(2, 3.0)
+    assert bench.series()[1] == ("2/1", State.REJECTED, Reason.NOT_BEST_SERIES)
+    read_anyway(bench.records, bench.settings, str(stack(2)[0].SeriesInstanceUID), "marie", "both kernels")
+    decide(3, 1.0)
+    assert [(job.series_id, job.state) for job in bench.jobs()] == [
+        (1, State.SUPERSEDED), (2, State.QUEUED), (3, State.QUEUED)
+    ]  # fmt: skip
+
+
 def test_a_dry_run_takes_what_was_segmented_from_earlier_results(bench: Ruled) -> None:
     for number, organs in ((1, ("liver",)), (2, ("kidney",))):
         come(bench, number, study=number)
