@@ -52,6 +52,8 @@ class Reconciler:
         self._completer = Completer(records, settings, self._counts)
         self._rules = RulesInForce(settings)
         self._judge: Judge | None = None
+        self._refused = ""
+        """What is wrong with the rules that were refused last."""
         self._follow_rules()
         self._away: set[str] = set()
         self._in_force = ""
@@ -151,7 +153,9 @@ class Reconciler:
         try:
             self._follow_rules()
         except RulesError as error:
-            _log.error("rules_refused", number=self._rules.number, detail=error.cause)
+            if error.cause != self._refused:
+                _log.error("rules_refused", number=self._rules.number, detail=error.cause)
+            self._refused = error.cause
         priority_of = PriorityRule(self._settings).of
         route(self._records, digest, priority_of, self._judge, self._settings.routing.destinations)
 

@@ -1,5 +1,7 @@
 """The commands of `fvlm-node series`."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +51,7 @@ def read(
     from node.whoami import operator
 
     settings = Settings.load(config)
-    job_id = read_anyway(open_existing(settings), settings, uid, operator(), why)
+    with redirect_stdout(sys.stderr):  # log lines
+        job_id = read_anyway(open_existing(settings), settings, uid, operator(), why)
     ring(bell_file(settings.spool_dir))
     typer.echo(f"job {job_id} reads it")

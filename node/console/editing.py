@@ -82,7 +82,7 @@ def _editing(request: Request) -> Editing:
     """Of a user who may. Raises HTTPException (403)."""
     found: Editing = request.app.state.editing
     if not found.may(request.state.user):
-        _log.warning("not_an_operator", path=request.url.path, user=request.state.user)
+        _log.warning("not_an_operator", user=request.state.user)
         raise HTTPException(403, "Only users of console.operators may do that.")
     return found
 

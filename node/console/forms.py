@@ -47,7 +47,7 @@ class Forms:
         foreign = request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
         wanted = self.token(request.state.user)
         if foreign or not hmac.compare_digest(fields.get("token", "").encode(), wanted.encode()):
-            _log.warning("form_refused", path=request.url.path, user=request.state.user)
+            _log.warning("form_refused", user=request.state.user)
             detail = "The form is not of this console, or from before it was started: load the page again."
             raise HTTPException(403, detail)
         return fields

@@ -79,8 +79,9 @@ class Ruled:
         """The rules of that number (0: those in force) as they were written, None if there are none; and the number of
         the newest ones.
         """
-        newest = next(iter(self._versions.numbers()), 0)
+        newest = 0
         try:
+            newest = next(iter(self._versions.numbers()), 0)
             found = self._versions.get(number or newest)
             if found is not None:
                 return found.text, newest

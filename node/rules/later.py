@@ -41,7 +41,7 @@ def decide(records: Records, settings: Settings, job_id: int, owner: str, anatom
             job.anatomies = list(anatomies)
             if rule is not None:
                 job.later_rule = rule.name
-                _log.info("job_judged_again", job=job.id, read=rule.read is not None)
+                _log.info("job_judged_again", job=job.id, count=len(anatomies))
             if rule is not None and rule.read is not None:
                 Orders.of(job).changed(rule.read).give(job)
             elif rule is not None:

@@ -66,10 +66,13 @@ class RuleVersions:
         self._folder = data_dir / "rules"
 
     def numbers(self) -> list[int]:
-        """Of all versions, the newest first."""
-        if not self._folder.is_dir():
+        """Of all versions, the newest first. Raises RulesError if the folder cannot be read."""
+        try:
+            found = [_NAME.fullmatch(path.name) for path in self._folder.iterdir()]
+        except FileNotFoundError:
             return []
-        found = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
+        except OSError as error:
+            raise RulesError(f"{self._folder}: cannot be read: {error.strerror}", "mend its rights") from error
         return sorted((int(one[1]) for one in found if one), reverse=True)
 
     def newest(self) -> Version | None:

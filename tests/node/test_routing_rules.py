@@ -453,9 +453,25 @@ def test_rules_test_says_for_past_series_what_each_rule_says_term_by_term(
         assert text in table.stdout
     assert SECRET_DESCRIPTION not in table.stderr
     assert bench.series() == before
+    forced = fvlm_node("series", "read", f"{ROOT}.1", "--why", "a trauma", "--config", config)
+    assert forced.stdout == "job 1 reads it\n", forced.stderr
+    assert bench.jobs()[0].forced_why == "a trauma"
     wrong = fvlm_node("rules", "test", bench.file, "--on", "yesterday", "--config", config)
     assert wrong.returncode == 2
     assert "Write last-week, all" in wrong.stderr
+
+
+def test_rules_are_saved_listed_and_shown(tmp_path: Path, fvlm_node: Callable[..., Ran]) -> None:
+    config, file = tmp_path / "node.yaml", tmp_path / "routing.yaml"
+    config.write_text("data_dir: data\n")
+    file.write_text(BEST)
+    saved = fvlm_node("rules", "save", file, "--why", "only the best", "--config", config)
+    assert saved.stdout.startswith("rules no. 1 are in force"), saved.stderr
+    assert "only the best" in fvlm_node("rules", "versions", "--config", config).stdout
+    assert fvlm_node("rules", "show", 1, "--config", config).stdout == BEST
+    assert "no rules of number 2" in fvlm_node("rules", "show", 2, "--config", config).stderr
+    file.write_text("rules: 1")
+    assert fvlm_node("rules", "save", file, "--config", config).returncode == 2
 
 
 def test_rules_check_and_facts(tmp_path: Path, fvlm_node: Callable[..., Ran]) -> None:
