@@ -48,6 +48,8 @@ class Reason(StrEnum):
     ANATOMY_TOO_LARGE = "ANATOMY_TOO_LARGE"
     ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
     ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
+    NOT_ASKED = "NOT_ASKED"
+    PRESET_UNFIT = "PRESET_UNFIT"
     # reports of others
     NOT_A_REPORT = "NOT_A_REPORT"
     REPORT_DAMAGED = "REPORT_DAMAGED"
@@ -131,6 +133,10 @@ class Reason(StrEnum):
         return _TEXTS[self].cure
 
 
+BY_RULES = frozenset({Reason.SKIPPED_BY_RULE, Reason.NO_RULE, Reason.NOT_BEST_SERIES})
+"""Why routing rules keep a series from being read."""
+
+
 @dataclass(frozen=True)
 class _Text:
     meaning: str
@@ -192,15 +198,15 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.BAD_RESCALE: _Text("Rescale slope or intercept is missing or unusable.", "Send original CT images."),
     Reason.SKIPPED_BY_RULE: _Text(
         "A routing rule says that such a series is not read.",
-        "Nothing; if it should be read, change the rule: fvlm-node rules test",
+        "Nothing; if it should be read, change the rule, or: fvlm-node series read",
     ),
     Reason.NO_RULE: _Text(
         "No routing rule fits the series.",
-        "Nothing; if it should be read, add a rule for it: fvlm-node rules test",
+        "Nothing; if it should be read, add a rule for it, or: fvlm-node series read",
     ),
     Reason.NOT_BEST_SERIES: _Text(
         "A better series of the same study is read instead.",
-        "Nothing; if every series should be read, remove best_of_study from the rule.",
+        "Nothing; if every series should be read, remove best_of_study from the rule; one: fvlm-node series read",
     ),
     Reason.ANATOMY_ABSENT: _Text("The anatomy is not in the scan.", "Nothing: it is outside the field of view."),
     Reason.ANATOMY_CUT_OFF: _Text("The anatomy is cut by the border of the scan.", "Scan the whole organ."),
@@ -211,6 +217,14 @@ _TEXTS: dict[Reason, _Text] = {
     ),
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."
+    ),
+    Reason.NOT_ASKED: _Text(
+        "The site's routing rules do not ask about this anatomy.",
+        "Nothing; another preset in the rule asks about more.",
+    ),
+    Reason.PRESET_UNFIT: _Text(
+        "The release asks no finding of the preset that the routing rule names.",
+        "Name a preset of this release, or none; then: fvlm-node retry",
     ),
     Reason.NOT_A_REPORT: _Text(
         "It is no report of a kind that is read.",

@@ -199,7 +199,11 @@ class _Receiver(_Section):
     @property
     def outputs(self) -> frozenset[Output]:
         """The kinds of objects that it gets."""
-        return outputs_of(self.profile, self.parametric_maps, self.key_objects, self.label_map)
+        return self.outputs_as(None)
+
+    def outputs_as(self, profile: ProfileName | None) -> frozenset[Output]:
+        """The kinds of objects that it gets with another profile; None: with its own."""
+        return outputs_of(profile or self.profile, self.parametric_maps, self.key_objects, self.label_map)
 
 
 class Destination(_Receiver):
@@ -269,7 +273,8 @@ class RoutingSettings(_Section):
     """Names from `destinations` that receive the results; none: results stay in the data folder."""
     rules: Path | None = None
     """Rules file (YAML, see docs/operations/routing.md): which series are read, how, and where their results go; empty:
-    every series that is fit to be read. Relative to the settings file's folder. Example: routing.yaml"""
+    every series that is fit to be read, unless rules were saved in the running node. A change counts from the next
+    start. Relative to the settings file's folder. Example: routing.yaml"""
     priorities: dict[AETitle, PriorityName] = {}  # noqa: RUF012 - pydantic copies it
     """How urgent the series of a sender (calling AE title) are: stat, urgent, routine or research; others: routine."""
     priority_from_images: tuple[AETitle, ...] = ()
@@ -382,6 +387,14 @@ class ConsoleSettings(_Section):
     readers: tuple[ReaderName, ...] = ()
     """Users who may also agree or disagree with findings, each with a password of their own
     (`fvlm-node console password --user NAME`); `console`, who only looks, may be named too."""
+    operators: tuple[ReaderName, ...] = ()
+    """Users who may also change the routing rules, and have a series read that the rules skip; passwords and `console`
+    as with `readers`."""
+
+    @property
+    def users(self) -> tuple[str, ...]:
+        """Everybody who may do more than look."""
+        return tuple(dict.fromkeys((*self.readers, *self.operators)))
 
 
 class Settings(BaseSettings):
@@ -437,9 +450,13 @@ class Settings(BaseSettings):
         """What is written for a series: all that `routing.destinations` get."""
         return self.plan_for(self.routing.destinations)
 
-    def plan_for(self, names: Iterable[str]) -> Plan:
-        """What is written for a series whose results go to these; a name that is not in the settings gets nothing."""
-        return Plan.of(self.destinations[name].outputs for name in names if name in self.destinations)
+    def plan_for(self, names: Iterable[str], profile: ProfileName | None = None) -> Plan:
+        """What is written for a series whose results go to these; a name that is not in the settings gets nothing.
+
+        `profile`: what each gets, whatever the settings say of it.
+        """
+        receivers = [self.destinations[name].outputs_as(profile) for name in names if name in self.destinations]
+        return Plan.of(receivers or ([outputs_of(profile)] if profile else []))
 
     @property
     def spool_dir(self) -> Path:

@@ -72,6 +72,15 @@ class AnatomyMap:
         if self.labels.dtype != np.uint8 or self.labels.shape != self.grid.shape:
             raise ValueError(f"labels must be uint8 {self.grid.shape}, is {self.labels.dtype} {self.labels.shape}")
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The anatomies that were found, and that nothing speaks against reading."""
+        return tuple(
+            name
+            for name in self.names
+            if (measure := self.measures.get(name)) is not None and measure.voxels and measure.doubt is None
+        )
+
     def label(self, name: str) -> int:
         """The label of an anatomy; ValueError if the map does not have it."""
         return self.names.index(name) + 1

@@ -85,6 +85,8 @@ class WriteContext:
     """The delivered report that the new one takes the place of (Predecessor Documents Sequence, PS3.3 C.17.2)."""
     prior: Prior | None = None
     """The patient's earlier reading, with which this one is compared."""
+    preset: str = ""
+    """What the reading was cut down to (`Reading.only`); empty: all that the release asks."""
 
     def __post_init__(self) -> None:
         if not UID(self.device_uid).is_valid:
@@ -136,6 +138,8 @@ class Names:
     """SOP Instance UID of the report that is replaced; empty if there is none."""
     prior: str = ""
     """SOP Instance UID of the earlier reading's report; empty if it is compared with none."""
+    preset: str = ""
+    """What the reading was cut down to: other content, other objects."""
 
     @classmethod
     def of(
@@ -156,6 +160,7 @@ class Names:
             segmenter_digest=reading.segmenter.digest,
             predecessor="" if predecessor is None else predecessor.sop_instance_uid,
             prior="" if prior is None else prior.report_uid,
+            preset="" if context is None else context.preset,
         )
 
     def _derive(self, what: str, kind: Kind, which: str) -> str:
@@ -171,6 +176,7 @@ class Names:
             which,
             *([self.predecessor] if self.predecessor and kind is Kind.SR else []),
             *(["prior", self.prior] if self.prior and kind in _COMPARING else []),
+            *(["preset", self.preset] if self.preset else []),
         )
 
     def series(self, kind: Kind, which: str = "1") -> str:

@@ -1,13 +1,13 @@
 """`Reading`: what the model says about one series. Plain data, no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from config import Reason
+from config import Preset, Reason
 from ct.anatomy import AlgorithmIdentity
 from fvlm.heat import Heat
 
@@ -87,6 +87,37 @@ class Reading:
         """Findings with verdict PRESENT, by falling probability."""
         present = [f for a in self.anatomies for f in a.findings if f.verdict is Verdict.PRESENT]
         return tuple(sorted(present, key=lambda f: -f.probability))
+
+    def only(self, preset: Preset) -> "Reading":
+        """What a preset asks of it: its other anatomies are not assessed (NOT_ASKED), its other findings left out.
+
+        Raises ValueError if the release asks no finding of the preset.
+        """
+        wanted = {prompt.finding for prompt in preset.prompts}
+        asked = {f.key for a in self.anatomies for f in a.findings} | {f for n in self.not_assessed for f in n.findings}
+        if not wanted & asked:
+            raise ValueError(f"no finding of the preset {preset.name}")
+        names = [one.anatomy for one in self.anatomies] + [one.anatomy for one in self.not_assessed]
+        return replace(
+            self,
+            anatomies=tuple(
+                replace(one, findings=tuple(f for f in one.findings if f.key in wanted))
+                for one in self.anatomies
+                if one.anatomy in preset.anatomies
+            ),
+            not_assessed=(
+                *(
+                    replace(one, findings=tuple(f for f in one.findings if f in wanted))
+                    for one in self.not_assessed
+                    if one.anatomy in preset.anatomies
+                ),
+                *(
+                    NotAssessed(name, Reason.NOT_ASKED, f"preset {preset.name}")
+                    for name in names
+                    if name not in preset.anatomies
+                ),
+            ),
+        )
 
     @property
     def calibration(self) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
-from config import Reason
+from config import Plan, Reason
 from ct.anatomy import AnatomyMap
 from ct.volume import Volume
 from fvlm.reading import Reading
@@ -20,6 +20,16 @@ class PipelineError(RuntimeError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of a series."""
+
+    plan: Plan
+    """The objects that are written."""
+    preset: str = ""
+    """Of the vocabulary: only what it asks is reported; empty: all that the release asks."""
 
 
 @dataclass(frozen=True)

@@ -260,15 +260,15 @@ def status(
 @console_app.command("password", epilog="Example: fvlm-node console password --config fvlm-node.yaml")
 def console_password(
     generate: Annotated[bool, typer.Option("--generate", help="Make one and print it, instead of asking.")] = False,
-    user: Annotated[str, typer.Option(help="`console`, or a reader of `console.readers`.")] = "console",
+    user: Annotated[str, typer.Option(help="`console`, or one of `console.readers` or `operators`.")] = "console",
     config: ConfigFile = None,
 ) -> None:
     """Set a new password of the web console; the old one no longer opens, also in a running node."""
     from node.console.password import SHORTEST, USER, PasswordFile
 
     settings = Settings.load(config)
-    if user not in (USER, *settings.console.readers):
-        raise CommandError(f"{user} is no user of the console.", "Add the name to console.readers first.")
+    if user not in (USER, *settings.console.users):
+        raise CommandError(f"{user} is no user of the console.", "Add the name to console.readers or operators first.")
     file = PasswordFile.of(settings.data_dir, user)
     try:
         if generate:

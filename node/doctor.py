@@ -26,7 +26,7 @@ from node.errors import CommandError
 from node.node_lock import running_ports
 from node.release import release_folder
 from node.releases.registry import path_in_force
-from node.rules.book import check_rules
+from node.rules.book import book_in_force, open_rulebook
 from node.status import open_existing
 
 _EXPIRY_DAYS = 30
@@ -51,8 +51,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _validators()
     yield _release(settings)
     yield _segmenter(settings)
-    if settings.routing.rules is not None:
-        yield _rules(settings.routing.rules, settings)
+    yield from _rules(settings)
     yield _disk(settings)
     yield _database(settings)
     yield _broker(settings)
@@ -137,12 +136,17 @@ def _segmenter(settings: Settings) -> Check:
     return Check("Segmenter", True, f"{identity.name} {identity.version}, {identity.digest[:12]}{use}")
 
 
-def _rules(file: Path, settings: Settings) -> Check:
+def _rules(settings: Settings) -> Iterator[Check]:
+    """The file of the settings, and what is in force."""
     try:
-        rules = check_rules(file, settings).rules
+        open_rulebook(settings)
+        book = book_in_force(settings)
     except RulesError as error:
-        return Check("Routing rules", False, error.cause, error.cure)
-    return Check("Routing rules", True, f"{file}: version {rules.version}, {len(rules.rules)} rules")
+        yield Check("Routing rules", False, error.cause, error.cure)
+        return
+    if book is not None:
+        detail = f"version {book.rules.version}, {len(book.rules.rules) + len(book.rules.after)} rules"
+        yield Check("Routing rules", True, f"{detail}, SHA-256 {book.rules.digest[:12]}")
 
 
 def _disk(settings: Settings) -> Check:

@@ -82,7 +82,7 @@ def rerun(which: _Which, config: _ConfigFile = None) -> None:
     The release that has read it before writes the same objects under the same UIDs.
     """
     from node.job_control import rerun as run_again
-    from node.releases.registry import others_of_study
+    from node.releases.binding import others_of_study
     from node.status import open_existing
 
     settings = Settings.load(config)

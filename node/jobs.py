@@ -18,7 +18,7 @@ from config import Output, Reason, Settings
 from config.outputs import AIR
 from dicom_sr.outputs import output_of
 from node import embeddings, leases, outbox, reported, work_queue
-from node.analysis import Analysis, PipelineError
+from node.analysis import Analysis, PipelineError, Wanted
 from node.attempts import attempt_failed
 from node.bell import bell_file, ring
 from node.completion import images_at, series_slices
@@ -28,9 +28,10 @@ from node.messages import rows as messages
 from node.predecessors import predecessor_of
 from node.priors import prior_of
 from node.records import Delivery, Job, Result
-from node.releases import registry
+from node.releases import binding, registry
 from node.releases.loaded import Load, LoadedReleases
 from node.result_files import write_objects
+from node.rules import later
 from node.states import State
 from node.watchdog import time_limit
 
@@ -89,6 +90,8 @@ class Analyst:
                 raise WorkerUnfitError(error.detail) from error
         except LeaseLostError:
             log.warning("lease_lost")
+        except later.SkippedError:
+            log.info("job_skipped", reason=Reason.SKIPPED_BY_RULE)
         except DBAPIError:
             raise  # the database is away: the lease expires and the job is issued again
         except MemoryError:
@@ -109,9 +112,9 @@ class Analyst:
             self._failed(job.id, owner, PipelineError(Reason.TIME_LIMIT, f"took longer than {limit_s:g} s"))
 
         with Heartbeat(self._records, job.id, owner, lease_s).beating() as heartbeat, time_limit(limit_s, overdue):
-            pipeline = self._release_for(job)
+            pipeline = self._releases.of_job(job)
             with self._records.session() as session:
-                if not self._adopt(session, job.id, owner, pipeline.release_digest):
+                if not binding.adopt(session, leases.claim(session, job.id, owner, lease_s), pipeline.release_digest):
                     return []
                 slices = series_slices(session, job.series, self._settings.spool_dir)
                 came = images_at(session, job.series)
@@ -122,8 +125,12 @@ class Analyst:
             with self._records.session() as session:
                 claimed = leases.claim(session, job.id, owner, self._settings.work.lease_s)
                 compared = prior_of(session, claimed, study)
-            plan = self._settings.plan_for(self._names(job))
-            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared, plan)
+
+            def ask(anatomies: Sequence[str]) -> Wanted:
+                orders = later.decide(self._records, self._settings, job.id, owner, anatomies)
+                return Wanted(self._settings.plan_for(self._names(orders.destinations), orders.profile), orders.preset)
+
+            analysis = pipeline.run(vetted, came, lambda _: heartbeat.check(), former, compared, ask)
             heartbeat.beat()
             files = self._write(job.id, analysis)
         for attempt in self._database_retries():
@@ -145,32 +152,6 @@ class Analyst:
                 return None
             self._turn += 1
             return session.get_one(Job, job_id, options=[joinedload(Job.series)])
-
-    def _release_for(self, job: Job) -> "Pipeline":
-        """The pipeline that reads a job. Raises PipelineError (MODEL_UNAVAILABLE, RELEASE_GONE)."""
-        own = self._releases.of(job.release_digest, job.frugal, job.release)
-        if own is None and job.release:
-            detail = f"the release that the rule named, {job.release_digest[:12]}, is not there any more"
-            raise PipelineError(Reason.RELEASE_GONE, detail)
-        return own or self._releases.in_force(job.frugal)
-
-    def _adopt(self, session: Session, job_id: int, owner: str, digest: str) -> bool:
-        """A job whose own release is gone is read with the one in force; False if that reading exists (superseded).
-
-        Raises PipelineError (RELEASE_GONE) if the gone one has results in the same study already.
-        """
-        job = leases.claim(session, job_id, owner, self._settings.work.lease_s)
-        if job.release_digest == digest:
-            return True
-        if registry.reading_of(session, job, digest) is not None:
-            leases.release(job)
-            job.move(State.SUPERSEDED, detail="the release that is loaded has read this series already")
-            return False
-        if registry.has_results(session, job.series.study_instance_uid, job.release_digest):
-            raise PipelineError(Reason.RELEASE_GONE, f"digest {job.release_digest[:12]}: it has read other series")
-        _log.warning("release_gone", job=job.id, digest=job.release_digest, instead=digest)
-        job.release_digest, job.prior = digest, None
-        return True
 
     def _write(self, job_id: int, analysis: Analysis) -> list[Path]:
         try:
@@ -217,15 +198,19 @@ class Analyst:
         outbox.settle(session, job_id)
         return [delivery.id for delivery in due]
 
-    def _names(self, job: Job) -> Sequence[str]:
+    def _names(self, own: Sequence[str] | None) -> Sequence[str]:
         """Names of a job's destinations: its own, or for one from before it had any those of the settings."""
-        return self._settings.routing.destinations if job.destinations is None else job.destinations
+        return self._settings.routing.destinations if own is None else own
 
     def _receivers(self, job: Job, kind: Output) -> list[str]:
         """Names of the destinations that get objects of a kind. One that has left the settings stays a receiver: the
         delivery then says so."""
         peers = self._settings.destinations
-        return [name for name in self._names(job) if kind in (peers[name].outputs if name in peers else AIR)]
+        gets = {
+            name: peers[name].outputs_as(job.profile) if name in peers else AIR
+            for name in self._names(job.destinations)
+        }
+        return [name for name, kinds in gets.items() if kind in kinds]
 
     def _failed(self, job_id: int, owner: str, error: PipelineError) -> None:
         for attempt in self._database_retries():

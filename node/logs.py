@@ -29,6 +29,8 @@ ALLOWED_KEYS = frozenset(
         "host", "port", "ae_title", "calling_ae", "called_ae", "destination", "source_ae", "source", "folder", "tls",
         # the model
         "release", "digest", "device", "segmenter",
+        # who changed what
+        "user", "number",
     }
 )  # fmt: skip
 """Keys that may stand in a log line. UIDs are not among them: rows have ids, images have segment and offset."""

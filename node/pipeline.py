@@ -18,7 +18,7 @@ import structlog
 import torch
 from pydicom import Dataset
 
-from config import Plan, Reason, Settings
+from config import Reason, Settings, load_vocabulary
 from config.settings import ModelSettings
 from ct.anatomy import AnatomyMap, Segmenter
 from ct.load import load_volume
@@ -34,7 +34,7 @@ from fvlm.checkpoint import load_release
 from fvlm.reader import Reader
 from fvlm.reading import Reading
 from fvlm.text_cache import user_cache
-from node.analysis import STAGES, Analysis, PipelineError
+from node.analysis import STAGES, Analysis, PipelineError, Wanted
 from node.release import release_folder
 from node.whose import Whose, whose
 
@@ -166,18 +166,21 @@ class Pipeline:
         on_stage: Callable[[str], None] | None = None,
         predecessor: "Predecessor | None" = None,
         prior: "Prior | None" = None,
-        plan: Plan | None = None,
+        ask: Callable[[Sequence[str]], Wanted] | None = None,
     ) -> Analysis:
         """Analyse one vetted series; `on_stage(name)` is called before each of STAGES, and may raise to stop.
 
         `images_at` (with time zone) is when the last of its images came; it dates the objects. `predecessor` is the
         delivered report on the same series that the new one takes the place of, `prior` the patient's earlier reading.
-        `plan` is what is written; None: what the destinations of the settings get.
+        `ask`, called with the anatomies that were segmented whole, tells what is wanted of them, and may raise to stop;
+        None: all that the release asks, in what the destinations of the settings get.
 
-        Raises PipelineError, and whatever `on_stage` raises.
+        Raises PipelineError, and whatever `on_stage` and `ask` raise.
         """
         run = _Stages(on_stage)
-        volume, anatomy_map, reading = self._read(series, run)
+        volume, anatomy_map = self._segmented(series, run)
+        wanted = Wanted(self._settings.plan) if ask is None else ask(anatomy_map.whole)
+        reading = self._reading(volume, anatomy_map, wanted.preset, run)
         with run.stage("encode"):
             from dicom_sr.identity import WriteContext
             from dicom_sr.writer import write
@@ -190,29 +193,38 @@ class Pipeline:
                 institution=self._settings.institution,
                 predecessor=predecessor,
                 prior=prior,
+                preset=wanted.preset,
             )
-            objects = tuple(write(reading, anatomy_map, headers, context, plan or self._settings.plan, volume))
+            objects = tuple(write(reading, anatomy_map, headers, context, wanted.plan, volume))
         with run.stage("validate"):
             for dataset in objects:
                 _check(dataset)
         return Analysis(volume, anatomy_map, reading, objects, run.seconds)
 
-    def read(self, series: Vetted) -> tuple[Reading, dict[str, float]]:
+    def read(self, series: Vetted, preset: str = "") -> tuple[Reading, dict[str, float]]:
         """What the release says about one vetted series, and wall seconds per stage; no object is made.
 
-        Raises PipelineError.
+        `preset`: as in `Wanted`. Raises PipelineError.
         """
         run = _Stages(None)
-        _, _, reading = self._read(series, run)
+        reading = self._reading(*self._segmented(series, run), preset, run)
         return reading, run.seconds
 
-    def _read(self, series: Vetted, run: _Stages) -> tuple[Volume, AnatomyMap, Reading]:
+    def _segmented(self, series: Vetted, run: _Stages) -> tuple[Volume, AnatomyMap]:
         with run.stage("load"):
             volume = load_volume(series)
         with run.stage("segment"):
-            anatomy_map = self.segmenter.segment(volume, self.reader.release.config.model.anatomies)
+            return volume, self.segmenter.segment(volume, self.reader.release.config.model.anatomies)
+
+    def _reading(self, volume: Volume, anatomy_map: AnatomyMap, preset: str, run: _Stages) -> Reading:
         with run.stage("read"):
-            return volume, anatomy_map, self.reader.read(volume, anatomy_map)
+            reading = self.reader.read(volume, anatomy_map)
+            if not preset:
+                return reading
+            try:
+                return reading.only(load_vocabulary().preset(preset))
+            except (KeyError, ValueError) as error:
+                raise PipelineError(Reason.PRESET_UNFIT, f"preset {preset}") from error
 
 
 _segmenters: WeakValueDictionary[str, Segmenter] = WeakValueDictionary()

@@ -14,6 +14,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.exc import DBAPIError
 
 from config import Settings
+from config.rules import RulesError
 from node import leases, outbox
 from node.bell import Bell, bell_file
 from node.clock import Clock, begin_waits_anew, forget_the_future
@@ -26,7 +27,7 @@ from node.records import Delivery, Job, Result, Series, now
 from node.release import facts_of, release_digest
 from node.releases import registry, shadow_queue, shadow_wish
 from node.routing import route
-from node.rules.book import open_rulebook
+from node.rules.book import RulesInForce
 from node.rules.judge import Judge
 from node.source_count import SourceCounts
 from node.states import State
@@ -49,8 +50,11 @@ class Reconciler:
         self._records, self._settings, self._dispatcher = records, settings, dispatcher
         self._counts = SourceCounts(settings)
         self._completer = Completer(records, settings, self._counts)
-        book = open_rulebook(settings)
-        self._judge = None if book is None else Judge(book, settings)
+        self._rules = RulesInForce(settings)
+        self._judge: Judge | None = None
+        self._refused = ""
+        """What is wrong with the rules that were refused last."""
+        self._follow_rules()
         self._away: set[str] = set()
         self._in_force = ""
         self._clock = Clock(now())
@@ -146,8 +150,22 @@ class Reconciler:
         if self._in_force not in ("", digest):
             _log.info("release_switched", digest=digest, former=self._in_force)
         self._in_force = digest
+        try:
+            self._follow_rules()
+        except RulesError as error:
+            if error.cause != self._refused:
+                _log.error("rules_refused", number=self._rules.number, detail=error.cause)
+            self._refused = error.cause
         priority_of = PriorityRule(self._settings).of
         route(self._records, digest, priority_of, self._judge, self._settings.routing.destinations)
+
+    def _follow_rules(self) -> None:
+        """Judge by the newest rules from now on. Raises RulesError: then the former ones stay in force."""
+        if self._rules.look():
+            book = self._rules.book
+            self._judge = None if book is None else Judge(book, self._settings)
+            if book is not None:
+                _log.info("rules_in_force", number=self._rules.number, digest=book.rules.digest)
 
     def _release_in_force(self) -> str:
         """Digest of the one that was promoted, else of the one in the settings. Raises OSError if that is not there."""

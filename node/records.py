@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from config import Priority, Reason
+from config.outputs import ProfileName
 from node.database import UtcDateTime
 from node.spool import Ending
 from node.states import TRANSITIONS, ForbiddenTransition, State
@@ -398,7 +399,21 @@ class Job(_Stateful, Base):
     destinations: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """Where its results go, as the rules had it when it was made; NULL: it is older than that, the settings tell."""
     release: Mapped[str] = mapped_column(String(300), default="")
-    """The model release that a rule named, as `model.release` does; empty: that of the settings."""
+    """The model release that a rule named, as `model.release` does; empty: the one in force."""
+    preset: Mapped[str] = mapped_column(String(32), default="")
+    """The preset of the vocabulary whose findings are reported; empty: all that the release asks."""
+    profile: Mapped[ProfileName | None] = mapped_column(String(8), default=None)
+    """Which objects each destination gets; NULL: what the settings say of it."""
+    shadow: Mapped[bool] = mapped_column(default=True)
+    """Whether the release in shadow, if there is one, reads it too."""
+    anatomies: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """Those of the release that were segmented whole and plausible; NULL: not segmented yet."""
+    later_rule: Mapped[str] = mapped_column(String(64), default="")
+    """The rule for after the segmentation that decided about it; empty: none did."""
+    forced_by: Mapped[str] = mapped_column(String(64), default="")
+    """Who had it read against the rules; empty: nobody."""
+    forced_at: Mapped[datetime | None] = mapped_column(default=None)
+    forced_why: Mapped[str] = mapped_column(String(1000), default="")
     series: Mapped[Series] = relationship(back_populates="jobs")
     results: Mapped[list["Result"]] = relationship(back_populates="job")
 

@@ -8,12 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from config import Reason
 from node import commitment_due, leases, outbox
 from node.database import Records
 from node.errors import CommandError
 from node.messages import rows as messages
 from node.records import Job, Series
-from node.releases import registry
+from node.releases import binding, registry
 from node.states import State
 
 _ENDED = (State.FAILED, State.QUARANTINED)
@@ -41,17 +42,26 @@ def retry(records: Records, which: str) -> int:
                 return job.id
         if job.state in (State.SENT, State.COMMITTED) and unheard:
             return job.id
+        refuse_skipped(job)
         if job.state not in _ENDED:
             raise CommandError(
                 f"Job {job.id} is {job.state}: only {' and '.join(_ENDED)} jobs can be run again.",
                 "See what the node is doing with it: fvlm-node status",
             )
         if not job.results and in_force is not None:
-            registry.bind_anew(session, job, in_force)
+            binding.bind_anew(session, job, in_force)
         queue_again(job)
         for delivery in refused:
             outbox.reopen(delivery)
         return job.id
+
+
+def refuse_skipped(job: Job) -> None:
+    """Raises CommandError for a job that a rule ended: it takes more than a repeat to read it."""
+    if job.reason == Reason.SKIPPED_BY_RULE:
+        raise CommandError(
+            f"Job {job.id} ended by a rule: {job.detail}.", "To have it read all the same: fvlm-node series read"
+        )
 
 
 def queue_again(job: Job) -> None:

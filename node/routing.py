@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from config import Priority, Reason
 from node.database import Records
+from node.orders import Orders
 from node.records import Job, Series
-from node.releases import registry
+from node.releases import binding, registry
 from node.rules.judge import Decision, Judge
 from node.states import TRANSITIONS, State
 
@@ -24,15 +25,13 @@ def job_for(
     series: Series,
     release_digest: str,
     priority: Priority = Priority.ROUTINE,
-    destinations: Sequence[str] | None = None,
-    release: str = "",
+    orders: Orders = Orders(),
 ) -> Job:
     """The job of a VETTED series and a release; made if there is none, which supersedes the older generations.
 
     It is at least as urgent as their jobs were, so that what a person has made urgent stays so when late images come.
-    It keeps its `destinations` (None: those of the settings at the time) and the name of its `release` (empty: that of
-    the settings). The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting. Raises
-    ValueError if the series is in another state.
+    It keeps its `orders`. The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting.
+    Raises ValueError if the series is in another state.
     """
     if series.state != State.VETTED:
         raise ValueError(f"series {series.id} is {series.state}, not VETTED")
@@ -45,9 +44,8 @@ def job_for(
             release_digest=release_digest,
             state=State.QUEUED,
             priority=int(priority),
-            destinations=None if destinations is None else list(destinations),
-            release=release,
         )
+        orders.give(job)
         session.add(job)
         session.flush()
         _supersede_older(session, series)
@@ -70,8 +68,8 @@ def route(
     """Decide about each VETTED series that never had a job; the ids of the jobs that were made. A new release alone
     does not read old series again.
 
-    A job whose rule names no release is bound to the release of its study if that was begun, else to the one in force
-    (`node.releases.registry`), which is `release_digest` where the database knows none.
+    `node.releases.binding` says which release reads a job; the one in force is `release_digest` where the database
+    knows none.
 
     `priority_of` and `judge` (None: every series is read) are asked outside of the transaction that writes: they look
     into the images. `destinations` are those of a job whose rule names none. Raises sqlalchemy.exc.DBAPIError.
@@ -125,10 +123,9 @@ def _apply(
     job = job_for(
         session,
         row,
-        decision.release_digest or registry.digest_for(session, row.study_instance_uid, in_force),
+        binding.for_series(session, row, in_force, decision.release_digest),
         priorities[row.id],
-        destinations if decision.destinations is None else decision.destinations,
-        decision.release,
+        decision.orders.or_to(destinations),
     )
     for beaten in session.scalars(select(Job).where(Job.id.in_(decision.beaten)).with_for_update()):
         if beaten.state == State.QUEUED:

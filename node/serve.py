@@ -45,7 +45,7 @@ from node.processes import name_process
 from node.releases import shadow_wish
 from node.releases.registry import path_in_force
 from node.roles import MANY, MOST_OF_NAME, ROLES, wanted, worker_name
-from node.rules.book import open_rulebook
+from node.rules.book import book_in_force, open_rulebook, take_configured
 from node.tasks import SHADOW
 from node.tls import TlsError, server_context
 from node.worker import write_settings
@@ -92,7 +92,9 @@ def serve(settings: Settings, config_file: Path | None = None, only: str = "", n
         signal.signal(number, lambda *_: ended.set())
     console = Console()
     with _data_folder(settings.data_dir, part):
-        settings = _with_ports(_with_fixed_rules(settings, part), only)
+        settings = _with_ports(settings, only)
+        if only in ("", "reconciler"):
+            _take_rules(settings)
         try:
             _migrate(settings)
         except CommandError:
@@ -293,21 +295,15 @@ def _data_folder(folder: Path, part: str) -> Iterator[None]:
         yield
 
 
-def _with_fixed_rules(settings: Settings, part: str) -> Settings:
-    """The settings with a copy of the rules file, so that a change of it counts from the next start, not before.
-
-    Raises CommandError.
-    """
-    if settings.routing.rules is None:
-        return settings
-    copy = settings.data_dir / "run" / (f"routing-{part}.yaml" if part else "routing.yaml")
+def _take_rules(settings: Settings) -> None:
+    """Follow a change of the rules file; a later one counts from the next start. Raises CommandError, RulesError."""
     try:
-        copy.write_bytes(settings.routing.rules.read_bytes())
+        take_configured(settings)
     except OSError as error:
         raise CommandError(
             f"{error.filename}: {error.strerror}.", "Mend the disk, or the rights of the rules file."
         ) from error
-    return settings.model_copy(update={"routing": settings.routing.model_copy(update={"rules": copy})})
+    book_in_force(settings)  # saved rules that no longer fit the settings are refused too
 
 
 def _close_to_others(folder: Path) -> None:
@@ -426,7 +422,7 @@ def _summary(settings: Settings, config_file: Path | None, password: str) -> Pan
     targets = [(name, settings.destinations[name]) for name in settings.routing.destinations]
     places = [f"{peer.where} ({name})" for name, peer in targets]
     table.add_row("Results go to", "\n".join(places) or f"{settings.results_dir.resolve()} only: no destination is set")
-    if (book := open_rulebook(settings)) is not None:
+    if (book := book_in_force(settings)) is not None:
         rules = book.rules
         table.add_row("Rules", f"version {rules.version}, {len(rules.rules)} rules, SHA-256 {rules.digest[:12]}")
     if told := _told(settings):

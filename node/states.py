@@ -13,7 +13,7 @@ class State(StrEnum):
     VETTED = "VETTED"
     """Geometry and modality are fit to be read."""
     REJECTED = "REJECTED"
-    """Not fit, or no rule wants it; the reason says why. End."""
+    """Not fit, or no rule wants it; the reason says why. End, unless a person has it read against the rules."""
     QUEUED = "QUEUED"
     """A job waits for a worker."""
     RUNNING = "RUNNING"
@@ -36,7 +36,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.RECEIVING: frozenset({State.COMPLETE}),
     State.COMPLETE: frozenset({State.VETTED, State.REJECTED, State.SUPERSEDED}),
     State.VETTED: frozenset({State.QUEUED, State.REJECTED, State.SUPERSEDED}),
-    State.REJECTED: frozenset({State.SUPERSEDED}),
+    State.REJECTED: frozenset({State.VETTED, State.SUPERSEDED}),
     State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.SUPERSEDED}),
     State.RUNNING: frozenset({State.ENCODED, State.QUEUED, State.FAILED, State.QUARANTINED, State.SUPERSEDED}),
     State.ENCODED: frozenset({State.SENT, State.FAILED, State.SUPERSEDED}),
@@ -48,8 +48,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 """Every change of state that is allowed. RUNNING -> QUEUED: another attempt, or an expired lease.
 
-QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs it again. SENT -> ENCODED: a destination did not keep
-an object, which is sent again; SENT -> FAILED: it was, in vain.
+REJECTED -> VETTED: no rule wants it, a person does. QUEUED -> FAILED: cancelled. From an end -> QUEUED: somebody runs
+it again. SENT -> ENCODED: a destination did not keep an object, which is sent again; SENT -> FAILED: it was, in vain.
 """
 
 

@@ -1,8 +1,10 @@
 """What a rule may ask: the one table of facts, each with its type and meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from config.vocabulary import load_vocabulary
 
 Value = bool | float | tuple[str, ...]
 """A yes or no, a number in the unit of its kind (mm, years, minutes of the day), or texts."""
@@ -57,8 +59,15 @@ class Fact:
     name: str
     kind: Kind
     meaning: str
-    choices: tuple[str, ...] = ()
-    """All values of a CHOICE."""
+    listed: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
+    """All values of a CHOICE, or how to get them."""
+    late: bool = False
+    """Known only after segmentation."""
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values of a CHOICE."""
+        return self.listed() if callable(self.listed) else self.listed
 
     @property
     def example(self) -> str:
@@ -72,11 +81,15 @@ class Fact:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, tuple):
-            return ", ".join(f'"{text}"' for text in value)
+            return ", ".join(f'"{text}"' for text in value) or "none"
         if self.kind is Kind.TIME:
             return f"{int(value) // 60:02}:{int(value) % 60:02}"
         unit = {Kind.LENGTH: " mm", Kind.AGE: " years"}.get(self.kind, "")
         return f"{value:.4g}{unit}" if unit else f"{value:g}"
+
+
+def _anatomies() -> tuple[str, ...]:
+    return tuple(anatomy.name for anatomy in load_vocabulary().anatomies)
 
 
 _ALL = (
@@ -107,6 +120,13 @@ _ALL = (
         ("stat", "urgent", "routine"),
     ),
     Fact("patient_age", Kind.AGE, "Patient's Age (0010,1010), else from the dates of birth and study"),
+    Fact(
+        "anatomies",
+        Kind.CHOICE,
+        "what the segmenter found whole and plausible of the release's anatomies; only under `after_segmentation`",
+        _anatomies,
+        late=True,
+    ),
 )  # fmt: skip
 FACTS: dict[str, Fact] = {fact.name: fact for fact in _ALL}
 """Every fact by its name."""

@@ -82,15 +82,15 @@ class Expression:
     root: Node
 
 
-def parse(source: Source | str) -> Expression:
-    """Parse and check. Raises ExpressionError."""
+def parse(source: Source | str, late: bool = False) -> Expression:
+    """Parse and check; `late`: it is asked after segmentation. Raises ExpressionError."""
     found = source if isinstance(source, Source) else Source(source)
-    return Expression(" ".join(found.text.split()), _Parser(found).whole())
+    return Expression(" ".join(found.text.split()), _Parser(found, late).whole())
 
 
 class _Parser:
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source, late: bool) -> None:
+        self._source, self._late = source, late
         self._tokens = list(tokens(source))
         self._at = 0
         self._depth = 0
@@ -169,6 +169,9 @@ class _Parser:
             near = get_close_matches(name.text.lower(), FACTS, n=1, cutoff=0.7)
             cure = f"did you mean `{near[0]}`?" if near else "see them all: fvlm-node rules facts"
             raise self._error(name, f"there is no fact `{name.text[:40]}`", cure)
+        if fact.late and not self._late:
+            cure = "put the rule under `after_segmentation:`"
+            raise self._error(name, f"`{fact.name}` is not known before the series is segmented", cure)
         return fact
 
     def _test(self, name: Token, fact: Fact, negated: bool) -> Term:

@@ -12,8 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from config import Settings
-from node.console import api, judging, pages, probes
+from node.console import api, editing, judging, pages, probes
 from node.console.access import Gate
+from node.console.editing import Editing
+from node.console.forms import Forms
 from node.console.guard import Guard
 from node.console.judging import Judging
 from node.console.password import PasswordFile
@@ -28,17 +30,20 @@ _STATIC = Path(__file__).parent / "static"
 
 
 def make_app(records: Records, settings: Settings, writer: Records | None = None) -> ASGIApp:
-    """The whole console on a database that it only reads; only what readers say of findings goes through `writer`.
+    """The whole console on a database that it only reads; only what readers say of findings, and that an operator has
+    a series read, goes through `writer`.
 
-    `writer` None: nobody can say anything.
+    `writer` None: nobody can say or change anything.
     """
     app = FastAPI(title="fVLM Node", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     app.state.queries = Queries(records, settings)
     app.state.renderer = Renderer(settings)
     app.state.judging = Judging(writer, settings)
+    app.state.forms = Forms()
     app.state.ruled = Ruled(settings)
+    app.state.editing = Editing(writer, settings, app.state.ruled)
     app.mount("/static", StaticFiles(directory=_STATIC))
-    for module in (probes, api, pages, judging):
+    for module in (probes, api, editing, pages, judging):
         app.include_router(module.router)
     app.add_exception_handler(SQLAlchemyError, _database_away)
     app.add_exception_handler(HTTPException, _refused)
@@ -48,7 +53,7 @@ def make_app(records: Records, settings: Settings, writer: Records | None = None
 
 
 def _gate(settings: Settings) -> Gate:
-    readers = {name: PasswordFile.of(settings.data_dir, name) for name in settings.console.readers}
+    readers = {name: PasswordFile.of(settings.data_dir, name) for name in settings.console.users}
     return Gate(PasswordFile.of(settings.data_dir), readers)
 
 
@@ -65,10 +70,13 @@ def _database_away(request: Request, error: Exception) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    title = {404: "There is no such page", 405: "The console only shows", 403: "That is not yours to say"}.get(
-        status, "That does not work"
-    )
-    told = str(error.detail) if status == 403 and isinstance(error, HTTPException) else ""
+    title = {
+        404: "There is no such page",
+        405: "The console only shows",
+        403: "That is not yours to do",
+        409: "That cannot be done",
+    }.get(status, "That does not work")
+    told = str(error.detail) if status in (403, 409) and isinstance(error, HTTPException) else ""
     return _told(request, status, title, told or "It may be an old address: see the overview.")
 
 

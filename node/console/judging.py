@@ -1,13 +1,7 @@
-"""Agree or disagree: what a reader says of a finding, as a plain form. The only thing here that writes.
+"""Agree or disagree: what a reader says of a finding, as a plain form.
 
-It takes a user of `console.readers`, a form that this console has given to that user (the token: a page elsewhere could
-make the browser of a reader send one, but cannot read it), and leaves a line in the log.
+It takes a user of `console.readers`, and leaves a line in the log.
 """
-
-import hashlib
-import hmac
-import secrets
-from urllib.parse import parse_qs
 
 import structlog
 from fastapi import APIRouter, Request
@@ -17,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from config import ReaderVerdict, Settings, load_vocabulary
+from node.console.forms import FormsOf
 from node.console.parameters import SeriesId
 from node.console.views import FindingRow, Said
 from node.database import Records
@@ -27,8 +22,6 @@ _log = structlog.get_logger(__name__)
 
 router = APIRouter(include_in_schema=False)
 
-_LONGEST = 1000
-"""Bytes of a form."""
 _CHOICES = (ReaderVerdict.PRESENT, ReaderVerdict.ABSENT)
 
 
@@ -39,14 +32,9 @@ class Judging:
         self.writer = writer
         self._readers = frozenset(settings.console.readers)
         self._pseudonyms = Pseudonyms(settings.data_dir)
-        self._key = secrets.token_bytes(32)
 
     def may(self, user: str) -> bool:
         return self.writer is not None and user in self._readers
-
-    def token(self, user: str) -> str:
-        """What the forms of a user carry until the console is started again."""
-        return hmac.digest(self._key, user.encode(), hashlib.sha256).hex()
 
     def findings(self, session: Session, series_id: int, user: str) -> list[FindingRow]:
         """What the newest reading of a series says, the most probable first, and what was said of it."""
@@ -90,31 +78,17 @@ class Judging:
 
 
 @router.post("/series/{series_id}/verdict")
-async def post_verdict(request: Request, series_id: SeriesId) -> RedirectResponse:
+async def post_verdict(request: Request, series_id: SeriesId, forms: FormsOf) -> RedirectResponse:
     """Form fields: `token`, `tracking_uid`, `verdict` (present or absent)."""
     judging: Judging = request.app.state.judging
     user: str = request.state.user
     if not judging.may(user):
         _log.warning("finding_not_judged", series=series_id, detail="not a reader")
         raise HTTPException(403, "Only users of console.readers may agree or disagree.")
-    fields = parse_qs((await _body(request)).decode("utf-8", "replace"), max_num_fields=10)
-    token, uid, said = (fields.get(name, [""])[0] for name in ("token", "tracking_uid", "verdict"))
-    foreign = request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
-    if foreign or not hmac.compare_digest(token.encode(), judging.token(user).encode()):
-        _log.warning("finding_not_judged", series=series_id, detail="a form from elsewhere")
-        raise HTTPException(403, "The form is not of this console, or from before it was started: load the page again.")
+    fields = await forms.fields(request)
+    uid, said = fields.get("tracking_uid", ""), fields.get("verdict", "")
     if said not in _CHOICES:
         raise HTTPException(400)
     if not await run_in_threadpool(judging.judge, series_id, uid, ReaderVerdict(said), user):
         raise HTTPException(404)
     return RedirectResponse(f"/series/{series_id}#findings", 303)
-
-
-async def _body(request: Request) -> bytes:
-    """Raises HTTPException for more than a form can be."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _LONGEST:
-            raise HTTPException(413)
-    return body

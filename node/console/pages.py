@@ -1,17 +1,25 @@
 """The pages: a query, a template."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
+from node.console.editing import Editing
+from node.console.forms import FormsOf
 from node.console.judging import Judging
 from node.console.overview import SHOWN, overview
-from node.console.parameters import Database, DestinationName, InState, PageNumber, SeriesId, UidPrefix, Undelivered
+from node.console.parameters import (
+    Database,
+    DestinationName,
+    InState,
+    PageNumber,
+    Render,
+    SeriesId,
+    UidPrefix,
+    Undelivered,
+)
 from node.console.refused import refused_callers
 from node.console.releases import releases
-from node.console.rendering import Renderer
 from node.console.ruled import Ruled
 from node.states import State
 
@@ -19,14 +27,6 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 _ROWS = 50
 """Rows of a page."""
-
-
-def _renderer(request: Request) -> Renderer:
-    found: Renderer = request.app.state.renderer
-    return found
-
-
-Render = Annotated[Renderer, Depends(_renderer)]
 
 
 @router.get("/")
@@ -49,20 +49,26 @@ def show_series(
 
 
 @router.get("/series/{series_id}")
-def show_one_series(request: Request, queries: Database, render: Render, series_id: SeriesId) -> HTMLResponse:
+def show_one_series(
+    request: Request, queries: Database, render: Render, forms: FormsOf, series_id: SeriesId
+) -> HTMLResponse:
     found = queries.one_series(series_id)
     if found is None:
         raise HTTPException(404)
     judging: Judging = request.app.state.judging
+    editing: Editing = request.app.state.editing
+    user: str = request.state.user
     with queries.records.reading() as session:
-        findings = judging.findings(session, series_id, request.state.user)
+        findings = judging.findings(session, series_id, user)
     return render.page(
         request,
         "series.html",
         view=found,
         max_attempts=queries.settings.work.max_attempts,
         findings=findings,
-        token=judging.token(request.state.user) if judging.may(request.state.user) else "",
+        token=forms.token(user),
+        may_judge=judging.may(user),
+        may_force=editing.may_force(user, found),
     )
 
 
@@ -98,7 +104,17 @@ def show_refused(request: Request, queries: Database, render: Render, page: Page
 def show_rules(request: Request, queries: Database, render: Render, page: PageNumber = 1) -> HTMLResponse:
     ruled: Ruled = request.app.state.ruled
     view = ruled.page(queries.records, page)
-    return render.page(request, "rules.html", view=view, rules=ruled.rules, problem=ruled.problem, asked={})
+    editing: Editing = request.app.state.editing
+    return render.page(
+        request,
+        "rules.html",
+        view=view,
+        rules=ruled.rules,
+        versions=ruled.versions(),
+        problem=ruled.problem,
+        may_edit=editing.may(request.state.user),
+        asked={},
+    )
 
 
 @router.get("/releases")

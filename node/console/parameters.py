@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Request
 
 from node.console.queries import Queries
+from node.console.rendering import Renderer
 from node.console.views import MOST
 from node.states import State
 
@@ -17,6 +18,12 @@ def _queries(request: Request) -> Queries:
     return found
 
 
+def _renderer(request: Request) -> Renderer:
+    found: Renderer = request.app.state.renderer
+    return found
+
+
+Render = Annotated[Renderer, Depends(_renderer)]
 Database = Annotated[Queries, Depends(_queries)]
 PageNumber = Annotated[int, Query(alias="page", ge=1, le=100_000, description="The first page is 1.")]
 Limit = Annotated[int, Query(ge=1, le=MOST, description="Rows of a page.")]

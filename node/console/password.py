@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 USER = "console"
-"""Who only looks. Readers (`console.readers`) have names and passwords of their own."""
+"""Who only looks. Readers and operators (`console.readers`, `operators`) have names and passwords of their own."""
 SHORTEST, LONGEST = 10, 200
 """Characters that a password of one's own may have."""
 _COST, _BLOCK, _LANES = 2**15, 8, 1

@@ -7,7 +7,7 @@ from typing import TypeVar
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased, joinedload
 
-from config import Settings
+from config import Reason, Settings
 from config.settings import AnyDestination, Destination, WebDestination
 from node.console.standing import EXPECTED, standing
 from node.console.timeline import timeline
@@ -26,6 +26,7 @@ from node.console.views import (
 )
 from node.database import Records
 from node.messages.standing import standings
+from node.orders import Orders
 from node.records import Breaker, Delivery, Job, Result, Series, Unreadable, now
 from node.series_status import SeriesStatus, load, newest_first
 from node.states import State
@@ -209,7 +210,12 @@ def _stands_at(state: State) -> ColumnElement[bool]:
 
 def _ill() -> ColumnElement[bool]:
     """Failed, refused, or waiting for a destination that was tried in vain."""
-    ended = exists().where(Job.series_id == Series.id, Job.state.in_((State.FAILED, State.QUARANTINED)), _newest_job())
+    ended = exists().where(
+        Job.series_id == Series.id,
+        Job.state.in_((State.FAILED, State.QUARANTINED)),
+        Job.reason.is_distinct_from(Reason.SKIPPED_BY_RULE),
+        _newest_job(),
+    )
     in_vain = exists().where(
         Job.series_id == Series.id,
         Job.state == State.ENCODED,
@@ -272,6 +278,7 @@ def _job(job: Job) -> JobRow:
         lease_expires=job.lease_expires,
         release_digest=job.release_digest,
         seconds=job.seconds,
+        orders=Orders.of(job).told(job.later_rule),
         results=[
             ResultRow(
                 kind=result.kind,

@@ -4,22 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from config import Reason, Settings
+from config.reasons import BY_RULES
 from node.console.views import Mood, Standing
 from node.records import Delivery, Job, Series
 from node.series_status import SeriesStatus
 from node.states import State
 
-EXPECTED = frozenset(
-    {
-        Reason.NOT_CT,
-        Reason.LOCALIZER,
-        Reason.READER_FEEDBACK,
-        Reason.FEEDBACK_NOTHING_SAID,
-        Reason.SKIPPED_BY_RULE,
-        Reason.NO_RULE,
-        Reason.NOT_BEST_SERIES,
-    }
-)
+EXPECTED = BY_RULES | {Reason.NOT_CT, Reason.LOCALIZER, Reason.READER_FEEDBACK, Reason.FEEDBACK_NOTHING_SAID}
 """Reasons of a rejection that nobody has to look at."""
 _PATIENCE = timedelta(minutes=2)
 """After this long in a state that the reconciler ends at once, something is wrong with it."""
@@ -73,7 +64,7 @@ def _of_job(job: Job, status: SeriesStatus, settings: Settings, at: datetime) ->
         return _encoded(status, at)
     if state in (State.FAILED, State.QUARANTINED):
         reason = Reason(job.reason or Reason.INTERNAL)
-        if reason is Reason.CANCELLED:
+        if reason in (Reason.CANCELLED, Reason.SKIPPED_BY_RULE):
             return Standing(mood=Mood.DONE, sentence=reason.meaning, cure=reason.cure)
         told = f"Only {status.sent} of {len(status.deliveries)} results were" if status.sent else "No result was"
         sentence = f"{told} delivered. {reason.meaning}"

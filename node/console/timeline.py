@@ -59,6 +59,9 @@ def _text(series: Series) -> list[str]:
 
 def _work(job: Job) -> Iterator[Event]:
     yield Event(at=job.created_at, what=f"Job {job.id} queued", detail="", mood=Mood.DONE)
+    if job.forced_by:
+        what = f"Read against the rules, as {job.forced_by} wanted"
+        yield Event(at=job.forced_at, what=what, detail=job.forced_why, mood=Mood.DONE)
     state = State(job.state)
     if state is State.QUEUED and job.attempts == 0:
         return

@@ -126,6 +126,8 @@ class JobRow(View):
     release_digest: str
     seconds: dict[str, float]
     """Wall seconds of each stage of the last attempt."""
+    orders: str
+    """What a rule ordered for it, in words; empty: nothing beside what the settings say."""
     results: list[ResultRow]
 
 

@@ -54,7 +54,7 @@ def failed(session: Session, since: datetime, until: datetime) -> Iterator[str]:
     """A line for each thing that failed after `since`, until `until`."""
     jobs = select(Job.state, Job.reason, Job.id).where(
         Job.state.in_((State.FAILED, State.QUARANTINED)),
-        Job.reason.is_distinct_from(Reason.CANCELLED),
+        func.coalesce(Job.reason, "").not_in((Reason.CANCELLED, Reason.SKIPPED_BY_RULE)),
         Job.changed_at > since,
         Job.changed_at <= until,
     )

@@ -1,8 +1,6 @@
 """`fvlm-node model list`, `add`, `shadow`, `shadow-report`, `promote`, `rollback`."""
 
 import json
-import os
-import pwd
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +16,9 @@ from node.errors import CommandError
 
 if TYPE_CHECKING:
     from node.database import Records
+    from node.releases.binding import Switched
     from node.releases.check import Checked
-    from node.releases.registry import Deed, Switched
+    from node.releases.registry import Deed
 
 commands = typer.Typer()
 
@@ -239,14 +238,11 @@ def _open(config: Path | None) -> "tuple[Settings, Records]":
 
 
 def _deed(why: str) -> "Deed":
-    """By the user who runs this, whatever the environment says."""
+    """By the user who runs this."""
     from node.releases.registry import Deed
+    from node.whoami import operator
 
-    try:
-        user = pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        user = str(os.getuid())
-    return Deed(user, " ".join(why.split()))
+    return Deed(operator(), " ".join(why.split()))
 
 
 def _console() -> Console:

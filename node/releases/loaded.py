@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from config import Reason
+from node.analysis import PipelineError
 from node.database import Records
+from node.records import Job
 from node.release import release_digest
 from node.releases import registry
 
@@ -61,6 +64,18 @@ class LoadedReleases:
         self._loaded.pop(path, None)  # another release lies there by now
         pipeline = self._get(path)
         return pipeline if pipeline.release_digest == digest else None
+
+    def of_job(self, job: Job) -> "Pipeline":
+        """The pipeline that reads a job: of its own release; if that is gone, and no rule named it, of the one in
+        force.
+
+        Raises PipelineError (MODEL_UNAVAILABLE, RELEASE_GONE), sqlalchemy.exc.DBAPIError.
+        """
+        own = self.of(job.release_digest, job.frugal, job.release)
+        if own is None and job.release:
+            detail = f"the release that the rule named, {job.release_digest[:12]}, is not there any more"
+            raise PipelineError(Reason.RELEASE_GONE, detail)
+        return own or self.in_force(job.frugal)
 
     def in_force(self, frugal: bool) -> "Pipeline":
         """The pipeline of the release in force. Raises as `of` does."""

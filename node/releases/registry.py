@@ -1,27 +1,22 @@
-"""Every change in the life of a release, and which release reads what. Each function works in the caller's transaction.
+"""Every change in the life of a release. Each function works in the caller's transaction.
 
-A study is read with one release: the one in force when the first of its series was first taken by a worker. Until then
-its jobs go with a promotion; from then on they stay, those of its series that come later too (`STUDY_STAYS`). A series
-for which a routing rule names a release stands apart: it is read with that one, whatever is in force.
-
-Who promotes locks the row of the current release; who queues or takes a job shares that lock. So no job is queued or
-begun with a release that has just been replaced.
+Which release reads what then is said in `node.releases.binding`. Who promotes locks the row of the current release; who
+queues or takes a job shares that lock. So no job is queued or begun with a release that has just been replaced.
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
 
-from sqlalchemy import exists, func, select, true, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from config import Reason
-from node.records import Job, Result, Series, now
+from node.records import Job, now
 from node.release import Facts
+from node.releases import binding
+from node.releases.binding import Switched
 from node.releases.rows import Action, ModelRelease, ReleaseEvent, ReleaseState
 from node.states import State
 
-STUDY_STAYS = timedelta(hours=24)
-"""For so long after the newest job of a study further series of it are read with its release."""
 CONFIGURATION = "configuration"
 """Who put a release in force that nobody promoted."""
 
@@ -41,16 +36,6 @@ class Deed:
 
     done_by: str
     why: str
-
-
-@dataclass(frozen=True)
-class Switched:
-    """What became of the jobs under way when another release was put in force."""
-
-    moved: int
-    """Queued ones of studies that nobody had begun: the release in force reads them."""
-    stay: int
-    """Of studies that were begun: they end with the release they began with."""
 
 
 def current(session: Session) -> ModelRelease | None:
@@ -153,55 +138,6 @@ def roll_back(session: Session, digest: str, deed: Deed) -> Switched:
     return _put_in_force(session, before, Action.ROLLED_BACK, deed)
 
 
-def digest_for(session: Session, study_instance_uid: str, in_force: str, but: int | None = None) -> str:
-    """Which release reads the next series of a study: the study's own while it is young, else the one in force.
-
-    `but`: the id of a job that does not count.
-    """
-    own = (
-        select(Job.release_digest)
-        .join(Series)
-        .join(ModelRelease, ModelRelease.digest == Job.release_digest)
-        .where(Series.study_instance_uid == study_instance_uid, Job.created_at > now() - STUDY_STAYS, Job.release == "")
-        .where(true() if but is None else Job.id != but)
-        .order_by(Job.id.desc())
-        .limit(1)
-    )
-    return session.scalar(own) or in_force
-
-
-def bind_anew(session: Session, job: Job, in_force: str) -> None:
-    """A job that has no results is read as a new series of its study would be, unless that reading exists, or a routing
-    rule has named its release.
-    """
-    if job.release:
-        return
-    digest = digest_for(session, job.series.study_instance_uid, in_force, job.id)
-    if digest != job.release_digest and reading_of(session, job, digest) is None:
-        job.release_digest, job.prior = digest, None
-
-
-def reading_of(session: Session, job: Job, digest: str) -> int | None:
-    """The other job that reads, or has read, the same series with that release."""
-    query = select(Job.id).where(Job.series_id == job.series_id, Job.release_digest == digest, Job.id != job.id)
-    return session.scalar(query)
-
-
-def others_of_study(session: Session, job_id: int) -> list[int]:
-    """Jobs of the other series of a study that another release has read last."""
-    job = session.get_one(Job, job_id)
-    query = select(Job.id).join(Series).where(Series.study_instance_uid == job.series.study_instance_uid)
-    other = query.where(Job.release_digest != job.release_digest, Job.state != State.SUPERSEDED)
-    return list(session.scalars(other.where(Series.series_instance_uid != job.series.series_instance_uid)))
-
-
-def has_results(session: Session, study_instance_uid: str, digest: str) -> bool:
-    """Whether a release has results in a study that is not superseded."""
-    of_study = select(Result.id).join(Job).join(Series).where(Series.study_instance_uid == study_instance_uid)
-    found = of_study.where(Job.release_digest == digest, Job.state != State.SUPERSEDED)
-    return session.scalar(found.limit(1)) is not None
-
-
 def needed(session: Session) -> set[str]:
     """Digests of the releases that still have something to read: the one in force, and those of waiting jobs."""
     at_work = select(Job.release_digest).where(Job.state.in_((State.QUEUED, State.RUNNING))).distinct()
@@ -233,26 +169,7 @@ def _put_in_force(
     row.configured = configured
     _note(session, row, action, deed)
     session.flush()
-    return _take_along(session, row.digest)
-
-
-def _take_along(session: Session, digest: str) -> Switched:
-    """Give the queued jobs of studies that nobody has begun to the release that is now in force."""
-    other, begun = aliased(Job), select(Series.study_instance_uid).join(Job)
-    begun = begun.where(Job.first_taken_at.is_not(None), Job.created_at > now() - STUDY_STAYS)
-    has_one = exists().where(other.series_id == Job.series_id, other.release_digest == digest)
-    waiting = (
-        select(Job.id)
-        .join(Series)
-        .where(Job.state == State.QUEUED, Job.first_taken_at.is_(None), Job.release_digest != digest, Job.release == "")
-        .where(Series.study_instance_uid.not_in(begun), ~has_one)
-    )
-    ids = list(session.scalars(waiting))
-    if ids:
-        session.execute(update(Job), [{"id": job_id, "release_digest": digest} for job_id in ids])
-    at_work = select(func.count()).select_from(Job).where(Job.state.in_((State.QUEUED, State.RUNNING)))
-    stay = session.scalar(at_work.where(Job.release_digest != digest)) or 0
-    return Switched(len(ids), stay)
+    return binding.take_along(session, row.digest)
 
 
 def _move(row: ModelRelease, state: ReleaseState) -> None:

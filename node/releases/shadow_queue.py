@@ -24,8 +24,9 @@ _WITH_RESULTS = (State.ENCODED, State.SENT, State.COMMITTED)
 
 
 def enlist(session: Session) -> list[int]:
-    """Put every job that got its results since the release came into shadow into the queue, or note that it is skipped;
-    the ids of readings that may be done now. None may while a job waits to be read for its own sake.
+    """Put every job that got its results since the release came into shadow into the queue, or note that it is skipped,
+    but for those that a rule keeps out of it; the ids of readings that may be done now. None may while a job waits to
+    be read for its own sake.
     """
     release = in_shadow(session)
     if release is None:
@@ -33,7 +34,7 @@ def enlist(session: Session) -> list[int]:
     known = exists().where(ShadowReading.job_id == Job.id, ShadowReading.release_digest == release.digest)
     changed = session.execute(  # by the time of change alone, for which there is an index
         select(Job.id, Job.state).where(
-            Job.changed_at >= release.changed_at, Job.release_digest != release.digest, ~known
+            Job.changed_at >= release.changed_at, Job.release_digest != release.digest, Job.shadow, ~known
         )
     ).tuples()
     fresh = sorted(job_id for job_id, state in changed if state in _WITH_RESULTS)

@@ -72,9 +72,10 @@ class ShadowReader:
     def _read(self, row: ShadowReading) -> dict[str, Any]:
         with self._records.reading() as session:
             slices = self._slices(session, row.job_id)
+            preset = session.get_one(Job, row.job_id).preset
             path = registry.path_of(session, row.release_digest)
         pipeline = self._loaded(row.release_digest, path)
-        return told(*pipeline.read(pipeline.vet(slices)))
+        return told(*pipeline.read(pipeline.vet(slices), preset))
 
     def _slices(self, session: Session, job_id: int) -> "list[SourceSlice]":
         """Raises PipelineError (IMAGES_DELETED)."""

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from config import Settings
+from node.errors import CommandError
 
 rules_app = typer.Typer(help="Routing rules: which series are read, how, and where results go.", no_args_is_help=True)
 
@@ -73,6 +74,51 @@ def try_rules(
         return
     title = f"Rules, version {checked.version}, on {which.text}: {len(judged)} series that passed vetting"
     _console().print(judged_table(judged, title))
+
+
+@rules_app.command("save", epilog="Example: fvlm-node rules save routing.yaml --why 'no more thick slices'")
+def save(
+    rules: _RulesFile,
+    why: Annotated[str, typer.Option(help="Why; kept with the rules.")] = "",
+    config: _ConfigFile = None,
+) -> None:
+    """Put rules in force, also in a running node. They are kept in the data folder with who saved them, when and why.
+
+    They stay in force when the node is started again, until others are saved or the file in the settings is changed.
+    """
+    from node.rules.book import save_rules
+    from node.whoami import operator
+
+    settings = Settings.load(config)
+    try:
+        text = rules.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{rules} cannot be read ({type(error).__name__}).", "Name a rules file.") from error
+    made = save_rules(settings, text, str(rules), operator(), why)
+    typer.echo(f"{made.name} are in force, SHA-256 {made.digest[:12]}")
+
+
+@rules_app.command("versions", epilog="Example: fvlm-node rules versions --config fvlm-node.yaml")
+def versions(config: _ConfigFile = None) -> None:
+    """List the rules that were ever in force, the newest first: number, when, by whom, why."""
+    from node.rules.table import versions_table
+    from node.rules.versions import RuleVersions
+
+    _console().print(versions_table(RuleVersions(Settings.load(config).data_dir)))
+
+
+@rules_app.command("show", epilog="Example: fvlm-node rules show 3 > routing.yaml")
+def show(
+    number: Annotated[int, typer.Argument(help="Number of the rules, as `rules versions` lists it.")],
+    config: _ConfigFile = None,
+) -> None:
+    """Print rules that were in force as they were saved; to go back to them, save that text again."""
+    from node.rules.versions import RuleVersions
+
+    found = RuleVersions(Settings.load(config).data_dir).get(number)
+    if found is None:
+        raise CommandError(f"There are no rules of number {number}.", "See them all: fvlm-node rules versions")
+    typer.echo(found.text, nl=not found.text.endswith("\n"))
 
 
 def _console() -> Console:

@@ -6,7 +6,7 @@ cut short is simply made again.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 
 from config import Priority, Reason, Settings
 from config.expressions import Values, evaluate
-from config.rules import Rule
+from config.rule_parts import Rule
 from ct.part10 import Unfit
+from node.orders import Orders
 from node.pseudonyms import Pseudonyms
 from node.records import Job, Series
 from node.rules.book import Rulebook
@@ -45,9 +46,7 @@ class Decision:
     """Of the rules file."""
     priority: Priority | None = None
     """None: what the settings say of its sender."""
-    destinations: tuple[str, ...] | None = None
-    """None: those of the settings."""
-    release: str = ""
+    orders: Orders = field(default_factory=Orders)
     release_digest: str = ""
     """Of a release that the rule names."""
     rank: list[float] | None = None
@@ -147,12 +146,11 @@ class Judge:
         if rule.read is None:
             detail = f"rule `{rule.name}`: {rule.skip}"
             return replace(made, to=State.REJECTED, reason=Reason.SKIPPED_BY_RULE, detail=detail)
-        read = rule.read
+        read = rule.order
         return replace(
             made,
             priority=Priority.named(read.priority) if read.priority else None,
-            destinations=read.destinations,
-            release=read.release,
+            orders=replace(Orders().changed(read), release=read.release),
             release_digest=self._book.digests.get(read.release, ""),
         )
 
@@ -204,12 +202,13 @@ class Judge:
 
 
 def _chosen(session: Session, study: str, patient: str, rule: str, pending: Iterable[str]) -> list[tuple[Series, Job]]:
-    """Series of a patient's study that were chosen by a rule before, with their jobs; none of those that come again."""
+    """Series of a patient's study that were chosen by a rule before, with their jobs; none of those that come again, or
+    that a person has read against the rule."""
     query = (
         select(Series, Job)
         .join(Job)
         .where(Series.study_instance_uid == study, Series.rule == rule, Job.state != State.SUPERSEDED)
-        .where(Series.patient == patient, Series.series_instance_uid.not_in(list(pending)))
+        .where(Series.patient == patient, Series.series_instance_uid.not_in(list(pending)), Job.forced_by == "")
     )
     return [(series, job) for series, job in session.execute(query).tuples() if series.rank is not None]
 

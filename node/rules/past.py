@@ -10,17 +10,18 @@ from sqlalchemy.orm import Session
 
 from config import Reason, Settings
 from config.expressions import FACTS, Values
-from config.rules import Rule, Rules, Said
+from config.reasons import BY_RULES
+from config.rule_parts import Rule
+from config.rules import Rules, Said, decisive
 from ct.part10 import Unfit
 from node.database import Records
 from node.errors import CommandError
-from node.records import Job, Series, now
+from node.records import Embedding, Job, Series, now
 from node.rules.facts import Facts, facts_of
 from node.rules.judge import rank_of
 from node.series_status import newest_first
 from node.states import State
 
-_BY_RULES = (Reason.SKIPPED_BY_RULE, Reason.NO_RULE, Reason.NOT_BEST_SERIES)
 _RANGE = re.compile(r"(\d{4}-\d{2}-\d{2})?\.\.(\d{4}-\d{2}-\d{2})?", re.ASCII)
 
 
@@ -35,6 +36,8 @@ class Judged:
     values: Values
     said: tuple[Said, ...]
     """Rule by rule up to the one that fits; empty if `unfit`."""
+    later: tuple[Said, ...] | None = ()
+    """The same of those for after the segmentation, if it is read so far; None: it never was segmented."""
     patient: str = ""
     """As in `Facts`."""
     unfit: str = ""
@@ -48,7 +51,7 @@ class Judged:
     @property
     def rule(self) -> Rule | None:
         """The rule that decides; None if none fits."""
-        return self.said[-1].rule if self.said and self.said[-1].trace.truth else None
+        return decisive(self.said)
 
     @property
     def outcome(self) -> str:
@@ -59,7 +62,10 @@ class Judged:
             return f"not read: no rule fits ({Reason.NO_RULE})"
         if self.better is not None:
             return f"not read: series {self.better} of its study is better ({Reason.NOT_BEST_SERIES})"
-        return self.rule.action
+        if self.later is None:
+            return f"{self.rule.action}; what follows the segmentation is not known, as it was never segmented"
+        then = decisive(self.later)
+        return self.rule.action + (f"; once segmented, rule `{then.name}`: {then.action}" if then else "")
 
     @property
     def described(self) -> str:
@@ -134,7 +140,7 @@ def _day(text: str | None) -> datetime | None:
 
 def _vetted(*limits: ColumnElement[bool]) -> Select[Series]:
     """Series that came as far as the rules: whatever became of them then."""
-    passed = (Series.state == State.VETTED) | Series.reason.in_(_BY_RULES)
+    passed = (Series.state == State.VETTED) | Series.reason.in_(BY_RULES)
     newest = select(func.max(Series.id)).where(passed, *limits).group_by(Series.series_instance_uid)
     return newest_first().where(Series.id.in_(newest))
 
@@ -148,8 +154,26 @@ def _judged(
     except Unfit as unfit:
         return replace(made, unfit=f"{unfit.reason}: {unfit.detail}")
     known[row.id] = facts
-    made = replace(made, values=facts.values, patient=facts.patient, said=tuple(rules.ask(facts.values)))
-    return replace(made, rank=rank_of(made.rule, facts.values) if made.rule else None)
+    anatomies = _segmented(session, row)
+    values = facts.values if anatomies is None else {**facts.values, "anatomies": anatomies}
+    made = replace(made, values=values, patient=facts.patient, said=tuple(rules.ask(values)))
+    rule = made.rule
+    if rule is None:
+        return made
+    if rule.read is not None and rules.after:
+        made = replace(made, later=None if anatomies is None else tuple(rules.ask_after(values)))
+    return replace(made, rank=rank_of(rule, values))
+
+
+def _segmented(session: Session, row: Series) -> tuple[str, ...] | None:
+    """What the last job on the series found whole; of one from before that was kept, what it read."""
+    same = select(Job.id, Job.anatomies).join(Series).where(Series.series_instance_uid == row.series_instance_uid)
+    for job_id, anatomies in session.execute(same.order_by(Job.id.desc())).tuples():
+        read = select(Embedding.anatomy).where(Embedding.job_id == job_id).order_by(Embedding.anatomy)
+        found = tuple(session.scalars(read)) if anatomies is None else tuple(anatomies)
+        if found or anatomies is not None:
+            return found
+    return None
 
 
 def _was(session: Session, row: Series) -> str:
@@ -184,12 +208,11 @@ def as_json(one: Judged) -> dict[str, object]:
         "rule": one.rule.name if one.rule else None,
         "was": one.was,
         "facts": {name: FACTS[name].show(value) for name, value in one.values.items() if value is not None},
-        "rules": [
-            {
-                "rule": said.rule.name,
-                "fits": said.trace.truth,
-                "terms": [{"term": term.text, "value": term.value, "holds": term.truth} for term in said.trace.terms],
-            }
-            for said in one.said
-        ],
+        "rules": [_told(said) for said in one.said],
+        "after_segmentation": None if one.later is None else [_told(said) for said in one.later],
     }
+
+
+def _told(said: Said) -> dict[str, object]:
+    terms = [{"term": term.text, "value": term.value, "holds": term.truth} for term in said.trace.terms]
+    return {"rule": said.rule.name, "fits": said.trace.truth, "terms": terms}

@@ -9,6 +9,7 @@ from config.expressions import FACTS
 from config.expressions.evaluating import Truth
 from config.rules import Rules
 from node.rules.past import Judged
+from node.rules.versions import RuleVersions
 
 _WORDS: dict[Truth, tuple[str, str]] = {True: ("yes", "green"), False: ("no", "dim"), None: ("not known", "yellow")}
 
@@ -32,6 +33,19 @@ def rules_table(rules: Rules) -> Table:
     for rule in rules.rules:
         when = rule.when.text if rule.when else "every series"
         table.add_row(Text(rule.name), Text(when), Text(rule.action))
+    for rule in rules.after:
+        when = rule.when.text if rule.when else "every series"
+        table.add_row(Text(rule.name), Text(f"once segmented: {when}"), Text(rule.action))
+    return table
+
+
+def versions_table(versions: RuleVersions) -> Table:
+    """The rules that were ever in force, the newest first. Raises config.rules.RulesError."""
+    table = Table(title="Rules that were in force", title_justify="left")
+    for name in ("No.", "Saved (UTC)", "By", "SHA-256", "Why"):
+        table.add_column(name, overflow="fold")
+    for one in filter(None, map(versions.get, versions.numbers())):
+        table.add_row(str(one.number), f"{one.at:%Y-%m-%d %H:%M:%S}", Text(one.done_by), one.digest[:12], Text(one.why))
     return table
 
 
@@ -51,7 +65,7 @@ def judged_table(judged: Sequence[Judged], title: str) -> Table:
 
 def _why(one: Judged) -> Text:
     text = Text()
-    for said in one.said:
+    for said in (*one.said, *(one.later or ())):
         word, style = _WORDS[said.trace.truth]
         text.append("\n" if text else "").append(f"{said.rule.name}: ").append(word, style=style)
         for term in said.trace.terms:

@@ -115,7 +115,8 @@ def _ending(session: Session, settings: Settings, reads: list[_Read]) -> Ending:
         elif one.job is not None and one.state in (State.SENT, State.COMMITTED):
             outputs += _outputs(session, settings, one)
         elif one.job is not None and one.state in (State.FAILED, State.QUARANTINED):
-            problems.append((Reason(one.job.reason or Reason.INTERNAL), one.job.detail))
+            reason = Reason(one.job.reason or Reason.INTERNAL)
+            (beside if reason in _NOT_FOR_READING else problems).append((reason, one.job.detail))
         elif one.state is State.SUPERSEDED and one.job is not None:
             beside.append((Reason(one.job.reason or Reason.NOT_BEST_SERIES), one.job.detail))
         elif one.state is State.REJECTED:

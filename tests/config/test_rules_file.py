@@ -30,6 +30,15 @@ rules:
   - name: the rest
     read:
 """
+LATER = (
+    GOOD
+    + """\
+after_segmentation:
+  - name: a liver
+    when: anatomies == "liver" and slices > 40
+    read: {preset: ct-rate}
+"""
+)
 
 
 def _load(tmp_path: Path, text: str) -> Rules:
@@ -72,6 +81,21 @@ def test_the_first_rule_that_fits_decides_and_unknown_does_not_fit(tmp_path: Pat
     ]
 
 
+def test_rules_for_after_the_segmentation_ask_what_was_segmented_beside_the_rest(tmp_path: Path) -> None:
+    rules = _load(tmp_path, LATER)
+    truths = [
+        rules.ask_after(values)[-1].trace.truth
+        for values in (
+            {"slices": 50.0, "anatomies": ("lung", "liver")},
+            {"slices": 50.0, "anatomies": ()},
+            {"slices": 50.0},
+        )
+    ]
+    assert truths == [True, False, None]
+    assert rules.ask_after({"slices": 50.0, "anatomies": ()})[0].trace.terms[0].value == "none"
+    assert _load(tmp_path, GOOD).ask_after({}) == []
+
+
 def test_without_a_last_rule_for_all_a_series_may_fit_none(tmp_path: Path) -> None:
     assert _load(tmp_path, "version: 1\nrules: [{name: a, when: contrast, read: {}}]").decide({}) is None
 
@@ -97,6 +121,11 @@ def _with(old: str, new: str) -> str:
         (_with("wait_s: 5", "wait_s: -5"), (11, 57), "wait_s", "routing.md"),
         (_with("    when: slices > 1000\n", "    name: x\n"), (13, 5), "name: stands there twice", "remove one"),
         (_with("version: 3\n", ""), (1, 1), "version: is missing", "add it"),
+        (_with("slices > 1000", "anatomies == 'liver'"), (13, 11), "not known before", "after_segmentation"),
+        (LATER.replace('"liver"', '"livr"'), (20, 24), '`anatomies` is never "livr"', "esophagus, liver"),
+        (LATER.replace("ct-rate", "ct"), (21, 20), "no preset `ct`", "ct-rate, phantom"),
+        (LATER.replace("preset: ct-rate", "release: bundled"), (21, 21), "there is no such key", "routing.md"),
+        (LATER.replace("a liver", "chest"), (19, 11), "two rules are called `chest`", "name of its own"),
         (_with("rules:\n", "rules: [\n"), None, "cannot be read as YAML: line", "mend it"),
         ("version: 1\nrules: []\n", (2, 8), "rules", "routing.md"),
         ("", (1, 1), "holds no rules", "begin with"),

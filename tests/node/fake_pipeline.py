@@ -17,7 +17,7 @@ from config import Reason, Settings
 from ct.anatomy import AlgorithmIdentity
 from ct.volume import SourceSlice
 from fvlm.reading import AnatomyReading, Finding, Reading, Verdict
-from node.analysis import Analysis, PipelineError
+from node.analysis import Analysis, PipelineError, Wanted
 from node.whose import Whose
 
 
@@ -32,6 +32,8 @@ class FakePipeline:
         self.control = settings.data_dir / "control"
         self.control.mkdir(parents=True, exist_ok=True)
         self.frugal = settings.model.frugal
+        self.anatomies: tuple[str, ...] = ("lung",)
+        self.wanted: list[Wanted] = []
 
     @property
     def runs(self) -> int:
@@ -53,12 +55,22 @@ class FakePipeline:
         file = self.control / "whose"
         return Whose(*file.read_text().split()) if file.exists() else None
 
-    def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, *_former: Any) -> Any:
+    def run(
+        self,
+        _: Any,
+        images_at: datetime,
+        on_stage: Callable[[str], None] | None = None,
+        _former: Any = None,
+        _prior: Any = None,
+        ask: Callable[[Sequence[str]], Wanted] | None = None,
+    ) -> Any:
         (self.control / f"run-{time.monotonic_ns()}{'-frugal' * self.frugal}").touch()
         while (self.control / "hold").exists():
             time.sleep(0.02)
         if on_stage is not None:
             on_stage("read")
+        if ask is not None:
+            self.wanted.append(ask(self.anatomies))
         for name in ("fail", *(["fail-usual"] * (not self.frugal))):
             if (self.control / name).exists():
                 raise PipelineError(Reason((self.control / name).read_text()), "as the test wants it")

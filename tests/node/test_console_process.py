@@ -103,7 +103,7 @@ def test_a_taken_port_is_told_once_and_tried_again(tmp_path: Path) -> None:
 
 @pytest.mark.peers
 def test_a_real_browser_shows_it_and_runs_no_value(tmp_path: Path) -> None:
-    settings = console_settings(tmp_path, ("pacs", 11112), port=free_port(), refresh_s=1)
+    settings = console_settings(tmp_path, ("pacs", 11112), port=free_port(), refresh_s=1, operators=(USER,))
     fill(open_records(settings), settings)
     with console(settings) as (_, _process, url):
         wait_for(lambda: answers(url), "the console")
@@ -124,6 +124,11 @@ def test_a_real_browser_shows_it_and_runs_no_value(tmp_path: Path) -> None:
         assert "&lt;script&gt;document.title" in page
         assert "<img" not in page
         assert 'class="live"' in page, "the page did not refresh itself"
+        editor = _chromium(
+            tmp_path / "profile-3", "--dump-dom", "--virtual-time-budget=4000", f"{authorised}/rules/edit"
+        )
+        assert "  - name: everything" in editor
+        assert 'class="live"' not in editor, "what somebody writes would be taken away"
 
 
 def _chromium(profile: Path, *arguments: str) -> str:

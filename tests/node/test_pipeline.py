@@ -1,7 +1,7 @@
 """The pipeline with a release of random weights: what it makes of a series, and of everything that goes wrong."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -19,14 +19,14 @@ from sqlalchemy import select
 from structlog.testing import capture_logs
 from tiny_release import ThresholdSegmenter, load_pipeline, make_release, text_cache
 
-from config import Reason, Settings
+from config import Plan, Preset, Prompt, Reason, Settings
 from config.settings import CompletionSettings, DicomSettings, ModelSettings, RoutingSettings, WorkSettings
 from ct.phantom import PhantomPatient, write_series
 from ct.volume import SourceSlice
 from dicom_sr import output_of, writer
 from dicom_sr.validate import validate_set
 from node import pipeline as module
-from node.analysis import STAGES, PipelineError
+from node.analysis import STAGES, PipelineError, Wanted
 from node.children import free_port, listens
 from node.completion import complete_due
 from node.jobs import Analyst
@@ -80,6 +80,32 @@ def test_a_series_becomes_a_seg_and_an_sr(pipeline: Pipeline, files: list[Path],
         "aorta": Reason.ANATOMY_ABSENT,
     }
     assert pipeline.release_digest == release_digest(str(release)) == analysis.reading.model.digest
+
+
+def test_what_is_wanted_is_asked_once_the_series_is_segmented(pipeline: Pipeline, files: list[Path]) -> None:
+    vetted, asked = pipeline.vet(_slices(files)), list[Sequence[str]]()
+
+    def ask(anatomies: Sequence[str]) -> Wanted:
+        asked.append(anatomies)
+        return Wanted(Plan(), "phantom")
+
+    everything, cut = pipeline.run(vetted, CAME), pipeline.run(vetted, CAME, ask=ask)
+    assert asked == [("lung",)]
+    assert [output_of(d) for d in cut.objects] == ["SEG", "SR"]
+    assert {each.anatomy: each.reason for each in cut.reading.not_assessed} == {
+        "heart": Reason.ANATOMY_ABSENT,
+        "aorta": Reason.NOT_ASKED,
+    }
+    assert "NOT_ASKED" in str(cut.objects[-1])
+    assert not {d.SOPInstanceUID for d in everything.objects} & {d.SOPInstanceUID for d in cut.objects}
+    nothing = Preset(
+        name="none", anatomies=("liver",), prompts=(Prompt(finding="liver.cyst", negative="n", positive="p"),)
+    )
+    with pytest.raises(ValueError, match="no finding of the preset none"):
+        everything.reading.only(nothing)
+    with pytest.raises(PipelineError) as raised:
+        pipeline.run(vetted, CAME, ask=lambda _: Wanted(Plan(), "no such"))
+    assert raised.value.reason is Reason.PRESET_UNFIT
 
 
 def test_read_alone_says_the_same_and_makes_no_object(pipeline: Pipeline, files: list[Path]) -> None:

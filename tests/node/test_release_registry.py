@@ -18,9 +18,10 @@ from node.migrations import upgrade
 from node.predecessors import delivered_before
 from node.records import Delivery, Job, Series, now
 from node.release import BUNDLED, Facts, facts_of, release_digest
-from node.releases import registry
+from node.releases import binding, registry
+from node.releases.binding import Switched
 from node.releases.loaded import LoadedReleases
-from node.releases.registry import Deed, ReleaseRefusedError, Switched
+from node.releases.registry import Deed, ReleaseRefusedError
 from node.releases.rows import ReleaseEvent
 from node.releases.standing import standing
 from node.retry import retry
@@ -100,7 +101,7 @@ def test_a_promotion_takes_what_nobody_has_begun_and_leaves_a_begun_study_whole(
     assert come(records, "2.25.5", "2.25.200") == "b"
     assert come(records, "2.25.6", "2.25.300") == "b"
     with records.session() as session:
-        session.execute(update(Job).values(created_at=now() - registry.STUDY_STAYS - timedelta(minutes=1)))
+        session.execute(update(Job).values(created_at=now() - binding.STUDY_STAYS - timedelta(minutes=1)))
     assert come(records, "2.25.7", "2.25.100") == "b", "the study is old"
 
 
@@ -176,7 +177,7 @@ def test_a_series_read_again_after_a_promotion_is_a_new_job_whose_report_names_t
         session.execute(update(Delivery).values(sent_at=now()))
         new = _read_by(session, session.get_one(Job, former), B)
         assert delivered_before(session, session.get_one(Job, new)) is not None
-        assert registry.others_of_study(session, new) == [sibling]
+        assert binding.others_of_study(session, new) == [sibling]
     assert (job(records, former).state, job(records, new).state) == (State.SUPERSEDED, State.QUEUED)
     assert job(records, new).release_digest == B
     with records.session() as session, pytest.raises(CommandError, match=f"Job {former} has read"):

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ import pytest
 from console_bench import PASSWORD
 from fake_pipeline import FakePipeline
 from pydicom import Dataset
-from rows import DIGEST, settings_for
-from spool_data import ROOT, Bench, ct_slice
+from rows import DIGEST
+from ruled_bench import LATER, SECRET_DESCRIPTION, Ruled, stack
+from spool_data import ROOT
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from config import Priority, Reason, Settings
 from config.rules import RulesError
 from node.cli import main
-from node.completion import complete_due
 from node.console.app import make_app as make_console
 from node.console.password import USER, PasswordFile
 from node.console.server import read_only_database
@@ -33,82 +32,10 @@ from node.reconciler import Reconciler
 from node.records import Delivery, Instance, Job, Series, now
 from node.release import release_digest
 from node.routing import route
-from node.rules.book import check_rules, open_rulebook
-from node.rules.judge import Judge
+from node.rules.book import book_in_force, check_rules, take_configured
 from node.series_status import load, newest_first
-from node.serve import _with_fixed_rules
 from node.states import State
 from node.tasks import Dispatcher, make_app
-
-LATER = timedelta(seconds=60)
-SECRET_DESCRIPTION = "Thorax PLANTED^DESCRIPTION"
-
-
-class Clock:
-    """Seconds that only a test lets pass."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def __call__(self) -> float:
-        return self.at
-
-
-class Ruled(Bench):
-    """A bench whose settings name rules."""
-
-    def __init__(self, folder: Path, rules: str, **destinations: int) -> None:
-        super().__init__(folder)
-        self.file = folder / "routing.yaml"
-        self.clock = Clock()
-        peers = settings_for(folder, *destinations.items())
-        self.settings = self.settings.model_copy(
-            update={
-                "destinations": peers.destinations,
-                "routing": peers.routing.model_copy(update={"rules": self.file}),
-            }
-        )
-        self.rewrite(rules)
-
-    def rewrite(self, rules: str) -> None:
-        """Other rules, as after a restart."""
-        self.file.write_text(rules)
-        book = open_rulebook(self.settings)
-        assert book is not None
-        self.book, self.judge = book, Judge(book, self.settings, self.clock)
-
-    def close(self) -> None:
-        """Close and vet all that came."""
-        complete_due(self.records, self.settings, now() + LATER)
-
-    def route(self) -> list[int]:
-        return route(self.records, DIGEST, judge=self.judge, destinations=self.settings.routing.destinations)
-
-    def series(self) -> list[tuple[str, str, str | None]]:
-        """Number of each series with its generation, state, reason; oldest first."""
-        with self.records.reading() as session:
-            rows = session.scalars(select(Series).order_by(Series.id))
-            return [(f"{s.series_instance_uid.rsplit('.', 1)[1]}/{s.generation}", s.state, s.reason) for s in rows]
-
-    def jobs(self) -> list[Job]:
-        with self.records.reading() as session:
-            return list(session.scalars(select(Job).order_by(Job.id)))
-
-
-def _stack(series: int = 1, study: int = 1, slices: int = 24, first: int = 1, **values: Any) -> list[Dataset]:
-    """A series with these attributes; `step` mm apart and as thick as that."""
-    step = values.pop("step", 2.0)
-    found = []
-    for n in range(first, first + slices):
-        dataset = ct_slice(series=series, number=n, study=study)
-        dataset.ImagePositionPatient = [-100.0, -100.0, step * n]
-        dataset.SliceThickness = step
-        dataset.SeriesDescription = SECRET_DESCRIPTION
-        for keyword, value in values.items():
-            setattr(dataset, keyword, value)
-        found.append(dataset)
-    return found
-
 
 RULES = """\
 version: spring
@@ -132,11 +59,11 @@ def test_the_first_rule_that_fits_decides_and_everything_else_ends_with_a_reason
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    bench.receive(*_stack(1, BodyPartExamined="HEAD", ContrastBolusAgent="IOMERON"))
-    bench.receive(*_stack(2, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
-    bench.receive(*_stack(3, BodyPartExamined="CHEST", ConvolutionKernel="B70f"))
-    bench.receive(*_stack(4))
-    bench.receive(*_stack(5, step=3.0))
+    bench.receive(*stack(1, BodyPartExamined="HEAD", ContrastBolusAgent="IOMERON"))
+    bench.receive(*stack(2, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
+    bench.receive(*stack(3, BodyPartExamined="CHEST", ConvolutionKernel="B70f"))
+    bench.receive(*stack(4))
+    bench.receive(*stack(5, step=3.0))
     bench.close()
     assert len(bench.route()) == 3
     assert bench.series() == [
@@ -169,7 +96,7 @@ def test_the_first_rule_that_fits_decides_and_everything_else_ends_with_a_reason
 
 def test_a_job_keeps_its_destinations_whatever_becomes_of_the_rules(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    bench.receive(*_stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
+    bench.receive(*stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
     bench.close()
     (job_id,) = bench.route()
     bench.rewrite(RULES.replace("[vna]", "[pacs]"))
@@ -180,7 +107,7 @@ def test_a_job_keeps_its_destinations_whatever_becomes_of_the_rules(tmp_path: Pa
 
 def test_results_for_a_destination_that_has_left_the_settings_are_not_lost_quietly(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    bench.receive(*_stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
+    bench.receive(*stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"))
     bench.close()
     (job_id,) = bench.route()
     settings = bench.settings.model_copy(update={"destinations": {}})
@@ -192,7 +119,7 @@ def test_results_for_a_destination_that_has_left_the_settings_are_not_lost_quiet
 
 def test_a_job_from_before_the_rules_goes_where_the_settings_say(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    bench.receive(*_stack(1))
+    bench.receive(*stack(1))
     bench.close()
     (job_id,) = route(bench.records, DIGEST)
     assert bench.jobs()[0].destinations is None
@@ -207,8 +134,8 @@ def test_a_rule_names_a_release_and_the_worker_loads_it_for_the_job(tmp_path: Pa
     (release / "SHA256SUMS").write_text("of the abdomen\n")
     rules = f"version: 1\nrules: [{{name: a, when: contrast, read: {{release: {release}}}}}, {{name: b, read: }}]"
     bench = Ruled(tmp_path / "node", rules)
-    bench.receive(*_stack(1, ContrastBolusAgent="IOMERON"))
-    bench.receive(*_stack(2, ContrastBolusAgent="NONE"))
+    bench.receive(*stack(1, ContrastBolusAgent="IOMERON"))
+    bench.receive(*stack(2, ContrastBolusAgent="NONE"))
     bench.close()
     bench.route()
     digest = release_digest(str(release))
@@ -252,11 +179,11 @@ def _best(tmp_path: Path, rules: str = BEST) -> Ruled:
 
 def test_only_the_thinnest_soft_series_of_a_study_is_read(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    bench.receive(*_stack(1, step=2.0, ConvolutionKernel="Br40d"))
-    bench.receive(*_stack(2, step=0.5, ConvolutionKernel="Bl64d"))
-    bench.receive(*_stack(3, step=1.0, ConvolutionKernel="Br40d", slices=30))
-    bench.receive(*_stack(4, step=1.0, ConvolutionKernel="Br40d", slices=24))
-    bench.receive(*_stack(5, study=2, step=2.0, ConvolutionKernel="strange"))
+    bench.receive(*stack(1, step=2.0, ConvolutionKernel="Br40d"))
+    bench.receive(*stack(2, step=0.5, ConvolutionKernel="Bl64d"))
+    bench.receive(*stack(3, step=1.0, ConvolutionKernel="Br40d", slices=30))
+    bench.receive(*stack(4, step=1.0, ConvolutionKernel="Br40d", slices=24))
+    bench.receive(*stack(5, study=2, step=2.0, ConvolutionKernel="strange"))
     bench.close()
     assert bench.route() == []
     bench.clock.at += 29
@@ -282,11 +209,11 @@ def test_only_the_thinnest_soft_series_of_a_study_is_read(tmp_path: Path) -> Non
 
 def test_the_choice_waits_for_series_that_still_come_and_for_new_images(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    bench.receive(*_stack(1, step=2.0))
+    bench.receive(*stack(1, step=2.0))
     bench.close()
     bench.route()
     bench.clock.at += 100
-    thin = _stack(2, step=1.0)
+    thin = stack(2, step=1.0)
     bench.receive(*thin[:10])
     assert bench.route() == []  # a series of the study is RECEIVING
     bench.receive(*thin[10:])
@@ -299,9 +226,9 @@ def test_the_choice_waits_for_series_that_still_come_and_for_new_images(tmp_path
 
 def test_a_study_uid_that_two_patients_share_takes_the_reading_from_neither(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    first = _decided(bench, _stack(1, step=2.0), _stack(2, step=1.0, PatientID="ANOTHER"))
+    first = _decided(bench, stack(1, step=2.0), stack(2, step=1.0, PatientID="ANOTHER"))
     assert len(first) == 2
-    assert _decided(bench, _stack(3, step=1.5, PatientID="ANOTHER")) == []
+    assert _decided(bench, stack(3, step=1.5, PatientID="ANOTHER")) == []
     with bench.records.reading() as session:
         patients = [row.patient for row in session.scalars(select(Series).order_by(Series.id))]
     assert patients[0] != patients[1] == patients[2]
@@ -313,9 +240,9 @@ def test_a_crowd_is_looked_at_in_portions_and_a_study_only_as_a_whole(
 ) -> None:
     monkeypatch.setattr("node.rules.judge._AT_ONCE", 1)
     bench = _best(tmp_path, BEST.replace("wait_s: 30", "wait_s: 0"))
-    bench.receive(*_stack(1, step=2.0))
-    bench.receive(*_stack(2, step=1.0))
-    bench.receive(*_stack(3, study=2))
+    bench.receive(*stack(1, step=2.0))
+    bench.receive(*stack(2, step=1.0))
+    bench.receive(*stack(3, study=2))
     bench.close()
     assert bench.route() == []
     assert len(bench.route()) == 1
@@ -324,8 +251,8 @@ def test_a_crowd_is_looked_at_in_portions_and_a_study_only_as_a_whole(
 
 
 def _decided(bench: Ruled, *stacks: Sequence[Dataset]) -> list[int]:
-    for stack in stacks:
-        bench.receive(*stack)
+    for one in stacks:
+        bench.receive(*one)
     bench.close()
     bench.route()
     bench.clock.at += 31
@@ -334,18 +261,18 @@ def _decided(bench: Ruled, *stacks: Sequence[Dataset]) -> list[int]:
 
 def test_a_late_worse_series_is_not_read_even_if_the_images_of_the_best_are_gone(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    (first,) = _decided(bench, _stack(1, step=1.0))
+    (first,) = _decided(bench, stack(1, step=1.0))
     with bench.records.session() as session:
         session.execute(Instance.__table__.delete())
-    assert _decided(bench, _stack(2, step=2.0)) == []
+    assert _decided(bench, stack(2, step=2.0)) == []
     assert bench.series()[1] == ("2/1", State.REJECTED, Reason.NOT_BEST_SERIES)
     assert [(job.id, job.state) for job in bench.jobs()] == [(first, State.QUEUED)]
 
 
 def test_a_late_better_series_takes_the_place_of_one_that_still_waits(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    (first,) = _decided(bench, _stack(1, step=2.0))
-    (second,) = _decided(bench, _stack(2, step=1.0))
+    (first,) = _decided(bench, stack(1, step=2.0))
+    (second,) = _decided(bench, stack(2, step=1.0))
     jobs = bench.jobs()
     assert [(job.id, job.state, job.reason) for job in jobs] == [
         (first, State.SUPERSEDED, Reason.NOT_BEST_SERIES),
@@ -356,26 +283,26 @@ def test_a_late_better_series_takes_the_place_of_one_that_still_waits(tmp_path: 
 
 def test_a_late_better_series_is_read_beside_one_that_was_read(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    (first,) = _decided(bench, _stack(1, step=2.0))
+    (first,) = _decided(bench, stack(1, step=2.0))
     Analyst(bench.records, bench.settings, FakePipeline(bench.settings), "w").analyze(first)  # type: ignore[arg-type]
-    (second,) = _decided(bench, _stack(2, step=1.0))
+    (second,) = _decided(bench, stack(2, step=1.0))
     assert [(job.id, job.state) for job in bench.jobs()] == [(first, State.ENCODED), (second, State.QUEUED)]
 
 
 def test_late_images_of_the_best_series_are_read_as_its_next_generation(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    (first,) = _decided(bench, _stack(1, step=1.0), _stack(2, step=2.0))
-    (second,) = _decided(bench, _stack(1, step=1.0, slices=3, first=25))
+    (first,) = _decided(bench, stack(1, step=1.0), stack(2, step=2.0))
+    (second,) = _decided(bench, stack(1, step=1.0, slices=3, first=25))
     assert [(job.id, job.state) for job in bench.jobs()] == [(first, State.SUPERSEDED), (second, State.QUEUED)]
     assert [name for name, state, _ in bench.series() if state == State.VETTED] == ["1/2"]
 
 
 def test_a_generation_that_waited_gives_way_to_the_next_one(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    bench.receive(*_stack(1, step=1.0))
+    bench.receive(*stack(1, step=1.0))
     bench.close()
     bench.route()
-    (job_id,) = _decided(bench, _stack(1, step=1.0, slices=3, first=25))
+    (job_id,) = _decided(bench, stack(1, step=1.0, slices=3, first=25))
     assert [(name, state) for name, state, _ in bench.series()] == [
         ("1/1", State.SUPERSEDED),
         ("1/2", State.VETTED),
@@ -386,7 +313,7 @@ def test_a_generation_that_waited_gives_way_to_the_next_one(tmp_path: Path) -> N
 def test_what_a_rule_prefers_is_an_expression(tmp_path: Path) -> None:
     rules = BEST.replace("{wait_s: 30}", "{wait_s: 30, prefer: contrast}")
     bench = _best(tmp_path, rules)
-    _decided(bench, _stack(1, step=1.0), _stack(2, step=2.0, ContrastBolusAgent="IOMERON"))
+    _decided(bench, stack(1, step=1.0), stack(2, step=2.0, ContrastBolusAgent="IOMERON"))
     assert [state for _, state, _ in bench.series()] == [State.REJECTED, State.VETTED]
 
 
@@ -419,7 +346,7 @@ routing.route(records, "d" * 64, judge=judge)
 def test_a_kill_between_decisions_leaves_nothing_half_decided(tmp_path: Path, applied: int) -> None:
     bench = _best(tmp_path)
     for number, step in ((1, 2.0), (2, 1.0), (3, 1.5)):
-        bench.receive(*_stack(number, step=step))
+        bench.receive(*stack(number, step=step))
     bench.close()
     (tmp_path / "settings.json").write_text(bench.settings.model_dump_json())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "settings.json"), str(applied)]
@@ -434,9 +361,7 @@ def test_a_kill_between_decisions_leaves_nothing_half_decided(tmp_path: Path, ap
 
 def test_the_reconciler_applies_the_rules_of_the_settings(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    bench.receive(
-        *_stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"), *_stack(2, BodyPartExamined="HEAD")
-    )
+    bench.receive(*stack(1, BodyPartExamined="CHEST", ContrastBolusAgent="IOMERON"), *stack(2, BodyPartExamined="HEAD"))
     bench.close()
     broker = bench.settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
     Reconciler(bench.records, broker, Dispatcher(make_app(broker))).once()
@@ -446,7 +371,7 @@ def test_the_reconciler_applies_the_rules_of_the_settings(tmp_path: Path) -> Non
 
 def test_images_that_are_damaged_between_vetting_and_routing_end_the_series(tmp_path: Path) -> None:
     bench = _best(tmp_path)
-    bench.receive(*_stack(1))
+    bench.receive(*stack(1))
     bench.close()
     for segment in bench.settings.spool_dir.glob("*.seg*"):
         segment.unlink()
@@ -483,10 +408,10 @@ def test_rules_test_says_for_past_series_what_each_rule_says_term_by_term(
     tmp_path: Path, fvlm_node: Callable[..., Ran]
 ) -> None:
     bench = Ruled(tmp_path / "node", RULES + BEST.split("rules:\n")[1].replace(">= 20", "> 20"), pacs=104, vna=105)
-    bench.receive(*_stack(1, BodyPartExamined="HEAD"))
-    bench.receive(*_stack(2, step=3.0))
-    bench.receive(*_stack(3, step=4.0))
-    bench.receive(*_stack(4, slices=5))
+    bench.receive(*stack(1, BodyPartExamined="HEAD"))
+    bench.receive(*stack(2, step=3.0))
+    bench.receive(*stack(3, step=4.0))
+    bench.receive(*stack(4, slices=5))
     bench.close()
     bench.route()
     before = bench.series()
@@ -528,9 +453,25 @@ def test_rules_test_says_for_past_series_what_each_rule_says_term_by_term(
         assert text in table.stdout
     assert SECRET_DESCRIPTION not in table.stderr
     assert bench.series() == before
+    forced = fvlm_node("series", "read", f"{ROOT}.1", "--why", "a trauma", "--config", config)
+    assert forced.stdout == "job 1 reads it\n", forced.stderr
+    assert bench.jobs()[0].forced_why == "a trauma"
     wrong = fvlm_node("rules", "test", bench.file, "--on", "yesterday", "--config", config)
     assert wrong.returncode == 2
     assert "Write last-week, all" in wrong.stderr
+
+
+def test_rules_are_saved_listed_and_shown(tmp_path: Path, fvlm_node: Callable[..., Ran]) -> None:
+    config, file = tmp_path / "node.yaml", tmp_path / "routing.yaml"
+    config.write_text("data_dir: data\n")
+    file.write_text(BEST)
+    saved = fvlm_node("rules", "save", file, "--why", "only the best", "--config", config)
+    assert saved.stdout.startswith("rules no. 1 are in force"), saved.stderr
+    assert "only the best" in fvlm_node("rules", "versions", "--config", config).stdout
+    assert fvlm_node("rules", "show", 1, "--config", config).stdout == BEST
+    assert "no rules of number 2" in fvlm_node("rules", "show", 2, "--config", config).stderr
+    file.write_text("rules: 1")
+    assert fvlm_node("rules", "save", file, "--config", config).returncode == 2
 
 
 def test_rules_check_and_facts(tmp_path: Path, fvlm_node: Callable[..., Ran]) -> None:
@@ -557,19 +498,17 @@ def test_serve_refuses_bad_rules_before_it_does_anything(tmp_path: Path, fvlm_no
 
 def test_a_running_node_keeps_the_rules_of_its_start(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
-    (bench.settings.data_dir / "run").mkdir()
-    fixed = _with_fixed_rules(bench.settings, "")
+    take_configured(bench.settings)
     bench.file.write_text(BEST)
-    book = open_rulebook(fixed)
+    book = book_in_force(bench.settings)
     assert book is not None
     assert book.rules.version == "spring"
-    assert _with_fixed_rules(Settings(data_dir=tmp_path), "").routing.rules is None
 
 
 def test_the_console_shows_the_rules_and_what_they_say(tmp_path: Path) -> None:
     bench = Ruled(tmp_path / "node", RULES, pacs=104, vna=105)
     for number in range(1, 12):
-        bench.receive(*_stack(number, slices=20, BodyPartExamined="HEAD<script>" if number == 11 else "HEAD"))
+        bench.receive(*stack(number, slices=20, BodyPartExamined="HEAD<script>" if number == 11 else "HEAD"))
     bench.close()
     bench.route()
     PasswordFile.of(bench.settings.data_dir).set(PASSWORD)

@@ -57,7 +57,7 @@ class ShadowPipeline:
     def vet(self, slices: Sequence[object]) -> Sequence[object]:
         return slices
 
-    def read(self, _: Any) -> tuple[Reading, dict[str, float]]:
+    def read(self, _: Any, _preset: str = "") -> tuple[Reading, dict[str, float]]:
         who = AlgorithmIdentity("shadow", "2", SHADOWED, test_only=True)
         nodule = Finding("lung.nodule", 0.25, Verdict.ABSENT, 0.5)
         lung = AnatomyReading("lung", 4000.0, -800.0, (nodule,), np.array([1, 0], np.float16))

@@ -4,8 +4,14 @@
 const wait = Number(document.body.dataset.refresh) * 1000;
 const told = document.getElementById("told");
 
+// Nothing that somebody writes is taken away.
+function written() {
+  const fields = [...document.querySelectorAll("main form input:not([type=hidden])")];
+  return document.querySelector("form :focus, textarea") || fields.some((field) => field.value !== field.defaultValue);
+}
+
 async function look() {
-  if (!document.hidden && !document.querySelector("form :focus")) {
+  if (!document.hidden && !written()) {
     try {
       const answer = await fetch(location.origin + location.pathname + location.search);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
