@@ -166,7 +166,7 @@ SIDES = {"ours": ours, "plain": plain, "label_map": label_map}
 
 
 def _sided(volume: Volume, labels: Any, measures: Any) -> AnatomyMap:
-    sides = tell_sides(volume, labels, ANATOMIES, measures)
+    sides = tell_sides(volume, labels, ANATOMIES, measures).sides
     assert set(sides) == {"lung", "kidney", "adrenal_gland"}
     return AnatomyMap(labels, volume.grid, ANATOMIES, SEGMENTER, measures, sides)
 

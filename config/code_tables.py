@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from config.reasons import Reason
 from config.vocabulary import WHOLE_SCAN, Anatomy, FindingType, Vocabulary, load_vocabulary
 
 
@@ -32,15 +33,49 @@ def page() -> str:
         "",
         "## Anatomies",
         "",
-        "| Anatomy | Code | Scheme | Meaning | Verified | Evidence |",
-        "|---|---|---|---|---|---|",
-        *(f"| {_row(a.name, *_coded(a))} |" for a in vocabulary.anatomies),
+        "A paired anatomy has a segment a side, with the modifier Left (7771000, SCT) or Right (24028007, SCT).",
+        "**Presets**: whose anatomy map has it. **Plausible**: outside, it is not assessed",
+        "(`docs/radiologist/not-assessed.md`); *cut*: it may be read where the border of the scan cuts it.",
+        "",
+        "| Anatomy | Code | Scheme | Meaning | Verified | Evidence | Presets | Paired | TotalSegmentator | Plausible |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(f"| {_row(*_anatomy(a, vocabulary))} |" for a in vocabulary.anatomies),
+        "",
+        "## Why an anatomy was not assessed",
+        "",
+        "Codes of the scheme `99FVLMNODE`, in the report, in messages and in `fvlm-node check-sr`.",
+        "",
+        "| Code | Meaning | What to do |",
+        "|---|---|---|",
+        *(f"| {_row(r.value, r.meaning, r.cure)} |" for r in Reason if r.value.startswith("ANATOMY_")),
     ]
     for name, title in [*((a.name, a.title) for a in vocabulary.anatomies), (WHOLE_SCAN, "The whole scan")]:
         mine = [finding for finding in findings if finding.anatomy == name]
         if mine:
             lines += ["", f"## {title}", "", *_findings(mine, vocabulary)]
     return "\n".join(lines) + "\n"
+
+
+def _anatomy(anatomy: Anatomy, vocabulary: Vocabulary) -> tuple[str, ...]:
+    listed = ", ".join(preset.name for preset in vocabulary.presets if anatomy.name in preset.anatomies)
+    classes = ", ".join(_runs(anatomy.totalsegmentator)) or "none"
+    if anatomy.part_of:
+        classes += f" (where it is not asked for: {anatomy.part_of})"
+    (smallest, largest), (lowest, highest) = anatomy.volume_ml, anatomy.mean_hu
+    plausible = f"{smallest:g}..{largest:g} ml, {lowest:g}..{highest:g} HU, {anatomy.most_pieces} "
+    plausible += "piece" if anatomy.most_pieces == 1 else "pieces"
+    plausible += ", cut" if anatomy.may_be_cut else ""
+    return anatomy.name, *_coded(anatomy), listed, "yes" if anatomy.paired else "", classes, plausible
+
+
+def _runs(classes: Sequence[str]) -> Iterable[str]:
+    """The names of classes, those that only differ by a number once: `rib_left_1..12`."""
+    by_stem: dict[str, list[int]] = {}
+    for name in classes:
+        stem = name.rstrip("0123456789")
+        by_stem.setdefault(stem, []).append(int(name[len(stem) :] or 0))
+    for stem, numbers in by_stem.items():
+        yield f"{stem}{min(numbers)}..{max(numbers)}" if max(numbers) else stem
 
 
 def _count(vocabulary: Vocabulary) -> Iterable[str]:

@@ -47,6 +47,8 @@ class Reason(StrEnum):
     ANATOMY_TOO_SMALL = "ANATOMY_TOO_SMALL"
     ANATOMY_TOO_LARGE = "ANATOMY_TOO_LARGE"
     ANATOMY_IMPLAUSIBLE_HU = "ANATOMY_IMPLAUSIBLE_HU"
+    ANATOMY_FRAGMENTED = "ANATOMY_FRAGMENTED"
+    ANATOMY_SIDES_SWAPPED = "ANATOMY_SIDES_SWAPPED"
     ANATOMY_NOT_SEGMENTED = "ANATOMY_NOT_SEGMENTED"
     NOT_ASKED = "NOT_ASKED"
     PRESET_UNFIT = "PRESET_UNFIT"
@@ -214,6 +216,13 @@ _TEXTS: dict[Reason, _Text] = {
     Reason.ANATOMY_TOO_LARGE: _Text("The segmented volume is implausibly large.", "Check the segmentation."),
     Reason.ANATOMY_IMPLAUSIBLE_HU: _Text(
         "The mean attenuation inside the mask is implausible.", "Check the segmentation and the HU scale."
+    ),
+    Reason.ANATOMY_FRAGMENTED: _Text(
+        "The segmentation is scattered in pieces and shows no organ.", "Check the segmentation."
+    ),
+    Reason.ANATOMY_SIDES_SWAPPED: _Text(
+        "What was segmented as left lies on the patient's right.",
+        "Is the image mirrored? Check the patient position at the scanner, then the segmentation.",
     ),
     Reason.ANATOMY_NOT_SEGMENTED: _Text(
         "The segmentation provider does not know this anatomy.", "Choose a provider that segments it."

@@ -1,17 +1,21 @@
 """The vocabulary: anatomies, findings, presets of prompts and their codes, loaded from the YAML beside this file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from config.totalsegmentator_classes import TOTAL_CLASSES
 
 WHOLE_SCAN = "scan"
 """In the place of an anatomy: findings of the whole scan. They have a code; no preset can ask for them."""
 _HERE = Path(__file__).parent
 _Entry = TypeVar("_Entry")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Safe either way; libyaml's takes a fifth of the time, in every process that starts."""
 
 
 class VocabularyError(ValueError):
@@ -61,14 +65,18 @@ class Anatomy(_Coded):
     """True: there is a left and a right one."""
     sides_touch: bool = False
     """Of a paired anatomy: the two are never one organ, though their masks may touch (kidneys that touch are one)."""
-    totalsegmentator: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Classes of TotalSegmentator v2 task `total` whose union is this anatomy."""
+    totalsegmentator: tuple[str, ...]
+    """Classes of TotalSegmentator v2 task `total` whose union is this anatomy; none: it does not find it."""
+    part_of: str = ""
+    """The anatomy that has these classes too, where this one is not asked for beside it."""
     mean_hu: tuple[float, float]
     """Plausible mean attenuation inside the mask, HU (the physiologic guard)."""
     volume_ml: tuple[float, float]
     """Plausible volume of the whole anatomy, ml."""
+    pieces: Annotated[int, Field(ge=0)] = 0
+    """Connected pieces that its mask may fall into; 0: two of what is paired, one of what is not (`most_pieces`)."""
     may_be_cut: bool = False
-    """True where a scan that shows only part of it may still be read (tubes and vessels)."""
+    """True where a scan that shows only part of it may still be read (tubes, vessels, bones and muscles)."""
     color: tuple[int, int, int]
     """RGB 0..255 of overlays and segments; of the left one where it is paired."""
     color_right: tuple[int, int, int] | None = None
@@ -77,6 +85,19 @@ class Anatomy(_Coded):
     @property
     def title(self) -> str:
         return self.name.replace("_", " ").capitalize()
+
+    @property
+    def most_pieces(self) -> int:
+        """Connected pieces that its mask may fall into."""
+        return self.pieces or (2 if self.paired else 1)
+
+    @field_validator("totalsegmentator")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if name not in TOTAL_CLASSES:
+                raise ValueError(f"TotalSegmentator's task `total` has no class {name!r}")
+        return classes
 
 
 class FindingType(_Coded):
@@ -126,6 +147,11 @@ class Vocabulary(_Frozen):
         names = _unique("anatomies.yaml:", (a.name for a in self.anatomies))
         keys = _unique("findings.yaml:", (f.key for f in self.findings))
         _unique("presets.yaml:", (p.name for p in self.presets))
+        for anatomy in self.anatomies:
+            if anatomy.part_of and not set(anatomy.totalsegmentator) < set(self._classes_of(anatomy.part_of)):
+                raise ValueError(
+                    f"anatomies.yaml: {anatomy.name}: {anatomy.part_of!r} does not have all its classes, or no more"
+                )
         for finding in self.findings:
             if finding.anatomy not in names | {WHOLE_SCAN}:
                 raise ValueError(f"findings.yaml: {finding.key}: no anatomy {finding.anatomy!r} in anatomies.yaml")
@@ -133,9 +159,10 @@ class Vocabulary(_Frozen):
             for name in preset.anatomies:
                 if name not in names:
                     raise ValueError(f"presets.yaml: {preset.name}: no anatomy named {name!r} in anatomies.yaml")
+            _unique(f"presets.yaml: {preset.name}: anatomy", preset.anatomies)
             _unique(
                 f"presets.yaml: {preset.name}: TotalSegmentator class",
-                (c for a in self.anatomies if a.name in preset.anatomies for c in a.totalsegmentator),
+                (name for classes in self.classes(preset.anatomies).values() for name in classes),
             )
             for prompt in preset.prompts:
                 if prompt.finding not in keys:
@@ -145,6 +172,17 @@ class Vocabulary(_Frozen):
                         f"presets.yaml: {preset.name}: {prompt.finding} needs its anatomy in the preset's list"
                     )
         return self
+
+    def classes(self, anatomies: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The classes of TotalSegmentator that make up each of `anatomies`; what one shares with a part of it that is
+        asked for too goes to the part. KeyError if there is no such anatomy.
+        """
+        own = {name: self.anatomy(name) for name in anatomies}
+        parts = {name: {c for a in own.values() if a.part_of == name for c in a.totalsegmentator} for name in own}
+        return {name: tuple(c for c in a.totalsegmentator if c not in parts[name]) for name, a in own.items()}
+
+    def _classes_of(self, name: str) -> tuple[str, ...]:
+        return next((anatomy.totalsegmentator for anatomy in self.anatomies if anatomy.name == name), ())
 
     def anatomy(self, name: str) -> Anatomy:
         """The anatomy of that name; KeyError if there is none."""
@@ -183,7 +221,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     for table in ("anatomies", "findings", "presets"):
         path = folder / f"{table}.yaml"
         try:
-            tables[table] = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tables[table] = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
         except (OSError, yaml.YAMLError) as error:
             raise VocabularyError(f"{path}: cannot be read: {error}") from error
     try:

@@ -40,7 +40,13 @@ class AnatomyMeasure:
     volume_ml: float
     mean_hu: float
     doubt: Reason | None = None
-    """Why it should not be read (absent, cut off, implausible); None if it may be."""
+    """Why it should not be read (absent, cut off, implausible: `ct.quality`); None if it may be."""
+    cut: bool = False
+    """Whether the border of the scan cuts it."""
+    main_share: float = 1.0
+    """Share of its voxels in its largest connected pieces, as many as it may fall into."""
+    swapped: bool = False
+    """Whether what the segmenter calls left lies on the patient's right, and the other way round."""
 
 
 @dataclass(frozen=True)

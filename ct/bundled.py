@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError
-from ct.measure import measure
+from ct.examine import examine
 from ct.resample import resample_hu
-from ct.sides import tell_sides
 from ct.volume import Volume
 
 WEIGHTS = Path(__file__).parent / "weights" / "phantom_segmenter.safetensors"
@@ -82,9 +81,8 @@ class BundledSegmenter:
         known = tuple(name for name in anatomies if name in self.anatomies)
         wanted: list[int | None] = [self.anatomies.index(name) + 1 for name in known]
         labels = upsample_labels(probabilities, SPACING, wanted, volume.grid.shape, volume.spacing)
-        measures = measure(volume, labels, known)
-        sides = tell_sides(volume, labels, known, measures)
-        return AnatomyMap(labels, volume.grid, known, self.identity, measures, sides)
+        examined = examine(volume, labels, known)
+        return AnatomyMap(labels, volume.grid, known, self.identity, examined.measures, examined.sides)
 
     def probabilities(self, hu: npt.NDArray[np.floating]) -> Tensor:
         """HU [z, y, x] on the network's grid -> float32 [classes, z, y, x], class 0 is background."""

@@ -20,8 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from config import load_vocabulary
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array
-from ct.measure import measure
-from ct.sides import LEFT, RIGHT, OwnSides, tell_sides
+from ct.examine import examine
+from ct.sides import LEFT, RIGHT, OwnSides
 from ct.volume import Volume
 
 Classes = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -154,9 +154,8 @@ class LabelMap:
             anatomy[number] = known.index(target.anatomy) + 1 if target.anatomy in known else 0
             side[number] = {"left": LEFT, "right": RIGHT, None: 0}[target.side]
         labels = anatomy[classes]
-        measures = measure(volume, labels, known)
-        sides = tell_sides(volume, labels, known, measures, _own_sides(classes, side) if side.any() else None)
-        return AnatomyMap(labels, volume.grid, known, identity, measures, sides)
+        examined = examine(volume, labels, known, _own_sides(classes, side) if side.any() else None)
+        return AnatomyMap(labels, volume.grid, known, identity, examined.measures, examined.sides)
 
 
 def _own_sides(classes: Classes, side: UInt8Array) -> OwnSides:

@@ -37,6 +37,8 @@ STRAY_SHARE = 0.01
 """Pieces on the midline with less of the anatomy than this go to the side on which most of them lies."""
 MAX_DISAGREEMENT = 0.1
 """Share of voxels of which the segmenter itself may say another side."""
+MOST_ASTRAY = 0.5
+"""With more of its voxels on the other side, what the segmenter says is swapped, not just unsure."""
 APART_MM = 20.0
 """Least distance of left from right where there is no midline."""
 NEAR_MM = 50.0
@@ -46,6 +48,16 @@ SHIFTED_MM = 8.0
 
 _CENTRAL = ("esophagus", "aorta", "sacrum", "urinary_bladder")
 _ON_THE_RIGHT, _ON_THE_LEFT, _HEART = "liver", "spleen", "heart"
+
+
+@dataclass(frozen=True)
+class ToldSides:
+    """What is known about left and right of the paired anatomies of a scan."""
+
+    sides: dict[str, Sides]
+    """Those whose sides are known beyond doubt."""
+    swapped: frozenset[str]
+    """Those of which the segmenter's own left lies on the right: a mirrored image, or a wrong mask."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ def tell_sides(
     names: tuple[str, ...],
     measures: Mapping[str, AnatomyMeasure],
     own: OwnSides | None = None,
-) -> dict[str, Sides]:
+) -> ToldSides:
     """Left and right of every paired anatomy of `labels` (uint8 [z, y, x]; label i + 1 is `names[i]`) that is there.
 
     By the pieces of its mask and the midline of the body; what lies across the midline is divided by what the segmenter
@@ -76,18 +88,22 @@ def tell_sides(
     vocabulary = load_vocabulary()
     paired = [name for name in names if vocabulary.anatomy(name).paired and _there(measures, name)]
     if not paired:
-        return {}
+        return ToldSides({}, frozenset())
     boxes = ndimage.find_objects(labels, max_label=len(names))
     body = _body(volume, labels, names, measures, boxes)
-    told = {}
+    told: dict[str, Sides] = {}
+    swapped: set[str] = set()
     for name in paired:
         label = names.index(name) + 1
         box = boxes[label - 1]
         mask = labels[box] == label
-        left = None if body.mirrored else _left(mask, box, volume, body, vocabulary.anatomy(name), own)
+        said = None if own is None else own(box)
+        left = None if body.mirrored else _left(mask, box, volume, body, vocabulary.anatomy(name), said)
         if left is not None:
             told[name] = Sides(box, left, measure_sides(volume, box, mask, left))
-    return told
+        elif said is not None and _swapped(mask, said, box, volume, body):
+            swapped.add(name)
+    return ToldSides(told, frozenset(swapped))
 
 
 def measure_sides(volume: Volume, box: Box, mask: BoolArray, left: BoolArray) -> dict[Side, AnatomyMeasure]:
@@ -143,10 +159,9 @@ def _off_midline(labels: UInt8Array, label: int, box: Box, volume: Volume, midli
 
 
 def _left(
-    mask: BoolArray, box: Box, volume: Volume, body: _Body, anatomy: Anatomy, own: OwnSides | None
+    mask: BoolArray, box: Box, volume: Volume, body: _Body, anatomy: Anatomy, said: UInt8Array | None
 ) -> BoolArray | None:
     """The left voxels of a mask [z, y, x] of the box; None if they cannot be told."""
-    said = None if own is None else own(box)
     if body.midline is None:
         return None if said is None else _as_said(mask, said, volume.spacing[2])
     first = _first_left(box, volume, body.midline)
@@ -182,13 +197,37 @@ def _left(
 def _as_said(mask: BoolArray, said: UInt8Array, x_mm: float) -> BoolArray | None:
     """The segmenter's own left, without a midline to check it by: both sides must be there, in the right order."""
     left: BoolArray = mask & (said == LEFT)
+    unsaid = np.count_nonzero(mask & (said == 0))
+    return left if not unsaid and _apart_mm(mask, said, x_mm) >= APART_MM else None
+
+
+def _apart_mm(mask: BoolArray, said: UInt8Array, x_mm: float) -> float:
+    """How far the segmenter's left lies left of its right, mm; 0 if it says hardly any of one side."""
+    lefts, rights = ((mask & (said == side)).sum(axis=(0, 1)) for side in (LEFT, RIGHT))
+    if min(lefts.sum(), rights.sum()) < LEAST_SHARE * np.count_nonzero(mask):
+        return 0.0
     columns = np.arange(mask.shape[2]) * x_mm
-    lefts, rights = left.sum(axis=(0, 1)), (mask & (said == RIGHT)).sum(axis=(0, 1))
-    whole = int(np.count_nonzero(mask))
-    if min(lefts.sum(), rights.sum()) < LEAST_SHARE * whole or lefts.sum() + rights.sum() < whole:
-        return None
-    apart = np.average(columns, weights=lefts) - np.average(columns, weights=rights)
-    return left if apart >= APART_MM else None
+    return float(np.average(columns, weights=lefts) - np.average(columns, weights=rights))
+
+
+def _swapped(mask: BoolArray, said: UInt8Array, box: Box, volume: Volume, body: _Body) -> bool:
+    """Whether each side that the segmenter says lies for the most part on the other side of the midline.
+
+    Without a midline: whether they lie the wrong way round. Two kidneys on one side are not swapped.
+    """
+    if body.midline is None:
+        return _apart_mm(mask, said, volume.spacing[2]) <= -APART_MM
+    if not body.confirmed:
+        return False
+    columns = np.arange(mask.shape[2])[None, None, :]
+    on_the_left = columns >= _first_left(box, volume, body.midline)[:, None, None]
+    astray = []
+    for side, there in ((LEFT, on_the_left), (RIGHT, ~on_the_left)):
+        part = mask & (said == side)
+        voxels = np.count_nonzero(part)
+        if voxels >= LEAST_SHARE * np.count_nonzero(mask):
+            astray.append(np.count_nonzero(part & ~there) / voxels)
+    return bool(astray and min(astray) > MOST_ASTRAY)
 
 
 def _first_left(box: Box, volume: Volume, midline: Midline) -> npt.NDArray[np.int64]:

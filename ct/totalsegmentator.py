@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from config import load_vocabulary
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, UInt8Array, digest_of
-from ct.measure import measure
+from ct.examine import examine
 from ct.nnunet_predictor import ModelFiles, load_predictor
-from ct.sides import LEFT, RIGHT, OwnSides, tell_sides
+from ct.sides import LEFT, RIGHT, OwnSides
 from ct.volume import Grid, Volume
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ class TotalSegmentator:
         return [file for model in self._model_files().values() for file in model.all]
 
     def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
-        """Label `anatomies` on the volume's grid. Raises SegmenterWeightsError if the weights are gone by now."""
+        """Label those of `anatomies` that the task has classes for, on the volume's grid.
+
+        Raises SegmenterWeightsError if the weights are gone by now.
+        """
         self._model_files()
         with quiet_package(self.weights), self._warm_networks(anatomies):
             from totalsegmentator.map_to_binary import class_map
@@ -78,11 +81,10 @@ class TotalSegmentator:
                 force_split=self.frugal and self._may_split(volume),
             )
         classes = np.asarray(found.dataobj).astype(np.uint8).transpose(2, 1, 0)
-        labels = merge_classes(classes, class_map["total"], anatomies)
-        measures = measure(volume, labels, anatomies)
-        own = own_sides(classes, class_map["total"])
-        sides = tell_sides(volume, labels, anatomies, measures, own)
-        return AnatomyMap(labels, volume.grid, anatomies, self.identity, measures, sides)
+        known = findable(anatomies)
+        labels = merge_classes(classes, class_map["total"], known)
+        examined = examine(volume, labels, known, own_sides(classes, class_map["total"]))
+        return AnatomyMap(labels, volume.grid, known, self.identity, examined.measures, examined.sides)
 
     def _may_split(self, volume: Volume) -> bool:
         """The package splits the scan by z with a margin of 20 slices; its parts must be longer than that."""
@@ -217,13 +219,17 @@ def quiet_package(weights: Path) -> Iterator[None]:
 
 def merge_classes(classes: npt.NDArray[np.uint8], names: dict[int, str], anatomies: tuple[str, ...]) -> UInt8Array:
     """TotalSegmentator's class numbers [z, y, x] -> labels of `anatomies`, by the vocabulary; the rest is 0."""
-    vocabulary = load_vocabulary()
     number = {name: value for value, name in names.items()}
     table = np.zeros(256, dtype=np.uint8)
-    for label, anatomy in enumerate(anatomies, start=1):
-        for name in vocabulary.anatomy(anatomy).totalsegmentator:
+    for label, merged in enumerate(load_vocabulary().classes(anatomies).values(), start=1):
+        for name in merged:
             table[number[name]] = label
     return table[classes]
+
+
+def findable(anatomies: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `anatomies` that task `total` has classes for."""
+    return tuple(name for name in anatomies if load_vocabulary().anatomy(name).totalsegmentator)
 
 
 def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides:

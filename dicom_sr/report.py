@@ -181,6 +181,8 @@ def summary_sentences(reading: Reading, vocabulary: Vocabulary) -> list[str]:
         sentences.append(
             f"Without operating point: {_count(unjudged, 'finding')}, of which only the certainty is given."
         )
+    if partly := [vocabulary.anatomy(a.anatomy).title for a in reading.anatomies if a.cut]:
+        sentences.append(f"Only partly in the scan, and read as far as they are: {', '.join(partly)}.")
     if findings:
         sentences.append(f"The certainties are probabilities of the model, {reading.calibration}.")
     sentences.append(

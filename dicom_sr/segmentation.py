@@ -23,7 +23,13 @@ from dicom_sr.identity import Kind, Names, WriteContext
 from fvlm.reading import Reading
 
 IMPLAUSIBLE = frozenset(
-    {Reason.ANATOMY_IMPLAUSIBLE_HU, Reason.ANATOMY_TOO_SMALL, Reason.ANATOMY_TOO_LARGE, Reason.ANATOMY_ABSENT}
+    {
+        Reason.ANATOMY_IMPLAUSIBLE_HU,
+        Reason.ANATOMY_TOO_SMALL,
+        Reason.ANATOMY_TOO_LARGE,
+        Reason.ANATOMY_ABSENT,
+        Reason.ANATOMY_FRAGMENTED,
+    }
 )
 """A mask with one of these doubts is not worth showing: it is left out of the SEG."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from config import Reason
 from ct.anatomy import AnatomyMap
+from ct.quality import describe
 from ct.volume import Grid, Volume
 from fvlm.config import Calibration, FindingConfig
 from fvlm.engine import Engine, Precision
@@ -96,8 +97,7 @@ class Reader:
             elif (measure := anatomy_map.measures.get(name)) is None:
                 raise ValueError(f"the anatomy map has no measure of {name}; measure it first")
             elif measure.doubt is not None:
-                detail = f"{measure.volume_ml:.0f} ml, mean {measure.mean_hu:.0f} HU" if measure.voxels else ""
-                refused[name] = self._not_assessed(name, measure.doubt, detail)
+                refused[name] = self._not_assessed(name, measure.doubt, describe(measure))
             elif not measure.voxels:
                 refused[name] = self._not_assessed(name, Reason.ANATOMY_ABSENT)
         return refused
@@ -127,7 +127,9 @@ class Reader:
         findings.sort(key=lambda finding: -finding.probability)
         embedding = feature.cpu().numpy().astype(np.float16)
         attention = as_heat(evidence.attention, grid)
-        return AnatomyReading(name, measure.volume_ml, measure.mean_hu, tuple(findings), embedding, attention)
+        return AnatomyReading(
+            name, measure.volume_ml, measure.mean_hu, tuple(findings), embedding, attention, measure.cut
+        )
 
 
 def judge(config: FindingConfig, probability: float) -> Finding:

@@ -56,6 +56,8 @@ class AnatomyReading:
     """[E] unit length: the anatomy feature, for later re-scoring."""
     attention: Heat | None = field(default=None, compare=False, repr=False)
     """The share of the anatomy's attention that each token has, whatever is asked; they sum to 1."""
+    cut: bool = field(default=False, compare=False)
+    """Whether the border of the scan cuts it: all that is said is about the part that was scanned."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,33 @@ def test_the_phantom_preset_asks_at_least_20_diseases_of_15_anatomies(shipped: V
     assert len(preset.prompts) >= 20
 
 
+def test_the_radar_preset_has_the_36_anatomies_in_their_order_and_the_146_findings(shipped: Vocabulary) -> None:
+    """Its order is that of RADAR's public map of 104 classes; `small_intestine` is its small bowel."""
+    preset = shipped.preset("radar")
+    assert preset.anatomies == (
+        "adrenal_gland", "aorta", "deep_back_muscle", "brain", "clavicle", "colon", "duodenum", "esophagus", "face",
+        "femur", "gallbladder", "gluteal_muscle", "heart", "hip_bone", "humerus", "iliac_artery", "iliac_vein",
+        "iliopsoas", "inferior_vena_cava", "kidney", "liver", "lung", "pancreas", "portal_vein", "pulmonary_artery",
+        "rib", "sacrum", "scapula", "small_intestine", "spleen", "stomach", "trachea", "urinary_bladder",
+        "cervical_spine", "lumbar_spine", "thoracic_spine",
+    )  # fmt: skip
+    assert {prompt.finding for prompt in preset.prompts} == {f.key for f in shipped.findings if f.radar}
+    classes = shipped.classes(preset.anatomies)
+    assert [name for name, own in classes.items() if not own] == ["face", "pulmonary_artery"]
+    assert (classes["small_intestine"], classes["duodenum"]) == (("small_bowel",), ("duodenum",))
+
+
+def test_the_duodenum_belongs_to_the_small_intestine_unless_it_is_asked_for(shipped: Vocabulary) -> None:
+    assert shipped.classes(("small_intestine",)) == {"small_intestine": ("small_bowel", "duodenum")}
+
+
+def test_classes_with_a_side_belong_to_paired_anatomies(shipped: Vocabulary) -> None:
+    one_sided = {"heart"}  # the appendage of its left atrium
+    for anatomy in shipped.anatomies:
+        sides = {side for name in anatomy.totalsegmentator for side in ("left", "right") if side in name.split("_")}
+        assert sides == ({"left", "right"} if anatomy.paired else set()) or anatomy.name in one_sided
+
+
 def test_plausible_ranges_run_upwards(shipped: Vocabulary) -> None:
     for anatomy in shipped.anatomies:
         assert anatomy.mean_hu[0] < anatomy.mean_hu[1]
@@ -137,6 +164,14 @@ def test_the_page_lists_every_code_once(shipped: Vocabulary) -> None:
     assert len(rows) == len(shipped.findings)
 
 
+def test_the_page_lists_every_reason_for_not_assessing_with_a_meaning_that_fits_its_element() -> None:
+    reasons = [reason for reason in Reason if reason.startswith("ANATOMY_")]
+    assert {Reason.ANATOMY_FRAGMENTED, Reason.ANATOMY_SIDES_SWAPPED} < set(reasons)
+    for reason in reasons:
+        assert f"| {reason.value} | {reason.meaning} |" in page()
+        assert len(reason.meaning) <= 64  # Code Meaning (0008,0104), LO
+
+
 def test_unknown_names_are_answered_with_the_known_ones(shipped: Vocabulary) -> None:
     with pytest.raises(KeyError, match="lung, heart"):
         shipped.anatomy("lungs")
@@ -159,7 +194,10 @@ def change(folder: Path, table: str, entry: int, **values: object) -> None:
         ("findings", {"code": {"value": "X", "scheme": "99X", "meaning": "x"}}, "has no evidence and is not verified"),
         ("findings", {"key": "toe.nail"}, "no anatomy 'toe'"),
         ("findings", {"code": {"value": "1" * 17, "scheme": "SCT", "meaning": "x"}}, "findings.0.code.value"),
-        ("presets", {"anatomies": ["small_intestine", "duodenum"]}, "TotalSegmentator class 'duodenum' stands twice"),
+        ("anatomies", {"totalsegmentator": ["heart"]}, "ct-rate: TotalSegmentator class 'heart' stands twice"),
+        ("anatomies", {"totalsegmentator": ["lungs"]}, "task `total` has no class 'lungs'"),
+        ("anatomies", {"part_of": "heart"}, "lung: 'heart' does not have all its classes"),
+        ("presets", {"anatomies": ["lung", "lung"]}, "ct-rate: anatomy 'lung' stands twice"),
         ("presets", {"anatomies": ["scan"]}, "no anatomy named 'scan'"),
         ("presets", {"anatomies": ["lung"]}, "needs its anatomy in the preset's list"),
         ("presets", {"prompts": [{"finding": "lung.x", "negative": "", "positive": ""}]}, "no finding 'lung.x'"),

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from config import Reason
 from ct.anatomy import Sides, UInt8Array
-from ct.measure import measure
+from ct.examine import Examined, examine
 from ct.midline import find_midline
-from ct.sides import LEFT, RIGHT, tell_sides
+from ct.sides import LEFT, RIGHT
 from ct.totalsegmentator import own_sides
 from ct.volume import Grid, Volume
 
@@ -64,8 +65,10 @@ class Body:
         return self.labels == NAMES.index(name) + 1
 
     def tell(self, own: UInt8Array | None = None) -> dict[str, Sides]:
-        measures = measure(self.volume, self.labels, NAMES)
-        return tell_sides(self.volume, self.labels, NAMES, measures, None if own is None else lambda box: own[box])
+        return self.examine(own).sides
+
+    def examine(self, own: UInt8Array | None = None) -> Examined:
+        return examine(self.volume, self.labels, NAMES, None if own is None else lambda box: own[box])
 
     def left(self, name: str, told: dict[str, Sides]) -> np.ndarray:
         """The left part on the whole grid."""
@@ -201,13 +204,23 @@ def test_the_segmenters_own_sides_do_without_a_midline() -> None:
 @pytest.mark.parametrize("bones", [[], [((0, 60, 0), (18, 22, 400))]], ids=["no spine", "spine"])
 def test_sides_the_wrong_way_round_are_not_told(bones: list[Blob]) -> None:
     body = Body(bones=bones)
-    assert "kidney" not in body.tell(own_of(body, "kidney", body.x < 0))
+    found = body.examine(own_of(body, "kidney", body.x < 0))
+    assert "kidney" not in found.sides
+    assert found.measures["kidney"].doubt is Reason.ANATOMY_SIDES_SWAPPED
+    assert not found.measures["lung"].swapped
 
 
 def test_a_lone_kidney_that_is_called_otherwise_is_not_told() -> None:
     body = with_organs(kidney=[KIDNEYS[0]])
     assert "kidney" not in body.tell(own_of(body, "kidney", body.x > 500))
     assert "kidney" in body.tell(own_of(body, "kidney", body.x > 0))
+
+
+def test_two_kidneys_on_one_side_are_not_swapped() -> None:
+    body = with_organs(kidney=[((75, 55, -40), (24, 22, 40)), ((55, 45, -140), (24, 22, 40))])
+    found = body.examine(own_of(body, "kidney", body.z > -90))
+    assert "kidney" not in found.sides
+    assert found.measures["kidney"].doubt is None
 
 
 def test_a_blob_of_the_wrong_class_goes_to_the_side_on_which_it_lies() -> None:

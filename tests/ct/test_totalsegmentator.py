@@ -26,12 +26,14 @@ from tiny_nnunet import LEVELS, let_package_run_alone, write_model
 
 from config import load_vocabulary
 from config.settings import ModelSettings
+from config.totalsegmentator_classes import TOTAL_CLASSES
 from ct.anatomy import AnatomyMap, SegmenterWeightsError
 from ct.nnunet_predictor import ModelFiles, load_predictor
 from ct.segment import load_segmenter
 from ct.totalsegmentator import (
     TotalSegmentator,
     _nifti_affine,
+    findable,
     merge_classes,
     needed_networks,
     network_numbers,
@@ -287,13 +289,17 @@ def test_each_anatomy_gets_exactly_its_classes() -> None:
 
     names = class_map["total"]
     vocabulary = load_vocabulary()
-    disjoint = [anatomy for anatomy in vocabulary.anatomies if anatomy.name != "duodenum"]  # of the small intestine
-    anatomies = tuple(reversed([anatomy.name for anatomy in disjoint]))
+    assert set(names.values()) == TOTAL_CLASSES
+    anatomies = tuple(reversed(findable(tuple(anatomy.name for anatomy in vocabulary.anatomies))))
+    assert len(anatomies) == len(vocabulary.anatomies) - 2  # no face, no pulmonary artery
     merged = merge_classes(np.arange(118, dtype=np.uint8).reshape(2, 59, 1), names, anatomies)
     assert merged.shape == (2, 59, 1)
     assert merged.dtype == np.uint8
     found = {name: {names[int(n)] for n in np.flatnonzero(merged == i)} for i, name in enumerate(anatomies, start=1)}
-    assert found == {anatomy.name: set(anatomy.totalsegmentator) for anatomy in disjoint}
+    whole = {
+        anatomy.name: set(anatomy.totalsegmentator) for anatomy in vocabulary.anatomies if anatomy.totalsegmentator
+    }
+    assert found == whole | {"small_intestine": {"small_bowel"}}
     assert found["lung"] == {name for name in names.values() if name.startswith("lung_")}
     assert found["kidney"] == {"kidney_left", "kidney_right"}  # and not kidney_cyst_left
     assert merged.ravel()[0] == 0

@@ -18,11 +18,10 @@ from pydicom import Dataset, dcmread
 import ct.phantom.dicom
 from config import load_vocabulary
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, UInt8Array
+from ct.examine import examine
 from ct.load import load_series
-from ct.measure import measure
 from ct.phantom import ANATOMIES, Orientation, PhantomPatient, Rendered, render, write_series
 from ct.phantom.dicom import Lean, leaning
-from ct.sides import tell_sides
 from ct.volume import Volume
 from dicom_sr import segmentation
 from dicom_sr.identity import Names, WriteContext
@@ -116,10 +115,9 @@ def acquisition(
     (volume,) = load_series(folder / "ct")
     rotation = leaning(lean)
     labels = truth_on(volume, truth, rotation)
-    measures = measure(volume, labels, ANATOMIES)
-    sides = tell_sides(volume, labels, ANATOMIES, measures)
-    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, SEGMENTER, measures, sides)
-    anatomies = tuple(AnatomyReading(name, m.volume_ml, m.mean_hu, ()) for name, m in measures.items())
+    examined = examine(volume, labels, ANATOMIES)
+    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, SEGMENTER, examined.measures, examined.sides)
+    anatomies = tuple(AnatomyReading(name, m.volume_ml, m.mean_hu, ()) for name, m in examined.measures.items())
     reading = Reading(SEGMENTER, SEGMENTER, anatomies, (), datetime(2026, 1, 1, tzinfo=UTC))
     headers = [dcmread(source.path, stop_before_pixels=True) for source in volume.sources]
     copies, moment = working_copies(headers, anatomy_map), reading.analysed_at

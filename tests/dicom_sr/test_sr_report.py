@@ -218,6 +218,13 @@ def test_the_negative_claims_no_more_than_was_judged(findings: tuple[Finding, ..
     assert summary_sentences(of, load_vocabulary())[0] == sentence
 
 
+def test_what_is_only_partly_in_the_scan_is_named() -> None:
+    whole, cut = (AnatomyReading(name, 1.0, 1.0, (ABSENT_FINDING,), cut=name == "aorta") for name in ("lung", "aorta"))
+    said = summary_sentences(replace(reading(), anatomies=(whole, cut)), load_vocabulary())
+    assert "Only partly in the scan, and read as far as they are: Aorta." in said
+    assert not any("partly" in line for line in summary_sentences(reading(), load_vocabulary()))
+
+
 @pytest.mark.parametrize(("calibrated", "said"), [(0, "not calibrated"), (1, "1 of 2 calibrated"), (2, "calibrated")])
 def test_the_report_says_whether_its_certainties_are_calibrated(calibrated: int, said: str) -> None:
     findings = tuple(Finding("lung.nodule", 0.1, Verdict.ABSENT, 0.5, n < calibrated, 0.2) for n in range(2))

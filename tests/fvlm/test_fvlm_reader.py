@@ -83,12 +83,22 @@ def test_reading_twice_gives_the_same(reader: Reader, scan: Scan) -> None:
     assert [a.findings for a in first.anatomies] == [a.findings for a in second.anatomies]
 
 
-@pytest.mark.parametrize("reason", [Reason.ANATOMY_CUT_OFF, Reason.ANATOMY_IMPLAUSIBLE_HU, Reason.ANATOMY_TOO_SMALL])
+@pytest.mark.parametrize(
+    "reason",
+    [Reason.ANATOMY_CUT_OFF, Reason.ANATOMY_IMPLAUSIBLE_HU, Reason.ANATOMY_FRAGMENTED, Reason.ANATOMY_SIDES_SWAPPED],
+)
 def test_a_doubted_anatomy_is_never_read(reader: Reader, scan: Scan, reason: Reason) -> None:
     volume, anatomy_map = scan(ORGANS)
     reading = reader.read(volume, doubted(anatomy_map, "lung", doubt=reason))
     assert [(n.anatomy, n.reason) for n in reading.not_assessed] == [("lung", reason)]
     assert [a.anatomy for a in reading.anatomies] == ["heart", "aorta"]
+
+
+def test_an_anatomy_that_may_be_cut_is_read_and_says_so(reader: Reader, scan: Scan) -> None:
+    volume, anatomy_map = scan(ORGANS)
+    reading = reader.read(volume, doubted(anatomy_map, "aorta", cut=True))
+    assert [a.anatomy for a in reading.anatomies if a.cut] == ["aorta"]
+    assert not reading.not_assessed
 
 
 def test_a_mask_on_the_wrong_tissue_is_not_read(reader: Reader, scan: Scan) -> None:

@@ -8,10 +8,9 @@ from pydicom import Dataset, dcmread
 
 from config import Plan, Reason, outputs_of
 from ct.anatomy import AlgorithmIdentity, AnatomyMap
+from ct.examine import examine
 from ct.load import load_series
-from ct.measure import measure
 from ct.phantom import ANATOMIES, PhantomPatient, render, write_series
-from ct.sides import tell_sides
 from dicom_sr import write
 from fvlm.reading import AnatomyReading, Finding, NotAssessed, Reading, Verdict
 
@@ -40,15 +39,15 @@ def make_study(folder: Path) -> Study:
     (volume,) = load_series(folder)
     labels = render(patient, SPACING, SHAPE).labels
     model = AlgorithmIdentity("fVLM", "1.0", "a" * 64, test_only=True)
-    measures = measure(volume, labels, ANATOMIES)
-    sides = tell_sides(volume, labels, ANATOMIES, measures)
-    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, model, measures, sides)
+    examined = examine(volume, labels, ANATOMIES)
+    anatomy_map = AnatomyMap(labels, volume.grid, ANATOMIES, model, examined.measures, examined.sides)
     read = []
     for name in READ:
         findings = [Finding(key, 0.93, Verdict.PRESENT, 0.5, True) for key in DISEASES if key.startswith(name)]
         if name == "liver":
             findings.append(Finding("liver.cyst", 0.04, Verdict.ABSENT, 0.5, True, 0.2))
-        read.append(AnatomyReading(name, measures[name].volume_ml, measures[name].mean_hu, tuple(findings)))
+        measured = examined.measures[name]
+        read.append(AnatomyReading(name, measured.volume_ml, measured.mean_hu, tuple(findings)))
     rest = tuple(NotAssessed(name, Reason.ANATOMY_IMPLAUSIBLE_HU) for name in ANATOMIES if name not in READ)
     reading = Reading(model, model, tuple(read), rest, datetime(2026, 3, 1, 9, 30, tzinfo=UTC))
     headers = {str(h.SOPInstanceUID): h for h in (dcmread(file, stop_before_pixels=True) for file in files)}

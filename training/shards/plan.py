@@ -58,7 +58,7 @@ class ShardPlan(BaseModel):
 def vocabulary_digest(vocabulary: Vocabulary) -> str:
     """SHA-256, hex, of what a vocabulary decides in a shard: classes and guards of anatomies, keys of findings."""
     anatomies = [
-        [a.name, a.totalsegmentator, a.mean_hu, a.volume_ml, a.may_be_cut]
+        [a.name, a.totalsegmentator, a.part_of, a.mean_hu, a.volume_ml, a.most_pieces, a.may_be_cut]
         for a in sorted(vocabulary.anatomies, key=lambda a: a.name)
     ]
     return _digest([anatomies, sorted(finding.key for finding in vocabulary.findings)])

@@ -13,7 +13,7 @@ from ct.anatomy import AlgorithmIdentity, AnatomyMap, Segmenter, UInt8Array
 from ct.measure import measure
 from ct.nifti import NiftiError, read_labels
 from ct.segment import load_segmenter
-from ct.totalsegmentator import merge_classes
+from ct.totalsegmentator import findable, merge_classes
 from ct.volume import Volume
 from training.study import StudyError
 
@@ -58,9 +58,10 @@ class TotalSegmentatorMaps:
         classes = _on_grid(path, volume)
         if classes.max() > max(class_map["total"]):
             raise StudyError(Reason.MASK_UNUSABLE, f"{path}: class {classes.max()} is none of TotalSegmentator's total")
-        labels = merge_classes(classes, class_map["total"], anatomies)
+        known = findable(anatomies)
+        labels = merge_classes(classes, class_map["total"], known)
         identity = AlgorithmIdentity("TotalSegmentator label maps", "total, version 2", "", "University Hospital Basel")
-        return _map(volume, labels, anatomies, identity)
+        return _map(volume, labels, known, identity)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class OneFileEach:
     folders: tuple[Path, ...]
 
     def find(self, name: str, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
-        found = {anatomy: files for anatomy in anatomies if (files := self._files(name, anatomy))}
+        classes = load_vocabulary().classes(anatomies)
+        found = {anatomy: files for anatomy in anatomies if (files := self._files(name, anatomy, classes[anatomy]))}
         if not found:
             where = " or ".join(str(folder / f"seg_{name}") for folder in self.folders)
             raise StudyError(Reason.MASK_UNUSABLE, f"{where}: no mask of any of the anatomies")
@@ -85,11 +87,11 @@ class OneFileEach:
         identity = AlgorithmIdentity("RadGenome-ChestCT masks", "1", "", "RadGenome")
         return _map(volume, labels, tuple(found), identity)
 
-    def _files(self, name: str, anatomy: str) -> list[Path]:
+    def _files(self, name: str, anatomy: str, classes: tuple[str, ...]) -> list[Path]:
         for folder in self.folders:
             place = folder / f"seg_{name}"
             own = place / f"{anatomy.replace('_', ' ')}.nii.gz"
-            parts = [place / f"{part.replace('_', ' ')}.nii.gz" for part in _parts(anatomy)]
+            parts = [place / f"{part.replace('_', ' ')}.nii.gz" for part in classes]
             if files := [path for path in ([own] if own.is_file() else parts) if path.is_file()]:
                 return files
         return []
@@ -98,10 +100,6 @@ class OneFileEach:
 def masks_of(settings: Settings, folder: Path | None, device: str = "cpu") -> Masks:
     """Label maps of TotalSegmentator in a folder, or the settings' segmenter."""
     return Segmented(settings.model, device) if folder is None else TotalSegmentatorMaps(folder)
-
-
-def _parts(anatomy: str) -> tuple[str, ...]:
-    return load_vocabulary().anatomy(anatomy).totalsegmentator
 
 
 def _file(folder: Path, name: str) -> Path:
