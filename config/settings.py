@@ -29,6 +29,7 @@ from pydantic_settings import (
 from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
 from config.message_settings import MessageSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
+from config.prior_settings import PriorSettings
 from config.priority import PriorityName
 from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
 from config.setting_types import PeerTls as PeerTls
@@ -417,6 +418,7 @@ class Settings(BaseSettings):
     worklists: dict[SourceName, Worklist] = {}
     """Worklists (Unified Procedure Step) by name on which the node takes work (IHE AIW-I Task Performer)."""
     messages: MessageSettings = MessageSettings()
+    priors: PriorSettings = PriorSettings()
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -512,6 +514,13 @@ class Settings(BaseSettings):
         )
         if strange:
             raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
+        if (prior := loaded.priors.source) is not None:
+            archive = loaded.sources.get(prior)
+            if archive is None or not (archive.dicomweb_url or archive.host):
+                raise SettingsError(
+                    f"{file or 'environment'}: priors.source: {prior} is no name under `sources` with an address; give "
+                    "it `dicomweb_url`, or `host` and `port`"
+                )
         shared = sorted(set(loaded.messages.destinations) & set(loaded.destinations))
         if shared:
             raise SettingsError(

@@ -1,5 +1,7 @@
 """What a person does to a job: make it more or less urgent, cancel it, have a finished series read again."""
 
+from datetime import datetime
+
 from sqlalchemy.orm import Session
 
 from config import Priority, Reason, Settings
@@ -8,6 +10,7 @@ from node.completion import series_slices
 from node.database import Records
 from node.errors import CommandError
 from node.messages import rows as messages
+from node.priors import held_until
 from node.records import Job
 from node.releases import registry
 from node.retention import missing_images
@@ -66,7 +69,7 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
             )
         _require_images(session, job, settings)
         if in_force is not None and in_force != job.release_digest:
-            return _read_by(session, job, in_force)
+            return _read_by(session, job, in_force, held_until(settings))
         for result in job.results:
             for delivery in result.deliveries:
                 outbox.reopen(delivery)
@@ -75,7 +78,7 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
         return job.id
 
 
-def _read_by(session: Session, job: Job, digest: str) -> int:
+def _read_by(session: Session, job: Job, digest: str, waits_until: datetime | None) -> int:
     """A job of the same series for another release, in place of this one; its id. Raises CommandError."""
     before = registry.reading_of(session, job, digest)
     if before is not None:
@@ -83,7 +86,13 @@ def _read_by(session: Session, job: Job, digest: str) -> int:
             f"Job {before} has read this series with the release in force, before job {job.id} did with another.",
             "Its report is where it was sent, and the one of the later job names it as its predecessor.",
         )
-    new = Job(series=job.series, release_digest=digest, state=State.QUEUED, priority=job.priority)
+    new = Job(
+        series=job.series,
+        release_digest=digest,
+        state=State.QUEUED,
+        priority=job.priority,
+        held_until=waits_until,
+    )
     session.add(new)
     job.move(State.SUPERSEDED, detail="read again with another release")
     session.flush()

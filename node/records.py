@@ -395,6 +395,10 @@ class Job(_Stateful, Base):
     """Study Date and Time, `YYYYMMDDHHMMSS`."""
     prior: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """The job with whose reading its own is compared; empty: none; NULL: not chosen."""
+    held_until: Mapped[datetime | None] = mapped_column(default=None)
+    """Until then it waits for what an archive says of earlier readings (`node.prior_search`); NULL: it does not."""
+    archived_prior: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """A `node.archived_prior.ArchivedPrior`, compared with if `prior` names no job; NULL: none was found."""
     destinations: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """Where its results go, as the rules had it when it was made; NULL: it is older than that, the settings tell."""
     release: Mapped[str] = mapped_column(String(300), default="")

@@ -4,6 +4,7 @@ This is the one place where decisions on series are written. A new job takes the
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import structlog
 from sqlalchemy import ColumnElement, exists, func, select
@@ -26,13 +27,14 @@ def job_for(
     priority: Priority = Priority.ROUTINE,
     destinations: Sequence[str] | None = None,
     release: str = "",
+    held_until: datetime | None = None,
 ) -> Job:
     """The job of a VETTED series and a release; made if there is none, which supersedes the older generations.
 
     It is at least as urgent as their jobs were, so that what a person has made urgent stays so when late images come.
     It keeps its `destinations` (None: those of the settings at the time) and the name of its `release` (empty: that of
-    the settings). The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting. Raises
-    ValueError if the series is in another state.
+    the settings); until `held_until` no worker takes it. The size of the series (`settings.routing.min_slices`,
+    `max_slices`) was judged at vetting. Raises ValueError if the series is in another state.
     """
     if series.state != State.VETTED:
         raise ValueError(f"series {series.id} is {series.state}, not VETTED")
@@ -47,6 +49,7 @@ def job_for(
             priority=int(priority),
             destinations=None if destinations is None else list(destinations),
             release=release,
+            held_until=held_until,
         )
         session.add(job)
         session.flush()
@@ -66,6 +69,7 @@ def route(
     priority_of: Callable[[Session, Series], Priority] = routine,
     judge: Judge | None = None,
     destinations: Sequence[str] | None = None,
+    held_until: datetime | None = None,
 ) -> list[int]:
     """Decide about each VETTED series that never had a job; the ids of the jobs that were made. A new release alone
     does not read old series again.
@@ -74,7 +78,8 @@ def route(
     (`node.releases.registry`), which is `release_digest` where the database knows none.
 
     `priority_of` and `judge` (None: every series is read) are asked outside of the transaction that writes: they look
-    into the images. `destinations` are those of a job whose rule names none. Raises sqlalchemy.exc.DBAPIError.
+    into the images. `destinations` are those of a job whose rule names none; no new job is taken before `held_until`.
+    Raises sqlalchemy.exc.DBAPIError.
     """
     query = select(Series).where(Series.state == State.VETTED, ~exists().where(Job.series_id == Series.id))
     with records.reading() as session:
@@ -100,7 +105,7 @@ def route(
         made = []
         for one in decisions:
             if one.series_id in rows and one.together <= rows.keys():
-                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations)
+                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations, held_until)
                 made += [] if job is None else [job.id]
         return made
 
@@ -112,6 +117,7 @@ def _apply(
     in_force: str,
     priorities: dict[int, Priority],
     destinations: Sequence[str] | None,
+    held_until: datetime | None,
 ) -> Job | None:
     """Write one decision; the job, if the series is read."""
     row.rule, row.rules_version, row.rules_digest = decision.rule, decision.version, decision.digest
@@ -129,6 +135,7 @@ def _apply(
         priorities[row.id],
         destinations if decision.destinations is None else decision.destinations,
         decision.release,
+        held_until,
     )
     for beaten in session.scalars(select(Job).where(Job.id.in_(decision.beaten)).with_for_update()):
         if beaten.state == State.QUEUED:

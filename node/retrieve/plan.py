@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config import Reason
 from node.database import Records
 from node.kept import kept
 from node.manifest import announce
@@ -14,6 +15,10 @@ Progress = Callable[[int, int], None]
 
 class RetrieveError(Exception):
     """The archive does not give the study. The text says why and names no patient."""
+
+    def __init__(self, detail: str, reason: Reason = Reason.PEER_UNREACHABLE) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def test_the_choice_is_kept(records: Records, settings: Settings) -> None:
     assert again.report_uid == f"2.25.{first}1"
 
 
-class _Listening(FakePipeline):
+class Listening(FakePipeline):
     prior: Prior | None = None
 
     def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, *more: Any) -> Any:
@@ -114,7 +114,7 @@ class _Listening(FakePipeline):
 
 def test_the_pipeline_is_told(records: Records, settings: Settings) -> None:
     _read(records, settings, "2.25.11", "20251103120000")
-    pipeline = _Listening(settings)
+    pipeline = Listening(settings)
     (pipeline.control / "whose").write_text(f"{ANNA} 20260301080000")
     Analyst(records, settings, pipeline, "w").analyze(add_job(records, "2.25.99.1"))  # type: ignore[arg-type]
     assert pipeline.prior is not None
