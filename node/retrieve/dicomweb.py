@@ -41,8 +41,11 @@ def pull(
     classes = accepted_classes(settings)
     try:
         with HttpPeer(source.dicomweb_url, source, settings.delivery.timeout_s, _AT_ONCE) as peer:
-            wanted = plan(records, settings.spool_dir, name, source.ae_title, _ct_series(peer, study, only))
+            others: set[str] = set()
+            series = _ct_series(peer, study, only, others)
+            wanted = plan(records, settings.spool_dir, name, source.ae_title, series)
             found = counted(wanted)
+            found.others = others
             lock = threading.Lock()
             progress(found.known, found.images)
 
@@ -65,11 +68,12 @@ def pull(
     return found
 
 
-def _ct_series(peer: HttpPeer, study: str, only: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """CT series and their instances. Raises PeerError, RetrieveError."""
+def _ct_series(peer: HttpPeer, study: str, only: Collection[str], others: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """CT series and their instances; the rest goes into `others`. Raises PeerError, RetrieveError."""
     series = search(peer, f"studies/{study}/series", (_SERIES, _MODALITY))
     if not series:
         raise RetrieveError("the archive does not have the study")
+    others |= {one[0] for one in series if one[1] != "CT"}
     for one in series:
         if one[1] == "CT" and is_uid(one[0]) and (not only or one[0] in only):
             instances = search(peer, f"studies/{study}/series/{one[0]}/instances", (_INSTANCE,))

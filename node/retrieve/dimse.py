@@ -50,14 +50,16 @@ def pull(
     C-MOVE sends to the node's own AE title, where the running node takes it in; what the archive says of it counts.
     """
     with association(settings, source, StudyRootQueryRetrieveInformationModelFind) as asking:
+        told = _series(asking, study)
         series = [
             (uid, [one.get("SOPInstanceUID", "") for one in find(asking, query("IMAGE", study, uid, "SOPInstanceUID"))])
-            for uid in _ct_series(asking, study)
-            if not only or uid in only
+            for uid, modality in told
+            if modality == "CT" and (not only or uid in only)
         ]
     images = [(uid, filter(is_uid, map(str, instances))) for uid, instances in series]
     wanted = plan(records, settings.spool_dir, name, source.ae_title, images)
     found = counted(wanted)
+    found.others = {uid for uid, modality in told if modality != "CT"}
     progress(found.known, found.images)
     if source.retrieve == "c-get":
         _get(settings, source, study, wanted, found, progress)
@@ -66,14 +68,13 @@ def pull(
     return found
 
 
-def _ct_series(asking: Any, study: str) -> list[str]:
-    """Raises RetrieveError."""
+def _series(asking: Any, study: str) -> list[tuple[str, str]]:
+    """Series of a study, each with its modality. Raises RetrieveError."""
     series = list(find(asking, query("SERIES", study, "", "Modality")))
     if not series:
         raise RetrieveError("the archive does not have the study")
-    return [
-        uid for one in series if one.get("Modality") == "CT" and is_uid(uid := str(one.get("SeriesInstanceUID", "")))
-    ]
+    told = [(str(one.get("SeriesInstanceUID", "")), str(one.get("Modality", ""))) for one in series]
+    return [(uid, modality) for uid, modality in told if is_uid(uid)]
 
 
 def query(level: str, study: str, series: str = "", *returned: str) -> Dataset:

@@ -41,6 +41,8 @@ class Retrieved:
     known: int = 0
     """Images that were in the spool before."""
     fetched: int = 0
+    others: set[str] = field(default_factory=set)
+    """Series of the study that are no CT."""
     problems: list[str] = field(default_factory=list)
     """A line each."""
 
