@@ -25,6 +25,11 @@ def held_until(settings: Settings) -> datetime | None:
     return None if asked.source is None else now() + timedelta(seconds=asked.wait_s)
 
 
+def breaker_of(source: str) -> str:
+    """Name of the circuit breaker of an archive that is asked for earlier readings (`node.breaker`)."""
+    return f"priors from {source}"[:64]
+
+
 def prior_of(session: Session, job: Job, study: Whose | None) -> Prior | None:
     """The reading with which the one of this job is compared, chosen at its first attempt and kept.
 

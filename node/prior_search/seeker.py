@@ -24,7 +24,7 @@ from node.prior_search.dimse import DimseArchive
 from node.prior_search.question import Deadline, Question, question_of
 from node.prior_search.search import last_report
 from node.prior_search.web import WebArchive
-from node.priors import last_before
+from node.priors import breaker_of, last_before
 from node.records import Job, now
 from node.retrieve.plan import RetrieveError
 from node.states import State
@@ -41,13 +41,9 @@ class PriorSeeker:
         """`name`: the archive, one of `settings.sources`."""
         self._records, self._settings, self._name = records, settings, name
         self._source: Source = settings.sources[name]
+        self._breaker = breaker_of(name)
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="prior")
         self._asked: dict[int, Future[None]] = {}
-
-    @property
-    def breaker(self) -> str:
-        """Name of the archive's circuit breaker."""
-        return f"priors from {self._name}"[:64]
 
     def once(self) -> bool:
         """Ask about jobs that wait and were not asked about; whether any waits. Raises sqlalchemy.exc.DBAPIError."""
@@ -81,7 +77,7 @@ class PriorSeeker:
     def _found(self, job_id: int) -> ArchivedPrior | None:
         with self._records.reading() as session:
             job = session.get_one(Job, job_id)
-            if job.held_until is None:
+            if job.held_until is None or job.held_until <= now():
                 return None
             slices = series_slices(session, job.series, self._settings.spool_dir)
             deadline = Deadline((job.held_until - now()).total_seconds())
@@ -103,7 +99,7 @@ class PriorSeeker:
     def _ask(self, job_id: int, question: Question, deadline: Deadline) -> ArchivedPrior | None:
         """Raises sqlalchemy.exc.DBAPIError."""
         with self._records.session() as session:
-            if not breaker.admit(session, self.breaker, self._settings.priors.wait_s + 1.0):
+            if not breaker.admit(session, self._breaker, self._settings.priors.wait_s + 1.0):
                 _log.info("prior_not_sought", job=job_id, source=self._name, reason=Reason.PEER_UNREACHABLE)
                 return None
         try:
@@ -115,7 +111,7 @@ class PriorSeeker:
             self._away(job_id, Reason.SPOOL_FAILED, error.strerror or type(error).__name__)
             return None
         with self._records.session() as session:
-            back = breaker.shut(session, self.breaker)
+            back = breaker.shut(session, self._breaker)
         if back:
             _log.info("archive_back", source=self._name)
         _log.info("prior_sought", job=job_id, source=self._name, found=found is not None)
@@ -131,7 +127,7 @@ class PriorSeeker:
 
     def _away(self, job_id: int, reason: Reason, detail: str) -> None:
         with self._records.session() as session:
-            row = breaker.trip(session, self.breaker, reason, detail)
+            row = breaker.trip(session, self._breaker, reason, detail)
             row.next_attempt_at = outbox.next_attempt(row.failures, self._settings.delivery)
         _log.warning("prior_not_sought", job=job_id, source=self._name, reason=reason, detail=detail)
 

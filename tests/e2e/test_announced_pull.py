@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
+from rich.text import Text
 from running import wait_for
 from spool_data import receiver, settings_for
 from sqlalchemy import select, update
@@ -15,6 +16,7 @@ from config import Reason, Settings
 from config.settings import SettingsError, Source
 from node.announced import INSTANCE_AVAILABILITY
 from node.announced_pull import Puller
+from node.archive_table import archive_tables
 from node.database import Records, open_database
 from node.records import PullWish, now
 
@@ -50,8 +52,10 @@ def test_what_is_announced_is_fetched_once_whoever_dies_meanwhile(
             assert create(teller, available(first), generate_uid(), INSTANCE_AVAILABILITY).Status == 0
             assert create(teller, _of_ct(performed("IN PROGRESS"), study), step).Status == 0
             assert change(teller, performed("COMPLETED", second), step).Status == 0
+            running.wait_for("announcement_taken", kind="mpps")
+            running.wait_for("announcement_taken", kind="ian")
             records = Records(open_database(settings.database))
-            wait_for(lambda: len(_wishes(records)) == 2, "both are in the database")
+            assert len(_wishes(records)) == 2
             assert Puller(records, settings).once()
             assert spooled(settings) == uids(*first)
             assert create(teller, available(first), generate_uid(), INSTANCE_AVAILABILITY).Status == 0
@@ -64,6 +68,9 @@ def test_what_is_announced_is_fetched_once_whoever_dies_meanwhile(
         told = _wishes(records)[study]
         assert (told.reason, told.ended_at) == (Reason.GONE_AT_SOURCE, None)
         assert "2 of the 5" in told.detail
+        with records.reading() as session:
+            (table,) = archive_tables(session, settings, 9)
+        assert list(table.columns[1].cells) == [Text(f"pacs\nstudy {study}")]
         orthanc.take(*second[3:])
         with records.session() as session:
             session.execute(update(PullWish).values(due_at=now()))
