@@ -114,7 +114,7 @@ class PriorSeeker:
             back = breaker.shut(session, self._breaker)
         if back:
             _log.info("archive_back", source=self._name)
-        _log.info("prior_sought", job=job_id, source=self._name, found=found is not None)
+        _log.info("prior_sought", job=job_id, source=self._name, count=int(found is not None))
         return found
 
     def _search(self, question: Question, deadline: Deadline) -> ArchivedPrior | None:
