@@ -1,6 +1,7 @@
 """A reading is compared with the patient's last one: the same patient, an earlier study, the same release."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rows import DIGEST, add_job, add_results, open_records, settings_for
 from config import Settings
 from dicom_sr.prior import Prior, Said
 from fvlm.reading import Verdict
+from node.archived_prior import ArchivedPrior
 from node.database import Records
 from node.jobs import Analyst
 from node.priors import prior_of
@@ -89,6 +91,33 @@ def test_another_patient_release_or_study_and_what_was_not_sent_is_no_prior(
 ) -> None:
     _read(records, settings, **{"study": "2.25.11", "at": "20251103120000", **other})
     assert _prior(records) is None
+
+
+def test_what_an_archive_gave_counts_for_the_same_patient_and_release_and_if_it_is_newer(
+    records: Records, settings: Settings
+) -> None:
+    own = _read(records, settings, "2.25.12", "20260115120000")
+    right = ArchivedPrior(DIGEST, ANNA, "20260201080000", "2.25.400", {"lung.nodule": [0.5, "undetermined"]})
+    chosen = {}
+    for number, archived in enumerate(
+        (
+            right,
+            replace(right, release="f" * 64),
+            replace(right, patient="b" * 32),
+            replace(right, studied_at="20260301080000"),
+            replace(right, studied_at="20251231080000"),
+        )
+    ):
+        job_id = add_job(records, f"2.25.99.{number}")
+        with records.session() as session:
+            job = session.get_one(Job, job_id)
+            job.archived_prior = archived.kept()
+            session.get_one(Series, job.series_id).study_instance_uid = "2.25.99"
+            session.flush()
+            prior = prior_of(session, job, Whose(ANNA, "20260301080000"))
+        assert prior is not None
+        chosen[number] = prior.report_uid
+    assert chosen == {0: "2.25.400"} | dict.fromkeys(range(1, 5), f"2.25.{own}1")
 
 
 def test_the_choice_is_kept(records: Records, settings: Settings) -> None:
