@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import UID
 from rows import DIGEST, add_job, add_results
 from running import wait_for
 from spool_data import Bench, ct_slice, receiver
@@ -55,7 +56,7 @@ def _report(number: int, digest: str = DIGEST, **changes: Any) -> Dataset:
         setattr(report, keyword, value)
     report.PatientName = _NAME
     report.StudyInstanceUID, report.SeriesInstanceUID = f"2.25.{number}1", f"2.25.{number}2"
-    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number}"
+    report.SOPInstanceUID = report.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.{number}")
     for item in report.ContributingEquipmentSequence:
         if str(item.get("ContributionDescription", "")).startswith(READS):
             item.DeviceSerialNumber = digest

@@ -265,8 +265,10 @@ def test_a_cancel_request_among_the_events_ends_job_and_workitem(kind: str, tmp_
     with ExitStack() as stack:
         if kind != "dimse":
             tls = Authority(tmp_path, "hospital") if kind == "rs over TLS" else None
-            url, channels = stack.enter_context(rs_peer(steps, tls=tls and tls.issue("ris")))
-            worklist: Any = WebWorklist(kind="rs", url=url, station=_STATION, poll_s=600, ca_file=tls and tls.ca)
+            url, channels = stack.enter_context(rs_peer(steps, tls=tls.issue("ris") if tls else None))
+            worklist: Any = WebWorklist(
+                kind="rs", url=url, station=_STATION, poll_s=600, ca_file=tls.ca if tls else None
+            )
         else:
             events_port = free_port()
             port = stack.enter_context(dimse_peer(steps, {"FVLMEVENTS": events_port}))
