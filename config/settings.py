@@ -29,6 +29,7 @@ from pydantic_settings import (
 from config.inlet_settings import OrthancSource, WatchedFolder, WebSettings
 from config.message_settings import MessageSettings
 from config.outputs import Output, Plan, ProfileName, outputs_of
+from config.prior_settings import PriorSettings
 from config.priority import PriorityName
 from config.setting_types import LOOPBACK, SERVICE_URL, UID, AETitle, HttpAccess, Port, SourceName
 from config.setting_types import PeerTls as PeerTls
@@ -173,6 +174,9 @@ class Source(HttpAccess):
     retrieve: Literal["c-move", "c-get"] = "c-move"
     """How `fvlm-node pull` gets a study from it without `dicomweb_url`. C-MOVE: it sends to the node's own AE title,
     which it must know. C-GET: on the node's own association."""
+    pull_from: str | None = None
+    """A name of `sources`, this one or another, from which a study is fetched that this one announces: as available
+    (IAN, `dicom.ian_from`) or as made (MPPS COMPLETED of a CT, `dicom.mpps_from`); none: images are only waited for."""
     tls: PeerTls | None = None
     """DICOM over TLS for what the node asks and tells it (`{}` for the public authorities); none: plain."""
 
@@ -430,6 +434,7 @@ class Settings(BaseSettings):
     worklists: dict[SourceName, Worklist] = {}
     """Worklists (Unified Procedure Step) by name on which the node takes work (IHE AIW-I Task Performer)."""
     messages: MessageSettings = MessageSettings()
+    priors: PriorSettings = PriorSettings()
     model: ModelSettings = ModelSettings()
     work: WorkSettings = WorkSettings()
     delivery: DeliverySettings = DeliverySettings()
@@ -529,6 +534,14 @@ class Settings(BaseSettings):
         )
         if strange:
             raise SettingsError(f"{file or 'environment'}: worklists: {', '.join(strange)} not under `sources`; add it")
+        asked = {f"sources.{name}.pull_from": source.pull_from for name, source in loaded.sources.items()}
+        for key, name in {**asked, "priors.source": loaded.priors.source}.items():
+            archive = loaded.sources.get(name or "")
+            if name is not None and (archive is None or not (archive.dicomweb_url or archive.host)):
+                raise SettingsError(
+                    f"{file or 'environment'}: {key}: {name} is no name under `sources` with an address; give it "
+                    "`dicomweb_url`, or `host` and `port`"
+                )
         shared = sorted(set(loaded.messages.destinations) & set(loaded.destinations))
         if shared:
             raise SettingsError(

@@ -68,6 +68,18 @@ class Step:
     """None: it does not say."""
     series: Mapping[str, Named] | None
     """By Series Instance UID; None: it does not say."""
+    study: str = ""
+    """Study Instance UID of its images, if it is one CT study (N-CREATE)."""
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What an Instance Availability Notification says."""
+
+    study: str
+    """Study Instance UID."""
+    series: Mapping[str, Named]
+    """By Series Instance UID."""
 
 
 def parse_step(encoded: bytes | bytearray, implicit: bool) -> Step:
@@ -82,16 +94,26 @@ def parse_step(encoded: bytes | bytearray, implicit: bool) -> Step:
             (_uid(item, "SeriesInstanceUID"), Named(tuple(_references(item, *_PERFORMED))))
             for item in _items(data_set, "PerformedSeriesSequence")
         )
-    return Step(StepStatus(status) if status else None, series)
+    return Step(StepStatus(status) if status else None, series, _ct_study(data_set))
+
+
+def _ct_study(data_set: Dataset) -> str:
+    """The study of a CT step; empty if it has none, several, or is of another modality."""
+    if _text(data_set, "Modality") != "CT":
+        return ""
+    steps = _items(data_set, "ScheduledStepAttributesSequence")
+    studies = {_text(step, "StudyInstanceUID") for step in steps}
+    study = studies.pop() if len(studies) == 1 else ""
+    return study if is_uid(study) else ""
 
 
 _PERFORMED = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 
-def parse_availability(encoded: bytes | bytearray, implicit: bool) -> Mapping[str, Named]:
-    """The series of an Instance Availability Notification, Little Endian (PS3.4 table R.3.2-1). Raises RefusedError."""
+def parse_availability(encoded: bytes | bytearray, implicit: bool) -> Notification:
+    """An Instance Availability Notification, Little Endian (PS3.4 table R.3.2-1). Raises RefusedError."""
     data_set = _parse(encoded, implicit)
-    _uid(data_set, "StudyInstanceUID")
+    study = _uid(data_set, "StudyInstanceUID")
     found = []
     for item in _required(data_set, "ReferencedSeriesSequence"):
         images: list[str] = []
@@ -107,7 +129,7 @@ def parse_availability(encoded: bytes | bytearray, implicit: bool) -> Mapping[st
             uid = _uid(reference, "ReferencedSOPInstanceUID")
             (images if availability in _HAD else away).append(uid)
         found.append((_uid(item, "SeriesInstanceUID"), Named(tuple(images), tuple(away))))
-    return _merged(found)
+    return Notification(study, _merged(found))
 
 
 _HAD, _AWAY = frozenset({"ONLINE", "NEARLINE"}), frozenset({"OFFLINE", "UNAVAILABLE"})

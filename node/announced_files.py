@@ -42,6 +42,8 @@ class Announcement:
     received_at: datetime
     series: Mapping[str, Named]
     """By Series Instance UID."""
+    study: str = ""
+    """Study Instance UID, if it is known and a study may be fetched for it."""
 
 
 class AnnouncementFiles:
@@ -60,7 +62,7 @@ class AnnouncementFiles:
         with self._alone():
             if self._known(token) is not None:
                 raise RefusedError(dimse.DUPLICATE_INSTANCE, "this step exists")
-            self._remember(token, step.status, step.series)
+            self._remember(token, step.status, step.series, step.study)
 
     def set_step(self, uid: str, calling_ae: str, step: Step) -> StepStatus:
         """N-SET of an MPPS; its status now. Raises RefusedError, OSError."""
@@ -69,7 +71,7 @@ class AnnouncementFiles:
             known = self._known(token)
             if known is None:
                 raise RefusedError(dimse.NO_SUCH_INSTANCE, "no such step was created here")
-            before, series = known
+            before, series, study = known
             if before != StepStatus.IN_PROGRESS:
                 comment = "Performed Procedure Step Object may no longer be updated"
                 raise RefusedError(dimse.PROCESSING_FAILURE, comment, NO_LONGER_UPDATED)
@@ -81,17 +83,17 @@ class AnnouncementFiles:
             if (
                 status != StepStatus.IN_PROGRESS
             ):  # before it is known to have ended: a crash leaves it open to repetition
-                self._announce(token, Kind.MPPS, calling_ae, status == StepStatus.DISCONTINUED, series or {})
-            self._remember(token, status, series)
+                self._announce(token, Kind.MPPS, calling_ae, status == StepStatus.DISCONTINUED, series or {}, study)
+            self._remember(token, status, series, study)
         return status
 
-    def create_notification(self, uid: str, calling_ae: str, series: Mapping[str, Named]) -> None:
+    def create_notification(self, uid: str, calling_ae: str, series: Mapping[str, Named], study: str = "") -> None:
         """N-CREATE of an Instance Availability Notification. Raises RefusedError, OSError."""
         token = _token(Kind.IAN, uid)
         with self._alone():
             if self._known(token) is not None:
                 raise RefusedError(dimse.DUPLICATE_INSTANCE, "this notification was given before")
-            self._announce(token, Kind.IAN, calling_ae, False, series)
+            self._announce(token, Kind.IAN, calling_ae, False, series, study)
             self._remember(token, StepStatus.COMPLETED, None)
 
     def waiting(self) -> list[str]:
@@ -103,8 +105,9 @@ class AnnouncementFiles:
         read = json.loads(self._path(token).read_bytes())
         try:
             kind, calling = Kind(read["kind"]), str(read["calling_ae"])
-            received = datetime.fromisoformat(read["received_at"])
-            return Announcement(token, kind, calling, bool(read["discontinued"]), received, _named(read["series"]))
+            received, study = datetime.fromisoformat(read["received_at"]), str(read.get("study", ""))
+            series = _named(read["series"])
+            return Announcement(token, kind, calling, bool(read["discontinued"]), received, series, study)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError("not an announcement") from error
 
@@ -121,7 +124,7 @@ class AnnouncementFiles:
         self._path(token).rename(self.folder / f"{token}.damaged")
 
     def _announce(
-        self, token: str, kind: Kind, calling_ae: str, discontinued: bool, series: Mapping[str, Named]
+        self, token: str, kind: Kind, calling_ae: str, discontinued: bool, series: Mapping[str, Named], study: str
     ) -> None:
         content = {
             "kind": kind,
@@ -129,24 +132,28 @@ class AnnouncementFiles:
             "discontinued": discontinued,
             "received_at": datetime.now(UTC).isoformat(),
             "series": _listed(series),
+            "study": study,
         }
         write_durably(self._path(token), json.dumps(content))
 
-    def _known(self, token: str) -> tuple[StepStatus, Mapping[str, Named] | None] | None:
-        """Status and series of a SOP instance; None if nobody told of it. Raises OSError; RefusedError if damaged."""
+    def _known(self, token: str) -> tuple[StepStatus, Mapping[str, Named] | None, str] | None:
+        """Status, series and study of a SOP instance; None if nobody told of it.
+
+        Raises OSError; RefusedError if it is damaged.
+        """
         try:
             read = json.loads(self._known_path(token).read_bytes())
-            series = read["series"]
-            return StepStatus(read["status"]), None if series is None else _named(series)
+            series, study = read["series"], str(read.get("study", ""))
+            return StepStatus(read["status"]), None if series is None else _named(series), study
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RefusedError(dimse.PROCESSING_FAILURE, "what is known of the step is damaged") from error
 
-    def _remember(self, token: str, status: StepStatus, series: Mapping[str, Named] | None) -> None:
+    def _remember(self, token: str, status: StepStatus, series: Mapping[str, Named] | None, study: str = "") -> None:
         if status != StepStatus.IN_PROGRESS:
             series = None  # nobody asks any more
-        content = {"status": status, "series": None if series is None else _listed(series)}
+        content = {"status": status, "series": None if series is None else _listed(series), "study": study}
         write_durably(self._known_path(token), json.dumps(content))
 
     @contextmanager

@@ -94,11 +94,11 @@ class Announcing:
         if self._abstract_syntax == MPPS:
             step = parse_step(self._data_set, self._implicit)
         else:
-            series = parse_availability(self._data_set, self._implicit)
+            told = parse_availability(self._data_set, self._implicit)
         if free_bytes(spool_dir) - 2 * self._size < min_free_bytes:
             raise RefusedError(dimse.RESOURCE_LIMITATION, "spool disk is below its low-water mark")
         if self._abstract_syntax != MPPS:
-            files.create_notification(uid, calling_ae, series)
+            files.create_notification(uid, calling_ae, told.series, told.study)
             return StepStatus.COMPLETED
         if self._command.field == dimse.N_SET_RQ:
             return files.set_step(uid, calling_ae, step)

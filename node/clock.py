@@ -50,7 +50,9 @@ def forget_the_future(session: Session, settings: Settings, at: datetime) -> Non
     delivery = settings.delivery
     longest = timedelta(seconds=max(delivery.retry_max_s, 60.0 + 4 * delivery.timeout_s))
     lease = timedelta(seconds=settings.work.lease_s)
+    prior = timedelta(seconds=settings.priors.wait_s)
     for change in (
+        update(Job).where(Job.held_until > at + prior).values(held_until=None),
         update(Job).where(Job.state == State.RUNNING, Job.lease_expires > at + lease).values(lease_expires=at + lease),
         *(
             update(rows).where(is_open(rows), rows.due_at > at + longest).values(due_at=at)

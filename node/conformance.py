@@ -138,11 +138,15 @@ def _services() -> list[tuple[str, str, str]]:
         ("Storage Commitment Push Model", "yes", "yes"),
         ("Modality Performed Procedure Step", "no", "where configured (`dicom.mpps_from`)"),
         ("Instance Availability Notification", "no", "where configured (`dicom.ian_from`)"),
-        ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.find`)", "no"),
-        ("Query/Retrieve, Study Root, GET and MOVE", "`fvlm-node pull` (`sources.X.retrieve`)", "no"),
+        ("Query/Retrieve, Study Root, FIND", "where configured (`sources.X.find`, `priors`)", "no"),
+        (
+            "Query/Retrieve, Study Root, GET and MOVE",
+            "`fvlm-node pull`, `pull_from`, `priors` (`sources.X.retrieve`)",
+            "no",
+        ),
         ("STOW-RS (PS3.18 10.5)", "where configured (`stow_url`)", "where configured (`web`)"),
         ("QIDO-RS (PS3.18 10.6)", "where configured (`sources.X.dicomweb_url`, `stow_url`)", "no"),
-        ("WADO-RS (PS3.18 10.4)", "`fvlm-node pull` (`sources.X.dicomweb_url`)", "no"),
+        ("WADO-RS (PS3.18 10.4)", "`fvlm-node pull`, `pull_from`, `priors` (`sources.X.dicomweb_url`)", "no"),
         ("Unified Procedure Step: Pull, Watch, Event", "where configured (`worklists`)", "no"),
         ("UPS-RS (PS3.18 11)", "where configured (`worklists`)", "no"),
     ]

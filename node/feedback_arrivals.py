@@ -1,26 +1,21 @@
 """Readers' answers that come in as images do: SR and Key Object Selections in the spool that refer to our results."""
 
 from collections.abc import Sequence
-from io import BytesIO
-from typing import BinaryIO, cast
 
 import structlog
 from pydicom import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from config import Reason, Settings
-from ct.part10 import Unfit, Window, data_set_start, parsing
+from ct.part10 import Unfit
 from ct.volume import SourceSlice
 from node.database import Records
 from node.pseudonyms import Pseudonyms
+from node.small_object import LARGEST, read_small
 
 _log = structlog.get_logger(__name__)
 
 MODALITIES = frozenset({"SR", "KO"})
 """Modality of series in which feedback comes."""
-_LARGEST = 4 * 2**20
-"""Bytes of an object that is looked at."""
 
 
 def take_series(
@@ -65,17 +60,12 @@ def take_series(
 
 def _load(one: SourceSlice) -> Dataset | None:
     """None for what is too large (inflated, too), gone or damaged: it is judged like any other series."""
-    if one.length is None or one.length > _LARGEST:
+    if one.length is None or one.length > LARGEST:
         return None
     try:
         with one.path.open("rb") as file:
             file.seek(one.offset)
-            stored = file.read(one.length)
-        stream, syntax = data_set_start(Window(BytesIO(stored), 0, len(stored)))
-        if stream.length > _LARGEST:  # deflated
-            return None
-        with parsing():
-            return read_dataset(cast(BinaryIO, stream), syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian)
+            return read_small(file.read(one.length))
     except (OSError, Unfit) as error:
         _log.warning("feedback_unreadable", reason=Reason.REPORT_DAMAGED, error=type(error).__name__)
         return None

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,11 +20,12 @@ from pathlib import Path
 import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from config import Reason
 from ct.part10 import Unfit
 from node import announced_rows, commitment_rows
-from node.announced_files import AnnouncementFiles
+from node.announced_files import Announcement, AnnouncementFiles
 from node.bell import bell_file, ring
 from node.commitment import CommitmentFiles
 from node.database import Records
@@ -67,8 +68,17 @@ class Indexed:
 class Indexer:
     """Indexes one spool. One at a time works on a spool; a second one waits for the first to end."""
 
-    def __init__(self, records: Records, spool_dir: Path, poll_s: float = 1.0) -> None:
-        """`poll_s`: seconds between two looks for segments of other processes."""
+    def __init__(
+        self,
+        records: Records,
+        spool_dir: Path,
+        poll_s: float = 1.0,
+        announced: Callable[[Session, Announcement], None] = lambda *_: None,
+    ) -> None:
+        """`poll_s`: seconds between two looks for segments of other processes; `announced`: called in the transaction
+        that takes an announcement into the database.
+        """
+        self._announced = announced
         self._records, self._spool_dir, self._poll_s = records, spool_dir, poll_s
         self._requests = CommitmentFiles(spool_dir)
         self._announcements = AnnouncementFiles(spool_dir)
@@ -191,6 +201,7 @@ class Indexer:
             return
         with self._records.session() as session:
             announced_rows.take(session, announcement)
+            self._announced(session, announcement)
         try:
             self._announcements.taken(token)
         except OSError as error:  # it is taken again, to no effect

@@ -1,5 +1,7 @@
 """What a person does to a job: make it more or less urgent, cancel it, have a finished series read again."""
 
+from datetime import datetime
+
 from sqlalchemy.orm import Session
 
 from config import Priority, Reason, Settings
@@ -9,6 +11,7 @@ from node.database import Records
 from node.errors import CommandError
 from node.messages import rows as messages
 from node.orders import Orders
+from node.priors import held_until
 from node.records import Job, Series
 from node.releases import binding, registry
 from node.retention import missing_images
@@ -70,7 +73,7 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
         require_images(session, job.series, settings)
         digest = binding.for_rerun(job, in_force)
         if digest != job.release_digest:
-            return _read_by(session, job, digest)
+            return _read_by(session, job, digest, held_until(settings))
         for result in job.results:
             for delivery in result.deliveries:
                 outbox.reopen(delivery)
@@ -79,7 +82,7 @@ def rerun(records: Records, settings: Settings, which: str) -> int:
         return job.id
 
 
-def _read_by(session: Session, job: Job, digest: str) -> int:
+def _read_by(session: Session, job: Job, digest: str, waits_until: datetime | None) -> int:
     """A job of the same series for another release, in place of this one; its id. Raises CommandError."""
     before = binding.reading_of(session, job, digest)
     if before is not None:
@@ -87,7 +90,13 @@ def _read_by(session: Session, job: Job, digest: str) -> int:
             f"Job {before} has read this series with the release in force, before job {job.id} did with another.",
             "Its report is where it was sent, and the one of the later job names it as its predecessor.",
         )
-    new = Job(series=job.series, release_digest=digest, state=State.QUEUED, priority=job.priority)
+    new = Job(
+        series=job.series,
+        release_digest=digest,
+        state=State.QUEUED,
+        priority=job.priority,
+        held_until=waits_until,
+    )
     Orders.of(job).give(new)
     new.anatomies, new.later_rule = job.anatomies, job.later_rule
     new.forced_by, new.forced_at, new.forced_why = job.forced_by, job.forced_at, job.forced_why

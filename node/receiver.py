@@ -3,11 +3,13 @@
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from config import Reason, Settings
+from node.announced_pull import wish
 from node.commitment_reports import Reporter
 from node.commitment_result import take_kept
 from node.database import Records, open_database
@@ -39,7 +41,7 @@ def run_receiver(settings: Settings, ready: Callable[[int], None] | None = None)
     dicom = settings.dicom
     records = Records(open_database(settings.database))
     intake = Intake(settings.spool_dir, dicom.min_free_mb * 2**20)
-    indexer = Indexer(records, settings.spool_dir)
+    indexer = Indexer(records, settings.spool_dir, announced=partial(wish, settings))
     intake.on_stored = indexer.notify
     knocks = Knocks()
     scp = StoreScp(dicom, intake, knocks, settings.restart_max_s)

@@ -22,7 +22,9 @@ from node.completion import Completer
 from node.database import Records
 from node.messages import failures
 from node.messages import rows as messages
+from node.prior_search.seeker import PriorSeeker
 from node.priority_rule import PriorityRule
+from node.priors import held_until
 from node.records import Delivery, Job, Result, Series, now
 from node.release import facts_of, release_digest
 from node.releases import registry, shadow_queue, shadow_wish
@@ -55,6 +57,8 @@ class Reconciler:
         self._refused = ""
         """What is wrong with the rules that were refused last."""
         self._follow_rules()
+        archive = settings.priors.source
+        self._priors = None if archive is None else PriorSeeker(records, settings, archive)
         self._away: set[str] = set()
         self._in_force = ""
         self._clock = Clock(now())
@@ -74,6 +78,8 @@ class Reconciler:
         while not bell.wait(ended, min(_LIVELY_S, pause) if self.once() else pause):
             passed()
         self._counts.stop()
+        if self._priors is not None:
+            self._priors.stop()
 
     def once(self) -> bool:
         """One pass; True if something is on its way. An absent database or broker is waited for, and told once."""
@@ -101,6 +107,7 @@ class Reconciler:
         self._look_at_the_clock(now())
         self._completer.once()
         self._route()
+        asking = self._priors is not None and self._priors.once()
         with self._records.session() as session:
             leases.requeue_expired(session, self._settings.work.max_attempts)
             pending = select(Delivery.id).join(Result).where(Result.job_id == Job.id, Delivery.sent_at.is_(None))
@@ -126,7 +133,7 @@ class Reconciler:
             self._tell("broker")
         except BrokerAwayError as error:
             self._tell("broker", type(error.__cause__).__name__)
-        return bool(queued or due or to_say or coming)
+        return bool(queued or due or to_say or coming or asking)
 
     def _look_at_the_clock(self, at: datetime) -> None:
         """At the start, and whenever the clock was set: no job is taken away, nothing waits for a day."""
@@ -157,7 +164,8 @@ class Reconciler:
                 _log.error("rules_refused", number=self._rules.number, detail=error.cause)
             self._refused = error.cause
         priority_of = PriorityRule(self._settings).of
-        route(self._records, digest, priority_of, self._judge, self._settings.routing.destinations)
+        to, until = self._settings.routing.destinations, held_until(self._settings)
+        route(self._records, digest, priority_of, self._judge, to, until)
 
     def _follow_rules(self) -> None:
         """Judge by the newest rules from now on. Raises RulesError: then the former ones stay in force."""

@@ -257,6 +257,26 @@ class AnnouncedSeries(Base):
     """Those that the archive has no longer, or not at hand."""
 
 
+class PullWish(Base):
+    """A study that was announced and is to be fetched from an archive (`node.announced_pull`). No patient data."""
+
+    __tablename__ = "pull_wish"
+    __table_args__ = (UniqueConstraint("source", "study_instance_uid"), Index("ix_pull_wish_due", "ended_at", "due_at"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(String(64))
+    """Name in `settings.sources`."""
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    token: Mapped[str] = mapped_column(String(64))
+    """The announcement that asked last."""
+    due_at: Mapped[datetime] = mapped_column(default=now)
+    attempts: Mapped[int] = mapped_column(default=0)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+    """When it was there, or given up (`reason`)."""
+    reason: Mapped[Reason | None] = mapped_column(String(40), default=None)
+    detail: Mapped[str] = mapped_column(String(1000), default="")
+
+
 class Knock(Base):
     """Somebody was refused an association, once or many times in the same way."""
 
@@ -396,6 +416,10 @@ class Job(_Stateful, Base):
     """Study Date and Time, `YYYYMMDDHHMMSS`."""
     prior: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """The job with whose reading its own is compared; empty: none; NULL: not chosen."""
+    held_until: Mapped[datetime | None] = mapped_column(default=None)
+    """Until then it waits for what an archive says of earlier readings (`node.prior_search`); NULL: it does not."""
+    archived_prior: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    """A `node.archived_prior.ArchivedPrior`, compared with if `prior` names no job; NULL: none was found."""
     destinations: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True), default=None)
     """Where its results go, as the rules had it when it was made; NULL: it is older than that, the settings tell."""
     release: Mapped[str] = mapped_column(String(300), default="")

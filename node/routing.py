@@ -4,6 +4,7 @@ This is the one place where decisions on series are written. A new job takes the
 """
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import structlog
 from sqlalchemy import ColumnElement, exists, func, select
@@ -26,12 +27,13 @@ def job_for(
     release_digest: str,
     priority: Priority = Priority.ROUTINE,
     orders: Orders = Orders(),
+    held_until: datetime | None = None,
 ) -> Job:
     """The job of a VETTED series and a release; made if there is none, which supersedes the older generations.
 
     It is at least as urgent as their jobs were, so that what a person has made urgent stays so when late images come.
-    It keeps its `orders`. The size of the series (`settings.routing.min_slices`, `max_slices`) was judged at vetting.
-    Raises ValueError if the series is in another state.
+    It keeps its `orders`; until `held_until` no worker takes it. The size of the series (`settings.routing.min_slices`,
+    `max_slices`) was judged at vetting. Raises ValueError if the series is in another state.
     """
     if series.state != State.VETTED:
         raise ValueError(f"series {series.id} is {series.state}, not VETTED")
@@ -44,6 +46,7 @@ def job_for(
             release_digest=release_digest,
             state=State.QUEUED,
             priority=int(priority),
+            held_until=held_until,
         )
         orders.give(job)
         session.add(job)
@@ -64,6 +67,7 @@ def route(
     priority_of: Callable[[Session, Series], Priority] = routine,
     judge: Judge | None = None,
     destinations: Sequence[str] | None = None,
+    held_until: datetime | None = None,
 ) -> list[int]:
     """Decide about each VETTED series that never had a job; the ids of the jobs that were made. A new release alone
     does not read old series again.
@@ -72,7 +76,8 @@ def route(
     knows none.
 
     `priority_of` and `judge` (None: every series is read) are asked outside of the transaction that writes: they look
-    into the images. `destinations` are those of a job whose rule names none. Raises sqlalchemy.exc.DBAPIError.
+    into the images. `destinations` are those of a job whose rule names none; no new job is taken before `held_until`.
+    Raises sqlalchemy.exc.DBAPIError.
     """
     query = select(Series).where(Series.state == State.VETTED, ~exists().where(Job.series_id == Series.id))
     with records.reading() as session:
@@ -98,7 +103,7 @@ def route(
         made = []
         for one in decisions:
             if one.series_id in rows and one.together <= rows.keys():
-                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations)
+                job = _apply(session, rows[one.series_id], one, in_force, priorities, destinations, held_until)
                 made += [] if job is None else [job.id]
         return made
 
@@ -110,6 +115,7 @@ def _apply(
     in_force: str,
     priorities: dict[int, Priority],
     destinations: Sequence[str] | None,
+    held_until: datetime | None,
 ) -> Job | None:
     """Write one decision; the job, if the series is read."""
     row.rule, row.rules_version, row.rules_digest = decision.rule, decision.version, decision.digest
@@ -126,6 +132,7 @@ def _apply(
         binding.for_series(session, row, in_force, decision.release_digest),
         priorities[row.id],
         decision.orders.or_to(destinations),
+        held_until,
     )
     for beaten in session.scalars(select(Job).where(Job.id.in_(decision.beaten)).with_for_update()):
         if beaten.state == State.QUEUED:

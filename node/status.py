@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from config import Reason, Settings
+from node.archive_table import archive_tables
 from node.console.notice import Notice
 from node.database import Records, open_database
 from node.destination_table import destination_table
@@ -65,7 +66,8 @@ def open_existing(settings: Settings) -> Records:
 
 def status_tables(settings: Settings, limit: int) -> list[Table]:
     """The newest `limit` series, newest first, the destinations of results and messages; and if there is any: what is
-    unreadable, which senders could not be told what is kept, and who was refused an association. Holds no patient data.
+    unreadable, what archives did not give, which senders could not be told what is kept, and who was refused an
+    association. Holds no patient data.
     """
     with open_existing(settings).reading() as session:
         tables = [_series_table(session, settings.dicom.ae_title, limit)]
@@ -80,7 +82,11 @@ def status_tables(settings: Settings, limit: int) -> list[Table]:
         unreadable = session.scalar(select(func.count()).select_from(Unreadable)) or 0
         if unreadable:
             tables.append(_unreadable_table(session, unreadable, limit))
-        tables += [*_commitment_table(session, limit), *_knocks_table(session, limit)]
+        tables += [
+            *archive_tables(session, settings, limit),
+            *_commitment_table(session, limit),
+            *_knocks_table(session, limit),
+        ]
     return tables
 
 

@@ -25,11 +25,11 @@ class Whose:
 
 def whose(header: Dataset, data_dir: Path) -> Whose | None:
     """Of whom the study of an image is; None without a Patient ID or a Study Date, or if the key cannot be read."""
-    patient_id, day = _text(header, "PatientID"), _text(header, "StudyDate")
-    time = "".join(c for c in _text(header, "StudyTime")[:6] if c.isdigit())
+    patient_id, day = text_of(header, "PatientID"), text_of(header, "StudyDate")
+    time = "".join(c for c in text_of(header, "StudyTime")[:6] if c.isdigit())
     if not patient_id or day_of(day) is None:
         return None
-    known = (patient_id, *(_text(header, name) for name in ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")))
+    known = (patient_id, *(text_of(header, name) for name in ("IssuerOfPatientID", "PatientBirthDate", "PatientSex")))
     try:
         patient = Pseudonyms(data_dir).of(hashlib.sha256("\\".join(known).encode()).hexdigest())
     except OSError as error:
@@ -46,7 +46,7 @@ def day_of(text: str) -> date | None:
         return None
 
 
-def _text(header: Dataset, keyword: str) -> str:
+def text_of(header: Dataset, keyword: str) -> str:
     """A value as text, empty if it is missing or cannot be decoded."""
     try:
         return str(header.get(keyword) or "").strip()

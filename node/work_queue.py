@@ -6,7 +6,7 @@ waited for `settings.work.research_wait_h`, unless something stat or urgent wait
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, case, select
+from sqlalchemy import Select, case, or_, select
 
 from config import Priority
 from node.records import Job, now
@@ -17,11 +17,12 @@ RESEARCH_TURN = 10
 
 
 def most_urgent(limit: int, research_before: datetime | None = None) -> Select[int]:
-    """The ids of the `limit` jobs that are next, the first first.
+    """The ids of the `limit` jobs that are next, the first first. Those that wait for an archive are not among them.
 
     `research_before`: research work that has been there since before that goes ahead of routine work.
     """
-    query = select(Job.id).where(Job.state == State.QUEUED).limit(limit)
+    free = or_(Job.held_until.is_(None), Job.held_until <= now())
+    query = select(Job.id).where(Job.state == State.QUEUED, free).limit(limit)
     if research_before is not None:
         waited = (Job.priority == Priority.RESEARCH) & (Job.created_at <= research_before)
         query = query.order_by(case((Job.priority < Priority.ROUTINE, 0), (waited, 1), else_=2))

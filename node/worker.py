@@ -187,6 +187,10 @@ def run_reconciler(settings: Settings, worker: str) -> int:
         from node.worklist.run import start_performers
 
         start_performers(settings, records, ended)
+    if any(source.pull_from is not None for source in settings.sources.values()):
+        from node.announced_pull import Puller
+
+        Thread(target=Puller(records, settings).run, args=(ended,), name="pull", daemon=True).start()
     presence = Presence.of(settings.data_dir, worker)
     Reconciler(records, settings, Dispatcher(make_app(settings))).run(ended, presence.ready)
     return 0

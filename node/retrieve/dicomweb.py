@@ -16,7 +16,7 @@ from node.retrieve.plan import Progress, Retrieved, RetrieveError, counted, plan
 from node.web.multipart import MultipartError, MultipartReader, media_type
 
 _JSON = "application/dicom+json"
-_DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """As it is stored: whatever the transfer syntax, nothing is encoded anew."""
 _AT_ONCE = 4
 _PAGE = 1000
@@ -41,8 +41,11 @@ def pull(
     classes = accepted_classes(settings)
     try:
         with HttpPeer(source.dicomweb_url, source, settings.delivery.timeout_s, _AT_ONCE) as peer:
-            wanted = plan(records, settings.spool_dir, name, source.ae_title, _ct_series(peer, study, only))
+            others: set[str] = set()
+            series = _ct_series(peer, study, only, others)
+            wanted = plan(records, settings.spool_dir, name, source.ae_title, series)
             found = counted(wanted)
+            found.others = others
             lock = threading.Lock()
             progress(found.known, found.images)
 
@@ -60,27 +63,31 @@ def pull(
             called = settings.dicom.ae_title
             refused = fetch_all(intake, source.ae_title, called, items, _AT_ONCE, fetch, threading.Event())
     except PeerError as error:
-        raise RetrieveError(error.detail) from error
+        raise RetrieveError(error.detail, error.reason) from error
     found.problems = [f"{reason}: {detail}" for reason, detail in refused]
     return found
 
 
-def _ct_series(peer: HttpPeer, study: str, only: Collection[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """CT series and their instances. Raises PeerError, RetrieveError."""
-    series = _search(peer, f"studies/{study}/series", (_SERIES, _MODALITY))
+def _ct_series(peer: HttpPeer, study: str, only: Collection[str], others: set[str]) -> Iterator[tuple[str, list[str]]]:
+    """CT series and their instances; the rest goes into `others`. Raises PeerError, RetrieveError."""
+    series = search(peer, f"studies/{study}/series", (_SERIES, _MODALITY))
     if not series:
         raise RetrieveError("the archive does not have the study")
+    others |= {one[0] for one in series if one[1] != "CT"}
     for one in series:
         if one[1] == "CT" and is_uid(one[0]) and (not only or one[0] in only):
-            instances = _search(peer, f"studies/{study}/series/{one[0]}/instances", (_INSTANCE,))
+            instances = search(peer, f"studies/{study}/series/{one[0]}/instances", (_INSTANCE,))
             yield one[0], [instance[0] for instance in instances if is_uid(instance[0])]
 
 
-def _search(peer: HttpPeer, path: str, tags: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """All matches, page by page; of each the values of these tags. Raises PeerError."""
+def search(
+    peer: HttpPeer, path: str, tags: tuple[str, ...], query: Mapping[str, str] | None = None
+) -> list[tuple[str, ...]]:
+    """QIDO-RS: all matches, page by page; of each the values of these tags. Raises PeerError."""
     found: dict[tuple[str, ...], None] = {}
     for page in range(_MOST_PAGES):
-        answer = peer.json(path, {"limit": _PAGE, "offset": page * _PAGE}, _JSON) or []
+        wanted: dict[str, str | int] = {**(query or {}), "limit": _PAGE, "offset": page * _PAGE}
+        answer = peer.json(path, wanted, _JSON) or []
         rows = [tuple(_value(item, tag) for tag in tags) for item in answer if isinstance(item, dict)]
         before = len(found)
         found |= dict.fromkeys(rows)
@@ -107,7 +114,7 @@ def _fetch_one(peer: HttpPeer, where: str, stream: Part10Stream, longest: int) -
         return reader[0].write
 
     try:
-        peer.fetch(where, _DICOM, take, longest + 2**16)
+        peer.fetch(where, DICOM, take, longest + 2**16)
         for one in reader:
             one.end()
     except MultipartError as error:

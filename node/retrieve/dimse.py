@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, build_context, build_role, evt
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (
     CTImageStorage,
     StudyRootQueryRetrieveInformationModelFind,
@@ -15,7 +16,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from config import Settings
+from config import Reason, Settings
 from config.settings import Source
 from ct.part10 import is_uid
 from node.database import Records
@@ -48,15 +49,17 @@ def pull(
 
     C-MOVE sends to the node's own AE title, where the running node takes it in; what the archive says of it counts.
     """
-    with _association(settings, source, StudyRootQueryRetrieveInformationModelFind) as asking:
+    with association(settings, source, StudyRootQueryRetrieveInformationModelFind) as asking:
+        told = _series(asking, study)
         series = [
-            (uid, [one.get("SOPInstanceUID", "") for one in _find(asking, "IMAGE", study, uid, "SOPInstanceUID")])
-            for uid in _ct_series(asking, study)
-            if not only or uid in only
+            (uid, [one.get("SOPInstanceUID", "") for one in find(asking, query("IMAGE", study, uid, "SOPInstanceUID"))])
+            for uid, modality in told
+            if modality == "CT" and (not only or uid in only)
         ]
     images = [(uid, filter(is_uid, map(str, instances))) for uid, instances in series]
     wanted = plan(records, settings.spool_dir, name, source.ae_title, images)
     found = counted(wanted)
+    found.others = {uid for uid, modality in told if modality != "CT"}
     progress(found.known, found.images)
     if source.retrieve == "c-get":
         _get(settings, source, study, wanted, found, progress)
@@ -65,30 +68,37 @@ def pull(
     return found
 
 
-def _ct_series(association: Any, study: str) -> list[str]:
-    """Raises RetrieveError."""
-    series = list(_find(association, "SERIES", study, "", "Modality"))
+def _series(asking: Any, study: str) -> list[tuple[str, str]]:
+    """Series of a study, each with its modality. Raises RetrieveError."""
+    series = list(find(asking, query("SERIES", study, "", "Modality")))
     if not series:
         raise RetrieveError("the archive does not have the study")
-    return [
-        uid for one in series if one.get("Modality") == "CT" and is_uid(uid := str(one.get("SeriesInstanceUID", "")))
-    ]
+    told = [(str(one.get("SeriesInstanceUID", "")), str(one.get("Modality", ""))) for one in series]
+    return [(uid, modality) for uid, modality in told if is_uid(uid)]
 
 
-def _find(association: Any, level: str, study: str, series: str, returned: str) -> Iterator[Dataset]:
+def query(level: str, study: str, series: str = "", *returned: str) -> Dataset:
+    """The identifier of a request; `returned`: what is to be told beside the UIDs."""
+    wanted = Dataset()
+    wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = level, study
+    if level != "STUDY":
+        wanted.SeriesInstanceUID = series
+    for keyword in returned:
+        setattr(wanted, keyword, "")
+    return wanted
+
+
+def find(asking: Any, wanted: Dataset) -> Iterator[Dataset]:
     """Matches of a C-FIND. Raises RetrieveError."""
-    query = Dataset()
-    query.QueryRetrieveLevel, query.StudyInstanceUID, query.SeriesInstanceUID = level, study, series
-    setattr(query, returned, "")
     try:
-        for status, match in association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+        for status, match in asking.send_c_find(wanted, StudyRootQueryRetrieveInformationModelFind):
             code = status.get("Status")
             if code in _PENDING and match is not None:
                 yield match
             elif code != 0x0000:
-                raise RetrieveError(_why("C-FIND", code))
+                raise RetrieveError(_why("C-FIND", code), _reason(code))
     except (RuntimeError, ValueError) as error:
-        raise RetrieveError("the archive does not take the query (C-FIND)") from error
+        raise RetrieveError("the archive does not take the query (C-FIND)", Reason.PEER_REFUSED) from error
 
 
 def _get(
@@ -105,10 +115,9 @@ def _get(
             return status
 
         model = StudyRootQueryRetrieveInformationModelGet
-        classes = sorted(accepted_classes(settings))[:_MOST_CLASSES]
-        with _association(settings, source, model, classes, [(evt.EVT_C_STORE, store)]) as association:
-            for query in _queries(study, wanted):
-                _retrieve("C-GET", association.send_c_get(query, model), found)
+        with association(settings, source, model, _ct_contexts(settings), [(evt.EVT_C_STORE, store)]) as asking:
+            for one in _queries(study, wanted):
+                retrieve("C-GET", asking.send_c_get(one, model), found)
 
 
 def _store(session: IntakeSession, event: evt.Event) -> int:
@@ -130,8 +139,8 @@ def _move(
 ) -> None:
     """To the node's own AE title."""
     model = StudyRootQueryRetrieveInformationModelMove
-    with _association(settings, source, model) as association:
-        for query in _queries(study, wanted):
+    with association(settings, source, model) as asking:
+        for one in _queries(study, wanted):
             before = found.fetched
 
             def told(status: Dataset, before: int = before) -> None:
@@ -140,11 +149,10 @@ def _move(
                     found.fetched = before + int(done)
                     progress(found.known + found.fetched, found.images)
 
-            answers = association.send_c_move(query, settings.dicom.ae_title, model)
-            _retrieve("C-MOVE", answers, found, told)
+            retrieve("C-MOVE", asking.send_c_move(one, settings.dicom.ae_title, model), found, told)
 
 
-def _retrieve(what: str, answers: Iterable[tuple[Dataset, Any]], found: Retrieved, told: Any = lambda _: None) -> None:
+def retrieve(what: str, answers: Iterable[tuple[Dataset, Any]], found: Retrieved, told: Any = lambda _: None) -> None:
     """One request to its end. Raises RetrieveError."""
     code: int | None = None
     failed = 0
@@ -154,11 +162,15 @@ def _retrieve(what: str, answers: Iterable[tuple[Dataset, Any]], found: Retrieve
             told(status)
             failed = int(status.get("NumberOfFailedSuboperations") or 0)
     except (RuntimeError, ValueError) as error:
-        raise RetrieveError(f"the archive does not take the request ({what})") from error
+        raise RetrieveError(f"the archive does not take the request ({what})", Reason.PEER_REFUSED) from error
     if failed:
         found.problems.append(f"{what}: {failed} images of a series did not come through")
     if code not in (0x0000, _WARNING) and not failed:
-        raise RetrieveError(_why(what, code))
+        raise RetrieveError(_why(what, code), _reason(code))
+
+
+def _reason(code: int | None) -> Reason:
+    return Reason.PEER_SILENT if code is None else Reason.PEER_REFUSED
 
 
 def _why(what: str, code: int | None) -> str:
@@ -173,47 +185,59 @@ def _queries(study: str, wanted: Iterable[WantedSeries]) -> Iterator[Dataset]:
     """Whole series where nothing is there, else the images that are missing."""
     for series in wanted:
         if series.missing == series.images:
-            yield _query("SERIES", study, series.uid)
+            yield query("SERIES", study, series.uid)
             continue
         missing = sorted(series.missing)
         for start in range(0, len(missing), _MOST_UIDS):
-            query = _query("IMAGE", study, series.uid)
-            query.SOPInstanceUID = missing[start : start + _MOST_UIDS]
-            yield query
+            some = query("IMAGE", study, series.uid)
+            some.SOPInstanceUID = missing[start : start + _MOST_UIDS]
+            yield some
 
 
-def _query(level: str, study: str, series: str) -> Dataset:
-    query = Dataset()
-    query.QueryRetrieveLevel, query.StudyInstanceUID, query.SeriesInstanceUID = level, study, series
-    return query
+def _ct_contexts(settings: Settings) -> list[PresentationContext]:
+    """A context for each syntax of CT images: the archive takes one of each context, and may not transcode."""
+    others = [one for one in sorted(accepted_classes(settings))[:_MOST_CLASSES] if one != CTImageStorage]
+    ct = [build_context(CTImageStorage, syntax) for syntax in ALL_TRANSFER_SYNTAXES]
+    return ct + [build_context(one, ALL_TRANSFER_SYNTAXES) for one in others]
 
 
 @contextmanager
-def _association(
-    settings: Settings, source: Source, model: Any, stored: Iterable[str] = (), handlers: Iterable[Any] = ()
+def association(
+    settings: Settings,
+    source: Source,
+    model: Any,
+    stored: Iterable[PresentationContext] = (),
+    handlers: Iterable[Any] = (),
+    timeout_s: float | None = None,
 ) -> Iterator[Any]:
-    """To the archive; `stored`: storage classes that it may send on it. Raises RetrieveError."""
+    """To the archive; `stored`: what it may send on it; `timeout_s`: None takes `delivery.timeout_s`.
+
+    Raises RetrieveError.
+    """
     ae = AE(ae_title=settings.dicom.ae_title)
-    timeout_s = settings.delivery.timeout_s
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = timeout_s
-    classes = list(stored)
-    contexts = [build_context(model)]
-    if classes:  # a context for each syntax of CT images: the archive takes one of each context, and may not transcode
-        contexts += [build_context(CTImageStorage, syntax) for syntax in ALL_TRANSFER_SYNTAXES]
-        contexts += [build_context(one, ALL_TRANSFER_SYNTAXES) for one in classes if one != CTImageStorage]
-    roles = [build_role(one, scp_role=True) for one in classes]
+    longest_s = timeout_s or settings.delivery.timeout_s
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = longest_s
+    taken = list(stored)
+    roles = [build_role(one, scp_role=True) for one in sorted({str(one.abstract_syntax) for one in taken})]
     try:
-        association = associate(
-            ae, source.host, source.port, source.ae_title, contexts, roles, list(handlers), tls=source.tls
+        made = associate(
+            ae,
+            source.host,
+            source.port,
+            source.ae_title,
+            [build_context(model), *taken],
+            roles,
+            list(handlers),
+            tls=source.tls,
         )
     except TlsError as error:
-        raise RetrieveError(str(error)) from error
-    if not association.is_established:
+        raise RetrieveError(str(error), Reason.INTERNAL) from error
+    if not made.is_established:
         raise RetrieveError(f"{source.ae_title} at {source.host}:{source.port} does not take the association")
     try:
-        yield association
+        yield made
     except BaseException:
-        cut(association)
+        cut(made)
         raise
     else:
-        association.release()
+        made.release()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config import Reason
 from node.database import Records
 from node.kept import kept
 from node.manifest import announce
@@ -14,6 +15,10 @@ Progress = Callable[[int, int], None]
 
 class RetrieveError(Exception):
     """The archive does not give the study. The text says why and names no patient."""
+
+    def __init__(self, detail: str, reason: Reason = Reason.PEER_UNREACHABLE) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Retrieved:
     known: int = 0
     """Images that were in the spool before."""
     fetched: int = 0
+    others: set[str] = field(default_factory=set)
+    """Series of the study that are no CT."""
     problems: list[str] = field(default_factory=list)
     """A line each."""
 

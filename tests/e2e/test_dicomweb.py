@@ -203,5 +203,5 @@ def test_pages_of_an_archive_that_gives_few_at_once(bench: Bench, orthanc: Quick
     source = with_source(bench, orthanc, "wado-rs").sources["pacs"]
     with HttpPeer(source.dicomweb_url, source, 30.0) as peer, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dicomweb, "_PAGE", 3)
-        ((uid, instances),) = dicomweb._ct_series(peer, str(slices[0].StudyInstanceUID))
+        ((uid, instances),) = dicomweb._ct_series(peer, str(slices[0].StudyInstanceUID), (), set())
     assert (uid, sorted(instances)) == (slices[0].SeriesInstanceUID, uids(*slices))

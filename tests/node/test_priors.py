@@ -1,6 +1,7 @@
 """A reading is compared with the patient's last one: the same patient, an earlier study, the same release."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rows import DIGEST, add_job, add_results, open_records, settings_for
 from config import Settings
 from dicom_sr.prior import Prior, Said
 from fvlm.reading import Verdict
+from node.archived_prior import ArchivedPrior
 from node.database import Records
 from node.jobs import Analyst
 from node.priors import prior_of
@@ -91,6 +93,33 @@ def test_another_patient_release_or_study_and_what_was_not_sent_is_no_prior(
     assert _prior(records) is None
 
 
+def test_what_an_archive_gave_counts_for_the_same_patient_and_release_and_if_it_is_newer(
+    records: Records, settings: Settings
+) -> None:
+    own = _read(records, settings, "2.25.12", "20260115120000")
+    right = ArchivedPrior(DIGEST, ANNA, "20260201080000", "2.25.400", {"lung.nodule": [0.5, "undetermined"]})
+    chosen = {}
+    for number, archived in enumerate(
+        (
+            right,
+            replace(right, release="f" * 64),
+            replace(right, patient="b" * 32),
+            replace(right, studied_at="20260301080000"),
+            replace(right, studied_at="20251231080000"),
+        )
+    ):
+        job_id = add_job(records, f"2.25.99.{number}")
+        with records.session() as session:
+            job = session.get_one(Job, job_id)
+            job.archived_prior = archived.kept()
+            session.get_one(Series, job.series_id).study_instance_uid = "2.25.99"
+            session.flush()
+            prior = prior_of(session, job, Whose(ANNA, "20260301080000"))
+        assert prior is not None
+        chosen[number] = prior.report_uid
+    assert chosen == {0: "2.25.400"} | dict.fromkeys(range(1, 5), f"2.25.{own}1")
+
+
 def test_the_choice_is_kept(records: Records, settings: Settings) -> None:
     first = _read(records, settings, "2.25.11", "20251103120000")
     job_id = add_job(records, "2.25.99.1")
@@ -104,7 +133,7 @@ def test_the_choice_is_kept(records: Records, settings: Settings) -> None:
     assert again.report_uid == f"2.25.{first}1"
 
 
-class _Listening(FakePipeline):
+class Listening(FakePipeline):
     prior: Prior | None = None
 
     def run(self, _: Any, images_at: datetime, on_stage: Callable[[str], None] | None = None, *more: Any) -> Any:
@@ -114,7 +143,7 @@ class _Listening(FakePipeline):
 
 def test_the_pipeline_is_told(records: Records, settings: Settings) -> None:
     _read(records, settings, "2.25.11", "20251103120000")
-    pipeline = _Listening(settings)
+    pipeline = Listening(settings)
     (pipeline.control / "whose").write_text(f"{ANNA} 20260301080000")
     Analyst(records, settings, pipeline, "w").analyze(add_job(records, "2.25.99.1"))  # type: ignore[arg-type]
     assert pipeline.prior is not None

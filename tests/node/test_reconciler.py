@@ -12,9 +12,11 @@ from spool_data import Bench, ct_slice, store
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
-from config import Settings
-from config.settings import ModelSettings, WorkSettings
+from config import Reason, Settings
+from config.prior_settings import PriorSettings
+from config.settings import CompletionSettings, ModelSettings, Source, WorkSettings
 from node import leases
+from node.children import free_port
 from node.database import Records
 from node.logs import ALLOWED_KEYS
 from node.reconciler import Reconciler
@@ -75,6 +77,29 @@ def test_a_vetted_series_gets_one_job_of_the_release_and_one_message(records: Re
         assert _waiting(client) == {ANALYZE: 1, DELIVER: 0}
     made = job(records, 1)
     assert (made.state, made.release_digest) == (State.QUEUED, release_digest(settings.model.release))
+
+
+def test_a_new_job_is_issued_when_the_archive_was_asked_for_its_prior(tmp_path: Path, settings: Settings) -> None:
+    bench = Bench(tmp_path / "bench")
+    archive = Source(ae_title="PACS", host="127.0.0.1", port=free_port())
+    more = {
+        "priors": PriorSettings(source="pacs", wait_s=600.0),
+        "sources": {"pacs": archive},
+        "model": settings.model,
+        "completion": CompletionSettings(quiet_s=0.01),
+    }
+    asking = bench.settings.model_copy(update=more)
+    images = [ct_slice(number=number) for number in range(1, 21)]
+    for image in images:
+        image.StudyDate = "20260301"
+    bench.receive(*images)
+    with running_broker(asking.data_dir) as client, capture_logs() as logs:
+        reconciler = _reconciler(bench.records, asking)
+        wait_for(lambda: reconciler.once() and _waiting(client)[ANALYZE] == 1, "a worker may take it")
+    (told,) = [line for line in logs if line["event"] == "prior_not_sought"]
+    assert told["reason"] == Reason.PEER_UNREACHABLE
+    assert told.keys() - {"log_level"} <= ALLOWED_KEYS
+    assert job(bench.records, 1).held_until is None
 
 
 def test_without_a_release_series_wait_and_it_is_told_once(records: Records, settings: Settings) -> None:

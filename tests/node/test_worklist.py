@@ -16,6 +16,7 @@ from rows import add_job, add_results, job, open_records, settings_for
 from running import Processes, wait_for
 from sqlalchemy import select
 from structlog.testing import capture_logs
+from tls_files import Authority
 from typer.testing import CliRunner
 from ups_peer import PROCEDURE, STATION, Steps, code, dimse_peer, event_report, rs_peer, scheduled
 
@@ -258,13 +259,16 @@ def test_no_more_is_claimed_than_may_be_held_and_the_urgent_first(tmp_path: Path
     assert set(steps.owners) == {"2.25.71", "2.25.72"}
 
 
-@pytest.mark.parametrize("kind", ["rs", "dimse"])
+@pytest.mark.parametrize("kind", ["rs", "rs over TLS", "dimse"])
 def test_a_cancel_request_among_the_events_ends_job_and_workitem(kind: str, tmp_path: Path) -> None:
     steps, ended = Steps(), Event()
     with ExitStack() as stack:
-        if kind == "rs":
-            url, channels = stack.enter_context(rs_peer(steps))
-            worklist: Any = WebWorklist(kind="rs", url=url, station=_STATION, poll_s=600)
+        if kind != "dimse":
+            tls = Authority(tmp_path, "hospital") if kind == "rs over TLS" else None
+            url, channels = stack.enter_context(rs_peer(steps, tls=tls.issue("ris") if tls else None))
+            worklist: Any = WebWorklist(
+                kind="rs", url=url, station=_STATION, poll_s=600, ca_file=tls.ca if tls else None
+            )
         else:
             events_port = free_port()
             port = stack.enter_context(dimse_peer(steps, {"FVLMEVENTS": events_port}))
@@ -277,7 +281,9 @@ def test_a_cancel_request_among_the_events_ends_job_and_workitem(kind: str, tmp_
         job_id = add_job(records, "2.25.1")
         threads = start_performers(settings, records, ended)
         try:
-            wait_for(lambda: len(channels) == 1 if kind == "rs" else steps.tell is not silent, "it listens to events")
+            wait_for(
+                lambda: len(channels) == 1 if kind != "dimse" else steps.tell is not silent, "it listens to events"
+            )
             steps.add(scheduled("2.25.77", "2.25.1"))
             wait_for(lambda: steps.state("2.25.77") == "IN PROGRESS", "the event triggers the claim, no poll")
             wait_for(lambda: _claim(records, "2.25.77").phase == Phase.HELD, "the claim is recorded")
@@ -294,6 +300,17 @@ def test_a_cancel_request_among_the_events_ends_job_and_workitem(kind: str, tmp_
                 thread.join(10)
     assert (job(records, job_id).state, job(records, job_id).reason) == (State.FAILED, Reason.CANCELLED)
     assert _reasons(steps.all["2.25.77"]) == ["110500", "CANCELLED"]
+
+
+def test_a_worklist_whose_certificate_is_of_no_known_authority_is_not_spoken_to(tmp_path: Path) -> None:
+    steps = Steps(scheduled("2.25.77", "2.25.1"))
+    with rs_peer(steps, tls=Authority(tmp_path, "stranger").issue("ris")) as (url, _):
+        worklist = WebWorklist(kind="rs", url=url, station=_STATION, ca_file=Authority(tmp_path, "hospital").ca)
+        _, records, performer = _node(tmp_path, worklist)
+        performer.once()
+    assert steps.state("2.25.77") == "SCHEDULED"
+    with records.reading() as session:
+        assert session.get_one(WorklistContact, "ris").reason == Reason.TLS_CERTIFICATE_UNTRUSTED
 
 
 def test_a_cancel_request_after_the_results_are_out_comes_too_late(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import UnifiedProcedureStepEvent, UnifiedProcedureStepPull, UnifiedProcedureStepWatch
 from running import wait_for
+from tls_files import Pair
 
 STATION, PROCEDURE = ("FVLM1", "99HOSP", "fVLM Node"), ("CTREAD", "99HOSP", "CT reading")
 _EVENTS = "1.2.840.10008.5.1.4.34.6.4"
@@ -254,16 +255,18 @@ def _app(steps: Steps) -> FastAPI:
 
 
 @contextmanager
-def rs_peer(steps: Steps, port: int = 0) -> Iterator[tuple[str, list[Any]]]:
-    """A running UPS-RS service: its URL, and the open event channels."""
+def rs_peer(steps: Steps, port: int = 0, tls: Pair | None = None) -> Iterator[tuple[str, list[Any]]]:
+    """A running UPS-RS service: its URL, and the open event channels. `tls`: its certificate, none: plain HTTP."""
     app = _app(steps)
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", ws="websockets-sansio", lifespan="off"))
+    files = {"ssl_certfile": tls.certificate, "ssl_keyfile": tls.key} if tls else {}
+    config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", lifespan="off", **files)  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_for(lambda: server.started, "the worklist listens")
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", app.state.channels
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}", app.state.channels
     finally:
         server.should_exit = True
         server.force_exit = True
