@@ -61,8 +61,8 @@ class Anatomy(_Coded):
     """True: there is a left and a right one."""
     sides_touch: bool = False
     """Of a paired anatomy: the two are never one organ, though their masks may touch (kidneys that touch are one)."""
-    totalsegmentator: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Classes of TotalSegmentator v2 task `total` whose union is this anatomy."""
+    totalsegmentator: tuple[str, ...]
+    """Classes of TotalSegmentator v2 task `total` whose union is this anatomy; none: it does not find it."""
     mean_hu: tuple[float, float]
     """Plausible mean attenuation inside the mask, HU (the physiologic guard)."""
     volume_ml: tuple[float, float]
