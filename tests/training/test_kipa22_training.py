@@ -26,7 +26,7 @@ from tests.dicom_sr.sr_synthetic import ct_headers
 from tests.training.kipa22_cases import CONFIG, OBLIQUE, SMALL, SPACING, boxes, write_case, write_config, write_data
 from training.cli import app
 from training.kipa22.layout import ANATOMIES
-from training.kipa22.report import compare
+from training.kipa22.report import Score, compare
 from training.kipa22.run import train_kipa22
 from training.kipa22.train import SegmenterTrainingError
 
@@ -72,6 +72,7 @@ def test_a_killed_run_goes_on_with_the_same_result(data: Path, tmp_path: Path) -
         train_kipa22(data, tmp_path / "cut", CONFIG, "cpu", _stages)
     assert [f.name for f in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step-00000002.pt"]
     _train(file, data, tmp_path / "cut")
+    write_config(file, CONFIG.model_copy(update={"workers": 1}))
     shown = _train(file, data, tmp_path / "whole")
     weights = [(tmp_path / run / "bundle/models/model.safetensors").read_bytes() for run in ("cut", "whole")]
     assert weights[0] == weights[1]
@@ -94,16 +95,16 @@ def test_the_report_of_held_out_cases(run: Path) -> None:
 
 
 def test_dice_and_distance_of_masks_that_are_known() -> None:
-    """A slab of 10 voxels moved by two along z: 8 are common. Nowhere: no score; missed: no distance."""
+    """A slab of 10 voxels moved by two along z: 8 are common."""
     truth, found = np.zeros((20, 6, 6), np.uint8), np.zeros((20, 6, 6), np.uint8)
     truth[2:12], found[4:14] = 2, 2
-    truth[15:17, 0, 0] = 3
+    truth[15:17, 0, 0], found[18, 0, 0] = 3, 4
     scores = compare(found, truth, (2.5, 1.0, 1.0))
     assert scores["kidney"].dice == pytest.approx(0.8)
     assert scores["kidney"].hd95_mm == pytest.approx(5.0)
-    assert scores["renal_artery"].dice == 0
-    assert scores["renal_artery"].hd95_mm is None
-    assert scores["renal_vein"].dice is None
+    assert scores["renal_artery"] == Score(0.0, None, found=False)
+    assert scores["renal_tumor"] == Score(None, None, found=True)
+    assert scores["renal_vein"] == Score(None, None, found=False)
 
 
 def test_labels_lie_where_the_structures_are_on_an_oblique_image_stored_backwards(run: Path, tmp_path: Path) -> None:

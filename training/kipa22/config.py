@@ -72,6 +72,8 @@ class SegmenterConfig(_Strict):
     """`bfloat16` multiplies in bfloat16: for GPUs, and processors that have it."""
     augmentation: AugmentationConfig = AugmentationConfig()
     checkpoint_every: Positive = 500
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that cut and change patches; 0: none beside the training."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -18,6 +18,7 @@ from monai.transforms import (
     SpatialPadd,
 )
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from ct.resample import resample_hu
 from ct.volume import Volume
@@ -53,14 +54,14 @@ class Example:
         return cls(scaled.T.astype(np.float16), np.stack(shares).astype(np.uint8))
 
 
-class Patches:
+class Patches(Dataset[tuple[Tensor, Tensor]]):
     """Random patches of the examples: the same step gives the same patches, whatever was drawn before."""
 
     def __init__(self, examples: list[Example], config: SegmenterConfig) -> None:
         self._examples, self._config = examples, config
         self._transform = _transform(config)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images [B, 1, X, Y, Z] and shares [B, classes, X, Y, Z] of one step, float32 0..1."""
         config, images, shares = self._config, [], []
         for place in range(config.batch):

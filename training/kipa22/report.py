@@ -18,10 +18,13 @@ from training.kipa22.layout import ANATOMIES, CLASSES, Case, read_case
 
 @dataclass(frozen=True)
 class Score:
-    """One structure in one case. None: it is not in the truth (dice), or in neither or only one of both (hd95_mm)."""
+    """One structure in one case."""
 
     dice: float | None
+    """None: it is not in the truth."""
     hd95_mm: float | None
+    """None: it is not in both."""
+    found: bool
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class Row:
     dice: float
     dice_std: float
     dice_worst: float
-    hd95_mm: float
-    """Mean of the cases where it was found."""
+    hd95_mm: float | None
+    """Mean of the cases where it was found; None: it was in none."""
     missed: int
     """Cases whose truth has it and where nothing was found."""
+    spurious: int
+    """Cases whose truth does not have it and where something was found."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,14 @@ class Report:
 
     def table(self) -> str:
         """Plain text, one line a structure."""
-        head = f"{'structure':<13}{'cases':>6}{'Dice':>8}{'+-':>7}{'worst':>8}{'HD95 mm':>9}{'missed':>8}"
-        lines = [
-            f"{r.anatomy:<13}{r.cases:>6}{r.dice:>8.3f}{r.dice_std:>7.3f}{r.dice_worst:>8.3f}{r.hd95_mm:>9.2f}{r.missed:>8}"
-            for r in self.rows
-        ]
+        head = (
+            f"{'structure':<13}{'cases':>6}{'Dice':>8}{'+-':>7}{'worst':>8}{'HD95 mm':>9}{'missed':>8}{'spurious':>10}"
+        )
+        lines = []
+        for row in self.rows:
+            far = "-" if row.hd95_mm is None else f"{row.hd95_mm:.2f}"
+            dice = f"{row.dice:>8.3f}{row.dice_std:>7.3f}{row.dice_worst:>8.3f}"
+            lines.append(f"{row.anatomy:<13}{row.cases:>6}{dice}{far:>9}{row.missed:>8}{row.spurious:>10}")
         return "\n".join([head, *lines]) + "\n"
 
     def write(self, folder: Path) -> None:
@@ -88,7 +96,8 @@ def compare(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a structure is empty stands in the scores
         far = compute_hausdorff_distance(one, other, include_background=False, percentile=95, spacing=list(spacing))[0]
-    return {name: Score(_number(dice[i]), _number(far[i])) for i, name in enumerate(ANATOMIES)}
+    there = one.flatten(2).any(2)[0].tolist()
+    return {name: Score(_number(dice[i]), _number(far[i]), there[i + 1]) for i, name in enumerate(ANATOMIES)}
 
 
 def _one_hot(labels: npt.NDArray[np.uint8]) -> torch.Tensor:
@@ -112,6 +121,7 @@ def _row(name: str, scores: list[Score]) -> Row | None:
         round(float(dice.mean()), 4),
         round(float(dice.std()), 4),
         round(float(dice.min()), 4),
-        round(float(np.mean(distances)), 3) if distances else float("nan"),
-        sum(score.hd95_mm is None for score in there),
+        round(float(np.mean(distances)), 3) if distances else None,
+        sum(not score.found for score in there),
+        sum(score.found and score.dice is None for score in scores),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from training.kipa22.config import SegmenterConfig
 from training.kipa22.examples import Example, Patches
@@ -39,13 +40,15 @@ def train(
     """
     torch.manual_seed(config.seed)
     network = build(config, config.deep_supervision).to(device).train()
-    optimizer, loss_of, patches = optimizer_of(network, config), SupervisedLoss(), Patches(examples, config)
-    known = {"config": config.model_dump(mode="json"), "cases": names}
+    optimizer, loss_of = optimizer_of(network, config), SupervisedLoss()
+    known = {"config": config.model_dump(mode="json", exclude={"workers", "checkpoint_every"}), "cases": names}
     start = _resume(folder, network, optimizer, known)
-    for step in range(start, config.steps):
+    steps = range(start, config.steps)
+    patches = DataLoader(Patches(examples, config), batch_size=None, sampler=steps, num_workers=config.workers)
+    for step, batch in zip(steps, patches, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        images, shares = (tensor.to(device) for tensor in patches.batch(step))
+        images, shares = (tensor.to(device) for tensor in batch)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             heads = network(images)
         loss = loss_of(heads, shares)
