@@ -61,7 +61,11 @@ class TotalSegmentator:
         return [file for model in self._model_files().values() for file in model.all]
 
     def segment(self, volume: Volume, anatomies: tuple[str, ...]) -> AnatomyMap:
-        """Label `anatomies` on the volume's grid. Raises SegmenterWeightsError if the weights are gone by now."""
+        """Label those of `anatomies` that the task has classes for, on the volume's grid.
+
+        Raises SegmenterWeightsError if the weights are gone by now.
+        """
+        anatomies = findable(anatomies)
         self._model_files()
         with quiet_package(self.weights), self._warm_networks(anatomies):
             from totalsegmentator.map_to_binary import class_map
@@ -224,6 +228,11 @@ def merge_classes(classes: npt.NDArray[np.uint8], names: dict[int, str], anatomi
         for name in vocabulary.anatomy(anatomy).totalsegmentator:
             table[number[name]] = label
     return table[classes]
+
+
+def findable(anatomies: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `anatomies` that task `total` has classes for."""
+    return tuple(name for name in anatomies if load_vocabulary().anatomy(name).totalsegmentator)
 
 
 def own_sides(classes: npt.NDArray[np.uint8], names: dict[int, str]) -> OwnSides:

@@ -174,6 +174,7 @@ def _veins(rng: np.random.Generator, scene: Scene, side: Side) -> Union:
     radius, drop = rng.uniform(4.2, 5.6), rng.uniform(-6, 4)
     root = (hx - sign * rng.uniform(4, 9), hy - 9 + rng.uniform(-1, 1), hz - 2)
     z = hz + drop
+    way: tuple[tuple[float, float, float, float], ...]
     if side == "left":
         crossing = 0.75 * radius
         way = ((-14, 14, z + 2, radius), (-6, 5, z + 2, radius), (6, 3, z + 2, crossing), (18, 6, z + 1, radius))
