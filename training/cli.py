@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -56,16 +56,58 @@ def _group() -> None:
 def segmenter(
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on from there.")],
     steps: Annotated[int, typer.Option(min=1, help="One phantom each.")] = Size.segmenter_steps,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="kipa22, kipa22-phantom, or a YAML file as they are: a segmenter of the renal structures."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --preset: the folder with train/image and train/label, as KiPA22 has it.")
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="With --preset. None: a GPU where there is one.")
+    ] = None,
 ) -> None:
     """Train the bundled anatomy segmenter on synthetic patients: the first half of `train phantom`, on one core.
 
+    With --preset, train a segmenter of renal vein, kidney, renal artery and tumor on images and labels of yours,
+    measure it on held-out cases, and write it as a provider of the node (docs/researcher/kipa22.md).
+
     Example: fvlm-node train segmenter --out runs/phantom &   (and `train phantom` beside it, on the other core)
+
+    Example: fvlm-node train segmenter --preset kipa22 --data KiPA22 --out runs/kipa22
     """
+    if preset is not None or data is not None:
+        with _stages() as stages:
+            from training.kipa22.run import train_preset
+
+            if steps != Size.segmenter_steps:
+                raise ValueError("--steps is of the bundled segmenter; with --preset it stands in the YAML file")
+            report = train_preset(preset, data, out, device, stages)
+        typer.echo(report.table(), nl=False)
+        _console.print(f"Provider: {out / 'bundle'}\nReport: {out / 'report.json'}", soft_wrap=True)
+        return
     with _stages() as stages, stages("segmenter: training") as update:
         from training.segmenter import train_segmenter
 
         weights = train_segmenter(out / "segmenter", steps, update)
     _console.print(f"Segmenter: {weights}")
+
+
+@app.command("renal-phantoms")
+def renal_phantoms(
+    out: Annotated[Path, typer.Option(help="Gets train/ and test/ with image/ and label/ in each.")],
+    cases: Annotated[int, typer.Option(min=1, help="Phantoms to train on.")] = 80,
+    held_out: Annotated[int, typer.Option(min=1, help="Others, to measure on.")] = 12,
+) -> None:
+    """Write synthetic renal CT angiograms with a tumor, cysts and labelled vessels, for `train segmenter --preset`.
+
+    Example: fvlm-node train renal-phantoms --out phantoms
+    """
+    with _stages() as stages, stages("phantoms") as update:
+        from training.kipa22.run import write_phantoms
+
+        write_phantoms(out, cases, held_out, lambda done, total: update(done, total, None))
+    _console.print(f"Cases: {out}", soft_wrap=True)
 
 
 @app.command()

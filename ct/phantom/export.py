@@ -37,11 +37,12 @@ def write_nifti(
     rendered = render(patient, spacing, shape)
     image, labels = folder / "ct.nii.gz", folder / "labels.nii.gz"
     for path, array in ((image, rendered.hu), (labels, rendered.labels)):
-        path.write_bytes(gzip.compress(_nifti(array, rendered), compresslevel=4, mtime=0))
+        path.write_bytes(nifti_bytes(array, rendered))
     return image, labels
 
 
-def _nifti(array: npt.NDArray[np.generic], rendered: Rendered) -> bytes:
+def nifti_bytes(array: npt.NDArray[np.generic], rendered: Rendered) -> bytes:
+    """A .nii.gz file of [z, y, x] on the grid of `rendered`; the same array gives the same bytes."""
     z, y, x = rendered.origin_mm
     sz, sy, sx = rendered.spacing
     affine = np.array([[-sx, 0, 0, -x], [0, -sy, 0, -y], [0, 0, sz, z], [0, 0, 0, 1]], dtype=np.float64)
@@ -49,8 +50,7 @@ def _nifti(array: npt.NDArray[np.generic], rendered: Rendered) -> bytes:
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
-    data: bytes = image.to_bytes()
-    return data
+    return gzip.compress(image.to_bytes(), compresslevel=4, mtime=0)
 
 
 def to_volume(

@@ -102,10 +102,10 @@ def render(
     origin = grid_origin(spacing, shape)
     hu = np.empty(shape, dtype=np.int16)
     labels = np.empty(shape, dtype=np.uint8)
-    grain = _Grain(patient, spacing, shape) if noise else None
+    grain = Grain(patient, spacing, shape) if noise else None
     for start, canvas in _slabs(patient, spacing, shape):
         stop = start + canvas.shape[0]
-        _paint(canvas, patient)
+        paint(canvas, patient)
         if grain is not None:
             grain.add(canvas.hu, start)
         np.rint(canvas.hu, out=canvas.hu)
@@ -141,16 +141,24 @@ def lesion_mask(
         patch = canvas.patch(form)
         if patch is None:
             continue
-        _paint(canvas, patient)
+        paint(canvas, patient)
         part = mask[start : start + canvas.shape[0]]
         part[patch.box] = (patch.field < 0) & (canvas.labels[patch.box] == label)
     return mask
 
 
 def _slabs(patient: PhantomPatient, spacing: Spacing, shape: Size) -> Iterator[tuple[int, Canvas]]:
-    """Empty canvases that tile the grid along z, with axes in body coordinates."""
-    scene, body = scene_of(patient), patient.body
-    origin = grid_origin(spacing, shape)
+    """Empty canvases that tile the grid along z."""
+    thickness = max(4, _SLAB_VOXELS // (shape[1] * shape[2]))
+    z, y, x = grid_origin(spacing, shape)
+    for start in range(0, shape[0], thickness):
+        slab = (min(thickness, shape[0] - start), shape[1], shape[2])
+        yield start, canvas_at(patient, (z + start * spacing[0], y, x), spacing, slab)
+
+
+def canvas_at(patient: PhantomPatient, origin: tuple[float, float, float], spacing: Spacing, shape: Size) -> Canvas:
+    """An empty canvas, whose axes are in body coordinates; `origin` is its first voxel (z, y, x) in patient mm."""
+    body = patient.body
     scales = (body.stature, body.frame, body.frame)
     offsets = body.offset_mm[::-1]
     z, y, x = (
@@ -158,12 +166,11 @@ def _slabs(patient: PhantomPatient, spacing: Spacing, shape: Size) -> Iterator[t
         for first, step, n, offset, scale in zip(origin, spacing, shape, offsets, scales, strict=True)
     )
     edge = max(1.1, 0.5 * (spacing[1] + spacing[2]), 0.6 * float(np.cbrt(np.prod(spacing))))
-    thickness = max(4, _SLAB_VOXELS // (shape[1] * shape[2]))
-    for start in range(0, shape[0], thickness):
-        yield start, Canvas(z[start : start + thickness], y, x, edge, scene.waves)
+    return Canvas(z, y, x, edge, scene_of(patient).waves)
 
 
-def _paint(canvas: Canvas, patient: PhantomPatient) -> None:
+def paint(canvas: Canvas, patient: PhantomPatient) -> None:
+    """Draw the whole patient, without noise."""
     scene = scene_of(patient)
     scenery_layout.paint_frame(canvas, scene.scenery, scene.organs, scene.tissue)
     paint_organs(canvas, patient, scene.organs, scene.scenery, scene.tissue, LABELS)
@@ -173,7 +180,7 @@ def _paint(canvas: Canvas, patient: PhantomPatient) -> None:
     canvas.hu += texture
 
 
-class _Grain:
+class Grain:
     """Scanner noise: a small tile of correlated noise, shifted at random for every slice."""
 
     def __init__(self, patient: PhantomPatient, spacing: Spacing, shape: Size) -> None:

@@ -184,9 +184,27 @@ def _muscles(muscle: float, fat: float) -> list[Stroke]:
     return strokes
 
 
+INFERIOR_CAVA = column((38, -20, 14, 13, 11), (-30, -20, 20, 13, 10), (-90, -18, 22, 11, 9), (-145, -12, 28, 11, 8))
+
+
+def descending_aorta(patient: PhantomPatient) -> Column:
+    """From the arch to the bifurcation."""
+    wide = _aortic_width(patient)
+    return column(
+        (160, 22, 38, 12.5 * wide, 12.5 * wide),
+        (60, 17, 42, 12 * wide, 12 * wide),
+        (-20, 8, 26, 11 * wide, 11 * wide),
+        (-90, 6, 18, 9.5 * wide, 9.5 * wide),
+        (-142, 5, 22, 8.5 * wide, 8.5 * wide),
+    )
+
+
+def _aortic_width(patient: PhantomPatient) -> float:
+    return float(dice(patient.seed, "vessels").uniform(0.9, 1.15) * (1 + 0.002 * (patient.age - 58)))
+
+
 def _great_vessels(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
-    rng = dice(patient.seed, "vessels")
-    wide = rng.uniform(0.9, 1.15) * (1 + 0.002 * (patient.age - 58))
+    wide = _aortic_width(patient)
     arch = tube(
         (-14, -30, 108, 16 * wide),
         (-20, -30, 140, 16 * wide),
@@ -195,13 +213,6 @@ def _great_vessels(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
         (18, 22, 178, 13 * wide),
         (22, 36, 156, 12.5 * wide),
         step=0.5,
-    )
-    descending = column(
-        (160, 22, 38, 12.5 * wide, 12.5 * wide),
-        (60, 17, 42, 12 * wide, 12 * wide),
-        (-20, 8, 26, 11 * wide, 11 * wide),
-        (-90, 6, 18, 9.5 * wide, 9.5 * wide),
-        (-142, 5, 22, 8.5 * wide, 8.5 * wide),
     )
     iliacs = Union(
         tuple(
@@ -216,7 +227,6 @@ def _great_vessels(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
             for s in (-1, 1)
         )
     )
-    cava = column((38, -20, 14, 13, 11), (-30, -20, 20, 13, 10), (-90, -18, 22, 11, 9), (-145, -12, 28, 11, 8))
     upper = column((235, -24, -12, 8, 7), (190, -26, -12, 9, 9), (115, -26, -10, 10, 10))
     branches = Union(
         (
@@ -264,9 +274,9 @@ def _great_vessels(patient: PhantomPatient, tissue: Tissues) -> list[Stroke]:
         Stroke(veins, tissue.blood),
         Stroke(branches, tissue.aorta),
         Stroke(arch, tissue.aorta),
-        Stroke(descending, tissue.aorta),
+        Stroke(descending_aorta(patient), tissue.aorta),
         Stroke(iliacs, tissue.aorta),
-        Stroke(cava, tissue.cava),
+        Stroke(INFERIOR_CAVA, tissue.cava),
         Stroke(trachea, 30.0, inset=-1.6),
         Stroke(bronchi, 20.0, inset=-1.4),
         Stroke(trachea, -985.0),

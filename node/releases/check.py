@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from config import Reason, Vocabulary, load_vocabulary
 from config.settings import ModelSettings
+from ct.anatomy import SegmenterWeightsError
 from fvlm.release import Release, ReleaseError
 from node.release import Facts, facts_of, release_folder
 from node.releases.registry import ReleaseRefusedError
@@ -67,6 +68,15 @@ def _unseen(release: Release, settings: ModelSettings) -> list[str]:
     if settings.segmenter == "totalsegmentator":
         vocabulary = load_vocabulary()
         found = {name for name in names if vocabulary.anatomy(name).totalsegmentator}
+    elif settings.segmenter in ("nnunet", "monai"):
+        from ct.segmenter_file import read_segmenter_file
+
+        assert settings.segmenter_labels is not None  # the settings see to it
+        try:
+            described = read_segmenter_file(settings.segmenter_labels)
+        except SegmenterWeightsError as error:
+            raise ReleaseRefusedError(Reason.RELEASE_UNFIT, str(error)) from error
+        found = {target.anatomy for target in described.labels.values()}
     else:
         from ct.bundled import BundledSegmenter
 

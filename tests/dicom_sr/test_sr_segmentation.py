@@ -269,6 +269,8 @@ def test_colours_are_those_that_totalsegmentator_recommends() -> None:
         }
     anatomies = load_vocabulary().anatomies
     for anatomy in anatomies:
+        if anatomy.name.startswith("renal_"):  # TotalSegmentator has no such class
+            continue
         first = anatomy.totalsegmentator[0] if anatomy.totalsegmentator else anatomy.name
         assert (anatomy.color == recommended[first]) == (anatomy.name not in {"iliac_vein", "iliopsoas", "scapula"})
         right = next((name for name in anatomy.totalsegmentator if "right" in name), None) if anatomy.paired else None
