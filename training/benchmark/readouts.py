@@ -29,7 +29,8 @@ def by_captions(student: AnatomyStudent, train: Encoded, asked: Sequence[Encoded
     student.eval()
     with torch.inference_mode():
         encoded = student.texts(list(distinct)).double().cpu().numpy()
-    means = np.array([encoded[[distinct[text] for text in some]].mean(0) for some in texts])
+    unknown = np.full(encoded.shape[1], np.nan)
+    means = np.array([encoded[[distinct[text] for text in some]].mean(0) if some else unknown for some in texts])
     return [(image_features(student, data) * (means[1::2] - means[0::2])).sum(-1) for data in asked]
 
 
