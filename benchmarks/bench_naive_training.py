@@ -33,7 +33,7 @@ class NaiveLoss:
                 part.p = 0.0
 
     def __call__(self, batch: Batch) -> Tensor:
-        levels = self._tokens(batch.image)
+        levels = self.tokens(batch.image)
         total = batch.image.new_zeros(())
         for organ in range(len(self._model.config.anatomies)):
             mask = F.max_pool3d((batch.labels == organ + 1).float()[:, None], self._model.config.patch).flatten(1) > 0
@@ -44,10 +44,10 @@ class NaiveLoss:
                     captions.append(batch.captions[patient][organ])
                     normal.append(bool(batch.normal[patient, organ]))
             if len(image) > 1 and not all(normal):
-                total = total + self._contrast(torch.stack(image), self._texts(captions), captions, normal)
+                total = total + self._contrast(torch.stack(image), self.texts(captions), captions, normal)
         return total
 
-    def _tokens(self, image: Tensor) -> list[Tensor]:
+    def tokens(self, image: Tensor) -> list[Tensor]:
         """[B, 1, D, H, W] -> tokens [B, L, W] of each level."""
         encoder, config = self._model.visual_encoder, self._model.config
         patches = encoder.patch_embedding.patch_embeddings
@@ -85,7 +85,7 @@ class NaiveLoss:
         )
         return F.normalize(model.vision_projs[organ](pooled[0, 0]), dim=-1)
 
-    def _texts(self, captions: Sequence[str]) -> Tensor:
+    def texts(self, captions: Sequence[str]) -> Tensor:
         """[N, E]."""
         longest = self._model.config.text.max_tokens
         tokens = self._tokenizer(

@@ -67,13 +67,12 @@ def tokens_of_anatomies(labels: Tensor, patch: Triple, anatomies: int) -> Tensor
     batch, depth, height, width = labels.shape
     pz, py, px = patch
     number = torch.int16 if anatomies < 15 else torch.int32 if anatomies < 31 else torch.int64
-    codes = torch.arange(256, device=labels.device)
-    bit = torch.where((codes > 0) & (codes <= anatomies), 1 << (codes.clamp(1, 62) - 1), 0).to(number)
-    sets = bit[labels.int()]
+    sets = (1 << (labels * (labels <= anatomies)).to(number)) >> 1
     sets = _or(sets.view(batch, depth // pz, pz, height * width), 2)
     sets = _or(sets.view(batch, depth // pz, height // py, py, width), 3)
     sets = _or(sets.view(batch, -1, width // px, px), 3).flatten(1)
-    return (sets[:, None] & bit[1 : anatomies + 1, None]) != 0
+    bit = 1 << torch.arange(anatomies, device=labels.device).to(number)
+    return (sets[:, None] & bit[:, None]) != 0
 
 
 def _or(sets: Tensor, axis: int) -> Tensor:

@@ -121,6 +121,7 @@ def test_a_study_that_cannot_be_read_is_named(release: Path, tmp_path: Path) -> 
     [
         (("--split", "valid"), "no shard of split valid"),
         (("--templates", "nowhere.yaml"), "nowhere.yaml: cannot be read"),
+        (("--probe-split", "test"), "the same studies are evaluated"),
     ],
 )
 def test_user_errors(arguments: tuple[str, ...], why: str, release: Path, shards: Path, tmp_path: Path) -> None:
@@ -180,6 +181,20 @@ def test_probe_does_not_know_a_patient_from_another_fold() -> None:
     assert auc(scored(told, probe(told))).macro["auc"].value < 0.6
     alone = replace(told, subjects=tuple(map(str, range(400))))
     assert auc(scored(alone, probe(alone))).macro["auc"].value > 0.95
+
+
+def test_probe_learns_from_another_split() -> None:
+    """The finding lies in another direction there: what is told is what was learned, not what is evaluated."""
+    rng = np.random.default_rng(2)
+    positive = rng.random(200) < 0.4
+    features = rng.normal(size=(200, 4))
+    features[:, 0] += 4 * positive
+    told = known_answers(features, positive)
+    other = replace(known_answers(-features, positive), subjects=tuple(f"t{number}" for number in range(200)))
+    assert auc(scored(told, probe(told, other))).macro["auc"].value < 0.1
+    assert np.isnan(probe(told, told)).all(), "its own patients are not learned from"
+    few = replace(other, known=(np.cumsum(positive) < 10)[:, None])
+    assert np.isnan(probe(told, few)).all()
 
 
 def test_probe_needs_ten_of_each_class() -> None:

@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 from training.benchmark import size as sizes
 from training.benchmark.data import Scans, prepare
 from training.benchmark.encode import encode
-from training.benchmark.figures import STEPS, Figures, Interval, Method, resampled_aucs
+from training.benchmark.figures import STEPS, Ablation, Figures, Interval, Method, resampled_aucs
 from training.benchmark.page import NOTES, write_page
 from training.benchmark.patients import ANATOMIES, FINDINGS, case_of, diseases_of, draw, load_syndromes
-from training.benchmark.run import run
+from training.benchmark.run import prepared, run
 from training.benchmark.scores import aucs
 from training.benchmark.size import Size
 from training.benchmark.trainees import METHODS, gathered
+from training.benchmark.why import BOTH, CONTRAST, READOUTS, TRIALS, ablations, as_contrast_is_told, first_patients
+from training.benchmark.why_page import write_why
 from training.cli import app
 
 TINY = Size(
@@ -190,6 +192,38 @@ def test_all_methods_and_a_second_call_that_trains_nothing(folder: Path, figures
         run(folder, replace(TINY, epochs=2), 1, _quiet, torch.device("cpu"))
 
 
+def test_why_changes_one_thing_at_a_time(folder: Path, figures: Figures, tmp_path: Path) -> None:
+    ground = prepared(folder, TINY, 1, _quiet, torch.device("cpu"))
+    rows = {(row.change, row.method): row for row in ablations(ground, tmp_path, _quiet)}
+    for method in BOTH:
+        unchanged = rows["unchanged", method]
+        assert unchanged.seeds == figures.methods[method].seeds  # the very training of the benchmark
+        changed = [row for (change, name), row in rows.items() if name == method and row.unchanged is not None]
+        assert all(row.seeds != unchanged.seeds for row in changed)
+    assert {change for change, _ in rows} == {
+        "unchanged",
+        *(trial.change for trial in TRIALS),
+        *(change for change, _ in READOUTS.values()),
+    }
+    assert all(row.supervised is None for (_, method), row in rows.items() if method != CONTRAST)
+    few = first_patients(ground.train, 3)
+    one, other = few.batch([2, 0]), ground.train.batch([2, 0])
+    assert len(few) == 3
+    assert torch.equal(one.cells, other.cells)
+    assert torch.equal(one.of_tokens, other.of_tokens)
+
+
+def test_labels_as_the_contrast_is_told() -> None:
+    hidden = 0
+    for case in (case_of(draw(seed)) for seed in range(40)):
+        told = as_contrast_is_told(case).labels
+        for index, finding in enumerate(FINDINGS):
+            normal = case.normal[ANATOMIES.index(finding.split(".")[0])]
+            assert told[index] == (case.truth[index] and not normal)
+            hidden += case.truth[index] and not told[index]
+    assert hidden > 0
+
+
 def _figures() -> Figures:
     """Made-up figures: one difference is sure, one is sure the other way, the others are not decided."""
     one = Interval(0.7, 0.6, 0.8)
@@ -222,6 +256,16 @@ def test_page_keeps_notes_and_says_what_came_out(tmp_path: Path) -> None:
     assert list(data["macro_auc"]) == list(METHODS)
     assert data["macro_auc"]["clip"] is None
     assert data["macro_auc"]["fvlm"] == 0.7
+    row = Ablation("other", "fvlm+normal", Interval(0.7, 0.6, 0.8), (0.7,), (0.6,), None, Interval(0.1, -0.1, 0.2))
+    write_why(tmp_path, [row], TINY, about)
+    both = page.read_text(encoding="utf-8")
+    assert "| other | fvlm+normal | **0.700** | 0.700 | 0.600 |  | +0.100 (-0.100 to +0.200) |" in both
+    assert both.endswith("It was a rainy day.\n")
+    write_page(tmp_path, _figures(), TINY, about)
+    assert page.read_text(encoding="utf-8") == both
+    published = json.loads((tmp_path / "phantom-benchmark.json").read_text(encoding="utf-8"))
+    assert published["macro_auc"] == data["macro_auc"]
+    assert published["ablations"]["rows"][0]["supervised"]["value"] == 0.1
     for name in ("phantom-benchmark-methods.png", "phantom-benchmark-anatomies.png"):
         assert name in again
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

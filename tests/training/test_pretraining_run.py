@@ -1,7 +1,11 @@
 """A run: interrupted and resumed bit for bit, its checkpoints, its log, its averages, its bounds."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,11 @@ RECIPE = RecipeConfig(
     checkpoints=CheckpointConfig(every_steps=2, keep=2),
 )
 STEPS = 6
+MOMENTUM = CorrectionConfig(abnormal="momentum", ramp_epochs=1.0)
 
 
 class Cut(Exception):  # noqa: N818
-    """Stands for a kill between two checkpoints."""
+    """Ends a run between two checkpoints."""
 
 
 def _trainees(count: int, dropout: float = 0.2) -> list[Trainee]:
@@ -79,20 +84,46 @@ def _assert_same(one: Any, other: Any, path: str = "") -> None:
         assert one == other, path
 
 
-@pytest.mark.parametrize("abnormal", ["none", "momentum", "co-teaching"])
-def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path, abnormal: Any) -> None:
+def run_and_die(folder: str) -> None:
+    """In a process of its own: SIGKILL after five of six steps, the last checkpoint one step old."""
+
+    def progress(step: int, *_: object) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     torch.set_num_threads(1)
-    correction = CorrectionConfig(abnormal=abnormal, ramp_epochs=1.0)
+    fit(_trainees(1), ARCHIVE, RECIPE, Path(folder), correction=MOMENTUM, progress=progress)
+
+
+def test_a_process_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    code = f"from tests.training.test_pretraining_run import run_and_die; run_and_die({str(tmp_path / 'cut')!r})"
+    died = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False, timeout=300)
+    assert died.returncode == -signal.SIGKILL
+    assert checkpoints.saved(tmp_path / "cut" / "checkpoints")[-1].name == "step-00000004.pt"
+    for name in ("whole", "cut"):
+        _run(tmp_path / name, MOMENTUM)
+    _assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_two_models_stopped_twice_and_resumed_are_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    correction = CorrectionConfig(abnormal="co-teaching", ramp_epochs=1.0)
     _run(tmp_path / "whole", correction)
     for until in (3, 5):
         with pytest.raises(Cut):
             _run(tmp_path / "cut", correction, until)
         (tmp_path / "cut" / "checkpoints" / "checkpoint.part").write_bytes(b"killed while writing")
     _run(tmp_path / "cut", correction)
-    whole, cut = (checkpoints.saved(tmp_path / name / "checkpoints")[-1] for name in ("whole", "cut"))
+    _assert_same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def _assert_same_end(*folders: Path) -> None:
+    """Weights, state and log of two runs are the same to the bit."""
+    whole, cut = (checkpoints.saved(folder / "checkpoints")[-1] for folder in folders)
     assert whole.name == cut.name == "step-00000006.pt"
     _assert_same(checkpoints.load(whole), checkpoints.load(cut))
-    logs = [_log(tmp_path / name) for name in ("whole", "cut")]
+    logs = [_log(folder) for folder in folders]
     assert [line["step"] for line in logs[1]] == list(range(1, STEPS + 1))
     assert [line["loss/total"] for line in logs[0]] == [line["loss/total"] for line in logs[1]]
 

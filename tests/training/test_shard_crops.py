@@ -50,6 +50,21 @@ def test_a_sample_follows_from_seed_epoch_and_index(folder: ShardFolder) -> None
     assert not torch.equal(ShardDataset(folder, seed=4)[0].image, ShardDataset(folder, seed=3)[0].image)
 
 
+def test_a_pass_broken_off_leaves_nothing_of_its_epoch(folder: ShardFolder) -> None:
+    """What persistent workers have read ahead of the old epoch is not given out in the new one."""
+    data = ShardDataset(folder, seed=3)
+    ready = DataLoader(
+        data, batch_size=1, collate_fn=collate, num_workers=1, persistent_workers=True, prefetch_factor=4
+    )
+    plain = batches(ShardDataset(folder, seed=3), 3)
+    for epoch in range(3):
+        data.set_epoch(epoch)
+        for number, one in enumerate(ready):
+            assert torch.equal(one.image[0], plain[2 * epoch + number // 2].image[number % 2])
+            if epoch < 2:
+                break
+
+
 def test_a_batch(folder: ShardFolder) -> None:
     data = ShardDataset(folder)
     assert len(data) == 4  # two scans have two reconstructions

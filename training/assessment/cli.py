@@ -19,6 +19,12 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Folder of shards made with its --release; or: phantoms")],
     out: Annotated[Path, typer.Option(help="Folder for the figures; an interrupted run goes on from there.")],
     split: Annotated[Split, typer.Option(help="Of the shards.")] = "test",
+    probe_split: Annotated[
+        Split | None,
+        typer.Option(
+            help="Of the shards: what the linear probe learns from; none: cross-validation.", show_default=False
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many phantoms.")] = 200,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first phantom.")] = 500_000,
     templates: Annotated[
@@ -43,7 +49,7 @@ def evaluate(
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        asked = Data(data, split, count, first_seed)
+        asked = Data(data, split, count, first_seed, probe_split)
         with bars:
             task = bars.add_task("studies", total=None)
             found = assess(

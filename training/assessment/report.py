@@ -42,8 +42,9 @@ def markdown(assessment: Assessment) -> str:
         first = next(iter(assessment.problems.values()))
         lines.append(f"- Studies that could not be read: {len(assessment.problems)}; the first: {first}")
     lines += _section("Summary", "", ("", "Value"), summary(assessment))
+    about = f"{_PROBE} It learned from: {assessment.probe_learned_from}."
     lines += _section(
-        "Zero-shot and linear probe", _PROBE, ("Finding", "Positive", "Zero-shot", "Probe"), _aucs(assessment)
+        "Zero-shot and linear probe", about, ("Finding", "Positive", "Zero-shot", "Probe"), _aucs(assessment)
     )
     lines += _section("Retrieval", _RETRIEVAL, _RETRIEVAL_HEAD, _retrieval(assessment))
     names = tuple(assessment.prompts[0].auc) if assessment.prompts else ()
@@ -64,7 +65,7 @@ def markdown(assessment: Assessment) -> str:
 
 _PROBE = (
     "AUC %. The probe is a logistic regression on the frozen feature of the finding's anatomy, told on "
-    "patients of other folds; there is none where a class has fewer than 10 studies."
+    "patients that it did not learn from; there is none where it had fewer than 10 studies of a class."
 )
 _RETRIEVAL = (
     "Share in % of the images whose caption is among the k nearest, and of the captions of which an image is; by "

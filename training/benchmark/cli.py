@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from training.benchmark.run import Stages
+    from training.benchmark.learn import Stages
 
 _errors = Console(stderr=True)
 _out = Console()
@@ -28,6 +28,9 @@ def phantom_benchmark(
     docs: Annotated[
         Path | None, typer.Option(help="Folder of the page, its plots and numbers; none: OUT/page.")
     ] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Instead: half of the patients, with one thing changed at a time.")
+    ] = False,
     processes: Annotated[int, typer.Option(min=1, max=256, help="Processes that render patients.")] = 2,
 ) -> None:
     """Compare seven ways to learn from reports on synthetic patients, and write the page.
@@ -38,8 +41,10 @@ def phantom_benchmark(
     import torch
 
     from training.benchmark.page import write_page
-    from training.benchmark.run import machine, run
+    from training.benchmark.run import machine, prepared, run
     from training.benchmark.size import PRESETS
+    from training.benchmark.why import ablations
+    from training.benchmark.why_page import write_why
     from training.pretraining.config import PretrainError
 
     size = PRESETS[preset]
@@ -47,17 +52,24 @@ def phantom_benchmark(
         size = replace(size, seeds=tuple(range(seeds)))
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder, about = docs or out / "page", {"preset": preset, "out": str(out), "machine": machine()}
     try:
         with _stages() as stages:
-            figures = run(out, size, processes, stages, device)
-        folder = docs or out / "page"
-        page = write_page(folder, figures, size, {"preset": preset, "out": str(out), "machine": machine()})
+            if why:
+                size = size.halved()
+                rows = ablations(prepared(out / "why", size, processes, stages, device), out / "why", stages)
+                page = write_why(folder, rows, size, about)
+                shown = [(f"{row.method}: {row.change}", row.macro) for row in rows]
+            else:
+                figures = run(out, size, processes, stages, device)
+                page = write_page(folder, figures, size, about)
+                shown = [(name, row.macro) for name, row in figures.methods.items()]
     except (PretrainError, ValueError, OSError) as error:
         _errors.print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
         raise typer.Exit(2) from error
     table = Table("method", "macro AUC", "95 % interval")
-    for name, row in figures.methods.items():
-        table.add_row(name, f"{row.macro.value:.3f}", f"{row.macro.low:.3f} to {row.macro.high:.3f}")
+    for name, macro in shown:
+        table.add_row(name, f"{macro.value:.3f}", f"{macro.low:.3f} to {macro.high:.3f}")
     _out.print(table)
     _out.print(f"Page: {escape(str(page))}", highlight=False, soft_wrap=True)
 

@@ -50,6 +50,22 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """One method with one thing changed."""
+
+    change: str
+    method: str
+    macro: Interval
+    seeds: tuple[float, ...]
+    """Macro AUC of each seed."""
+    validation: tuple[float, ...]
+    unchanged: Interval | None
+    """How much better than the same method unchanged, with the same seeds and patients; None: it is unchanged."""
+    supervised: Interval | None
+    """How much better than supervised with the same change, or unchanged; None: it is supervised."""
+
+
+@dataclass(frozen=True)
 class Figures:
     """Everything that the page shows."""
 
@@ -68,16 +84,12 @@ def figures(
     seconds: Mapping[str, Sequence[float]],
 ) -> Figures:
     """From the answers [N, F] of each method's seeds."""
-    weights = _weights(len(truth))
-    tables = {
-        method: np.mean([resampled_aucs(truth, answers, weights) for answers in rows], axis=0)
-        for method, rows in test.items()
-    }
+    tables = {method: _table(truth, rows) for method, rows in test.items()}
     methods = {
         method: Method(
             macro=_interval(_means(table)),
-            seeds=tuple(float(np.nanmean(aucs(truth, answers))) for answers in test[method]),
-            validation=tuple(float(np.nanmean(aucs(validation_truth, rows))) for rows in validation[method]),
+            seeds=_each(truth, test[method]),
+            validation=_each(validation_truth, validation[method]),
             anatomies={name: _interval(_means(table[:, _of(name)])) for name in ANATOMIES},
             findings={name: _interval(table[:, column]) for column, name in enumerate(FINDINGS)},
             cpu_seconds=float(np.mean(seconds[method])),
@@ -88,6 +100,33 @@ def figures(
     differences = {f"{one} - {other}": _interval(macro[one] - macro[other]) for one, other in STEPS}
     positives = dict(zip(FINDINGS, (int(count) for count in truth.sum(0)), strict=True))
     return Figures(methods, differences, positives)
+
+
+def ablation(
+    change: str,
+    method: str,
+    test: Sequence[Floats],
+    validation: Sequence[Floats],
+    truths: tuple[Bools, Bools],
+    unchanged: Sequence[Floats] | None,
+    supervised: Sequence[Floats] | None,
+) -> Ablation:
+    """From the answers [N, F] of each seed; `truths` of the test and validation patients, the last two of the test."""
+    truth, validation_truth = truths
+    own = _means(_table(truth, test))
+
+    def better_than(other: Sequence[Floats] | None) -> Interval | None:
+        return None if other is None else _interval(own - _means(_table(truth, other)))
+
+    return Ablation(
+        change=change,
+        method=method,
+        macro=_interval(own),
+        seeds=_each(truth, test),
+        validation=_each(validation_truth, validation),
+        unchanged=better_than(unchanged),
+        supervised=better_than(supervised),
+    )
 
 
 def resampled_aucs(truth: Bools, answers: Floats, weights: npt.NDArray[np.int64]) -> Floats:
@@ -110,6 +149,18 @@ def resampled_aucs(truth: Bools, answers: Floats, weights: npt.NDArray[np.int64]
         wins = (positive * (below + 0.5 * negative)).sum(1)
         out[:, column] = np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
     return out
+
+
+def _table(truth: Bools, rows: Sequence[Floats]) -> Floats:
+    """AUC [1 + R, F], the mean over seeds."""
+    weights = _weights(len(truth))
+    table: Floats = np.mean([resampled_aucs(truth, answers, weights) for answers in rows], axis=0)
+    return table
+
+
+def _each(truth: Bools, rows: Sequence[Floats]) -> tuple[float, ...]:
+    """Macro AUC of each seed."""
+    return tuple(float(np.nanmean(aucs(truth, answers))) for answers in rows)
 
 
 def _weights(patients: int) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from training.benchmark.patients import ANATOMIES, FINDINGS, GROWN, HABITS
 from training.benchmark.size import Size
 
 NAME = "phantom-benchmark"
+WHY = "<!-- why: from here to the notes by --why -->"
 NOTES = "<!-- notes: what stands below this line is written by hand and kept -->"
 
 EXPECTED = {
@@ -30,12 +31,30 @@ def write_page(folder: Path, figures: Figures, size: Size, about: Mapping[str, A
     """Write `phantom-benchmark.md`, `.json` and the two plots into a folder; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     page, data = folder / f"{NAME}.md", folder / f"{NAME}.json"
-    data.write_text(json.dumps(_finite(as_json(figures, size, about)), indent=1) + "\n", encoding="utf-8")
+    write_json(data, as_json(figures, size, about) | {"ablations": read_json(data).get("ablations")})
     _plot_methods(folder / f"{NAME}-methods.png", figures)
     _plot_anatomies(folder / f"{NAME}-anatomies.png", figures)
-    kept = page.read_text(encoding="utf-8").partition(NOTES)[2] if page.is_file() else "\n"
-    page.write_text("\n".join(_lines(figures, size, about)) + f"\n\n{NOTES}{kept}", encoding="utf-8")
+    _, why, notes = parts(page)
+    page.write_text("\n".join(_lines(figures, size, about)) + f"\n\n{why}{NOTES}{notes}", encoding="utf-8")
     return page
+
+
+def parts(page: Path) -> tuple[str, str, str]:
+    """What stands in a page: the benchmark, the ablations with their mark, the notes without."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    generated, _, notes = text.partition(NOTES)
+    benchmark, mark, why = generated.partition(WHY)
+    return benchmark, mark + why, notes or "\n"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The published numbers; none if there is no file."""
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """JSON knows no NaN: null."""
+    file.write_text(json.dumps(_finite(dict(content)), indent=1) + "\n", encoding="utf-8")
 
 
 def as_json(figures: Figures, size: Size, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +80,6 @@ def as_json(figures: Figures, size: Size, about: Mapping[str, Any]) -> dict[str,
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: null."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -16,6 +16,8 @@ Floats = npt.NDArray[np.float64]
 Student = AnatomyStudent | ScanStudent | LabelStudent
 
 _AT_ONCE = 50
+_PLACES = [ANATOMIES.index(finding.split(".")[0]) for finding in FINDINGS]
+"""The anatomy of each finding."""
 
 
 @torch.inference_mode()
@@ -34,16 +36,27 @@ def scores(student: Student, data: Encoded) -> Floats:
 
 def _rows(student: Student, data: Encoded, chosen: Sequence[int]) -> Floats:
     batch = data.batch(chosen).to(student.model.temp.device)
-    anatomy = [ANATOMIES.index(finding.split(".")[0]) for finding in FINDINGS]
     if isinstance(student, LabelStudent):
         answers = student.logits(batch)
     else:
         asked = [prompts()[finding] for finding in FINDINGS]
         direction = student.texts([yes for _, yes in asked]) - student.texts([no for no, _ in asked])
         image = student.image(batch)
-        features = image[:, anatomy] if isinstance(student, AnatomyStudent) else image[:, None]
+        features = image[:, _PLACES] if isinstance(student, AnatomyStudent) else image[:, None]
         answers = (features * direction).sum(-1)
-    return answers.masked_fill(~batch.usable[:, anatomy], float("nan")).double().cpu().numpy()
+    return answers.masked_fill(~batch.usable[:, _PLACES], float("nan")).double().cpu().numpy()
+
+
+@torch.inference_mode()
+def image_features(student: AnatomyStudent, data: Encoded) -> Floats:
+    """[N, F, E] of unit length: of each finding's anatomy; NaN where it is absent or cut."""
+    student.eval()
+    found = []
+    for first in range(0, len(data), _AT_ONCE):
+        batch = data.batch(range(first, min(first + _AT_ONCE, len(data)))).to(student.model.temp.device)
+        image = student.image(batch)[:, _PLACES].masked_fill(~batch.usable[:, _PLACES, None], float("nan"))
+        found.append(image.double().cpu().numpy())
+    return np.concatenate(found)
 
 
 def aucs(truth: npt.NDArray[np.bool_], answers: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """How much the benchmark computes: presets for two cores and for a GPU."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fvlm.config import CellsConfig, ModelConfig, TextConfig
@@ -30,6 +30,12 @@ class Size:
     text_depth: int = 1
     channels: tuple[int, ...] = (16, 48)
     seeds: tuple[int, ...] = field(default=(0, 1, 2))
+
+    def halved(self) -> "Size":
+        """Half of the patients, as many steps, two seeds: for trainings that are only compared with each other."""
+        return replace(
+            self, patients=self.patients // 2, test=self.validation, epochs=2 * self.epochs, seeds=self.seeds[:2]
+        )
 
     def model(self, words: int) -> ModelConfig:
         """The architecture of every method; `words` is the size of the vocabulary."""

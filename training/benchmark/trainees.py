@@ -102,9 +102,11 @@ class ScanStudent(ClipTrainee):
 class LabelStudent(SupervisedTrainee):
     """The supervised baseline: each anatomy against the findings that the report decides."""
 
-    def __init__(self, config: ModelConfig, findings: Sequence[str]) -> None:
+    def __init__(self, config: ModelConfig, findings: Sequence[str], whole: bool = False) -> None:
+        """`whole`: every anatomy's query looks at the whole scan."""
         super().__init__(config, findings)
         _begin(self.model, {})
+        self._whole = whole
         self.standard = Standardise(len(config.anatomies), config.width)
         nn.init.constant_(self.bias, -2.5)
 
@@ -115,7 +117,7 @@ class LabelStudent(SupervisedTrainee):
 
     def logits(self, batch: Batch) -> Tensor:
         """[B, F]."""
-        states: Tensor = self.standard(gathered(self.model, batch, whole=False))
+        states: Tensor = self.standard(gathered(self.model, batch, self._whole))
         return (states[:, self.anatomy] * self.weight).sum(-1) + self.bias
 
 
@@ -161,10 +163,10 @@ def students(
     ramp_epochs: float,
 ) -> tuple[list[AnatomyStudent | ScanStudent | LabelStudent], CorrectionConfig]:
     """What a method trains, with first weights by the seed, and which corrections it makes. KeyError if unknown."""
-    if method in ("clip", "supervised"):
+    if method in ("clip", "supervised", WITHOUT_MASKS):
         torch.manual_seed(seed)
-        if method == "supervised":
-            return [LabelStudent(config, findings)], PLAIN
+        if method != "clip":
+            return [LabelStudent(config, findings, whole=method == WITHOUT_MASKS)], PLAIN
         return [ScanStudent(config.model_copy(update={"anatomies": ("scan",)}), tokenizer, texts)], PLAIN
     correction = CORRECTIONS[method].model_copy(update={"ramp_epochs": ramp_epochs})
     both = []
@@ -181,4 +183,6 @@ CORRECTIONS = {
     "fvlm+normal+momentum": CorrectionConfig(abnormal="momentum", alpha=1.0),
     "fvlm+normal+jaccard": CorrectionConfig(abnormal="jaccard"),
 }
+WITHOUT_MASKS = "supervised without masks"
+"""Not among the seven: the supervised baseline whose queries look at the whole scan."""
 METHODS = ("clip", "supervised", *CORRECTIONS)

@@ -63,7 +63,7 @@ class Student:
             decay_groups(trainee, optimizer.weight_decay),
             lr=optimizer.peak_lr,
             betas=optimizer.betas,
-            fused=world.device.type == "cuda",
+            fused=True,
         )
 
     def order(self, studies: int) -> Order:

@@ -130,7 +130,10 @@ class ShardDataset(Dataset[Sample]):
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other crops from now on, in the workers too."""
+        """Draw other crops from the next pass over a loader on, in persistent workers too.
+
+        Within a pass workers have read ahead: which samples are of the new epoch is not decided then.
+        """
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
