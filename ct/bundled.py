@@ -109,15 +109,26 @@ def upsample_labels(
         _interpolation(n, step, size, fine)
         for n, step, size, fine in zip(probabilities.shape[1:], spacing, shape, target_spacing, strict=True)
     ]
-    best = torch.from_numpy(np.empty(shape, dtype=np.float32))
-    _paste(probabilities[0], axes, (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2])), best, None, 0)
     labels = torch.zeros(shape, dtype=torch.uint8)
-    for label, index in enumerate(wanted, start=1):
-        if index is None:
-            continue
-        box = _box(probabilities[index] > _CONFIDENT, axes)
-        if box is not None:
-            _paste(probabilities[index], axes, box, best, labels, label)
+    boxes = {label: _box(probabilities[index] > _CONFIDENT, axes) for label, index in enumerate(wanted, 1) if index}
+    found = {label: box for label, box in boxes.items() if box is not None}
+    if not found:
+        return labels.numpy()
+    zs, ys, xs = (
+        slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*found.values(), strict=True)
+    )
+    background = _in_plane(probabilities[0], axes, ys, xs)
+    rivals = [(label, box, _in_plane(probabilities[wanted[label - 1]], axes, *box[1:])) for label, box in found.items()]
+    lower, upper, weight = axes[0]
+    for z in range(zs.start, zs.stop):
+        at = int(lower[z]), int(upper[z]), float(weight[z])
+        best = _between(background, *at)
+        for label, (own, rows, columns), planes in rivals:
+            if own.start <= z < own.stop:
+                current = best[_within(rows, ys), _within(columns, xs)]
+                fine = _between(planes, *at)
+                labels[z, rows, columns].masked_fill_(fine > current, label)
+                torch.maximum(current, fine, out=current)
     return labels.numpy()
 
 
@@ -147,18 +158,17 @@ def _box(mask: Tensor, axes: list[_Axis]) -> _Box | None:
     return slices[0], slices[1], slices[2]
 
 
-def _paste(channel: Tensor, axes: list[_Axis], box: _Box, best: Tensor, labels: Tensor | None, label: int) -> None:
-    """Interpolate one class inside the box, slice by slice; where it beats `best`, take over."""
-    (z0, z1, wz), (y0, y1, wy), (x0, x1, wx) = axes
-    zs, ys, xs = box
+def _in_plane(channel: Tensor, axes: list[_Axis], ys: slice, xs: slice) -> Tensor:
+    """Coarse slices [z, ys, xs] of one class, interpolated along y and x."""
+    (y0, y1, wy), (x0, x1, wx) = axes[1:]
     plane = channel[:, :, x0[xs]] * (1 - wx[xs]) + channel[:, :, x1[xs]] * wx[xs]
-    plane = plane[:, y0[ys]] * (1 - wy[ys])[:, None] + plane[:, y1[ys]] * wy[ys][:, None]
-    for z in range(zs.start, zs.stop):
-        fine = torch.lerp(plane[int(z0[z])], plane[int(z1[z])], float(wz[z]))
-        current = best[z, ys, xs]
-        if labels is None:
-            current.copy_(fine)
-            continue
-        wins = fine > current
-        current[wins] = fine[wins]
-        labels[z, ys, xs][wins] = label
+    return plane[:, y0[ys]] * (1 - wy[ys])[:, None] + plane[:, y1[ys]] * wy[ys][:, None]
+
+
+def _between(planes: Tensor, lower: int, upper: int, weight: float) -> Tensor:
+    return torch.lerp(planes[lower], planes[upper], weight)
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    """A slice counted from the start of another."""
+    return slice(inner.start - outer.start, inner.stop - outer.start)
