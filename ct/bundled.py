@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError
 from ct.examine import examine
+from ct.precision import half_on_gpu
 from ct.resample import resample_hu
 from ct.volume import Volume
 
@@ -86,10 +88,10 @@ class BundledSegmenter:
 
     def probabilities(self, hu: npt.NDArray[np.floating]) -> Tensor:
         """HU [z, y, x] on the network's grid -> float32 [classes, z, y, x], class 0 is background."""
-        with torch.inference_mode():
+        with torch.inference_mode(), half_on_gpu(self.device):
             logits = self.network(to_network_input(hu).to(self.device))[0]
         z, y, x = hu.shape
-        probabilities: Tensor = logits[:, :z, :y, :x].softmax(0).float().cpu()
+        probabilities: Tensor = logits[:, :z, :y, :x].float().softmax(0).cpu()
         return probabilities
 
 
@@ -117,18 +119,25 @@ def upsample_labels(
     zs, ys, xs = (
         slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*found.values(), strict=True)
     )
-    background = _in_plane(probabilities[0], axes, ys, xs)
-    rivals = [(label, box, _in_plane(probabilities[wanted[label - 1]], axes, *box[1:])) for label, box in found.items()]
+    sides = {0: (ys, xs), **{label: box[1:] for label, box in found.items()}}
     lower, upper, weight = axes[0]
+
+    @lru_cache(maxsize=2 * len(sides))
+    def coarse(label: int, at: int) -> Tensor:
+        index = wanted[label - 1] if label else 0
+        assert index is not None  # it would have no box
+        return _in_plane(probabilities[index, at], axes, *sides[label])
+
+    def fine(label: int, z: int) -> Tensor:
+        return torch.lerp(coarse(label, int(lower[z])), coarse(label, int(upper[z])), float(weight[z]))
+
     for z in range(zs.start, zs.stop):
-        at = int(lower[z]), int(upper[z]), float(weight[z])
-        best = _between(background, *at)
-        for label, (own, rows, columns), planes in rivals:
+        best = fine(0, z)
+        for label, (own, rows, columns) in found.items():
             if own.start <= z < own.stop:
-                current = best[_within(rows, ys), _within(columns, xs)]
-                fine = _between(planes, *at)
-                labels[z, rows, columns].masked_fill_(fine > current, label)
-                torch.maximum(current, fine, out=current)
+                current, rival = best[_within(rows, ys), _within(columns, xs)], fine(label, z)
+                labels[z, rows, columns].masked_fill_(rival > current, label)
+                torch.maximum(current, rival, out=current)
     return labels.numpy()
 
 
@@ -158,15 +167,11 @@ def _box(mask: Tensor, axes: list[_Axis]) -> _Box | None:
     return slices[0], slices[1], slices[2]
 
 
-def _in_plane(channel: Tensor, axes: list[_Axis], ys: slice, xs: slice) -> Tensor:
-    """Coarse slices [z, ys, xs] of one class, interpolated along y and x."""
+def _in_plane(plane: Tensor, axes: list[_Axis], ys: slice, xs: slice) -> Tensor:
+    """A coarse slice [y, x] of one class on the fine rows `ys` and columns `xs`."""
     (y0, y1, wy), (x0, x1, wx) = axes[1:]
-    plane = channel[:, :, x0[xs]] * (1 - wx[xs]) + channel[:, :, x1[xs]] * wx[xs]
-    return plane[:, y0[ys]] * (1 - wy[ys])[:, None] + plane[:, y1[ys]] * wy[ys][:, None]
-
-
-def _between(planes: Tensor, lower: int, upper: int, weight: float) -> Tensor:
-    return torch.lerp(planes[lower], planes[upper], weight)
+    plane = plane[:, x0[xs]] * (1 - wx[xs]) + plane[:, x1[xs]] * wx[xs]
+    return plane[y0[ys]] * (1 - wy[ys])[:, None] + plane[y1[ys]] * wy[ys][:, None]
 
 
 def _within(inner: slice, outer: slice) -> slice:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ct.anatomy import AlgorithmIdentity, AnatomyMap, SegmenterWeightsError, digest_of
 from ct.bundled import upsample_labels
+from ct.precision import half_on_gpu
 from ct.resample import resample_hu
 from ct.segmenter_file import Classes, LabelMap, NetworkInput, SegmenterFile, read_segmenter_file
 from ct.volume import Volume
@@ -69,7 +70,7 @@ class MonaiBundle:
         (low, high), (bottom, top) = self._input.window, self._input.scaled_to
         scaled = np.clip((hu - low) / (high - low), 0.0, 1.0) * (top - bottom) + bottom
         image = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 1, 0), dtype=np.float32))[None, None]
-        with torch.inference_mode():
+        with torch.inference_mode(), half_on_gpu(str(self._device)):
             logits = sliding_window_inference(
                 image, self._input.roi, 1, self._network, _OVERLAP, "gaussian", sw_device=self._device, device="cpu"
             )
