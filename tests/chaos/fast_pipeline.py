@@ -77,7 +77,7 @@ class FastPipeline:
         objects = tuple(write(reading, anatomy_map, headers, context))
         return Analysis(volume, anatomy_map, reading, objects, {"read": time.monotonic() - started})
 
-    def read(self, series: Vetted) -> tuple[Reading, dict[str, float]]:
+    def read(self, series: Vetted, _preset: str = "") -> tuple[Reading, dict[str, float]]:
         """As `node.pipeline.Pipeline.read`; obeys nobody."""
         return self._told(load_volume(series), datetime.now(UTC))[1], {"read": 0.5}
 
