@@ -417,7 +417,7 @@ class TestConsole:
         assert pierre.post(self.PATH, data=fields).status_code == 403, "a token of another reader"
         foreign = marie.post(self.PATH, data=fields, headers={"Sec-Fetch-Site": "cross-site"})
         assert foreign.status_code == 403
-        assert marie.post(self.PATH, content=b"x" * 2000).status_code == 413
+        assert marie.post(self.PATH, content=b"x" * 3000).status_code == 413
         assert marie.post(self.PATH, data=fields | {"verdict": "removed"}).status_code == 400
         assert marie.post(self.PATH, data=fields | {"tracking_uid": "2.25.1"}).status_code == 404
         assert marie.post("/series/99/verdict", data=fields).status_code == 404

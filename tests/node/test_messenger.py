@@ -411,7 +411,7 @@ def test_who_has_a_series_read_again_has_it_said_again_under_the_same_id(
         records = open_records(settings)
         job_id = read_series(records, settings)
         deliver_all(records, settings)
-        monkeypatch.setattr("node.job_control._require_images", lambda *_: None)  # the test has no images
+        monkeypatch.setattr("node.job_control.require_images", lambda *_: None)  # the test has no images
         rerun(records, settings, str(job_id))
         Analyst(records, settings, FakePipeline(settings), "w").analyze(job_id)
         deliver_all(records, settings)

@@ -175,13 +175,13 @@ def test_a_series_read_again_after_a_promotion_is_a_new_job_whose_report_names_t
     promote(records, B)
     with records.session() as session:
         session.execute(update(Delivery).values(sent_at=now()))
-        new = _read_by(session, session.get_one(Job, former), B)
+        new = _read_by(session, session.get_one(Job, former), B, None)
         assert delivered_before(session, session.get_one(Job, new)) is not None
         assert binding.others_of_study(session, new) == [sibling]
     assert (job(records, former).state, job(records, new).state) == (State.SUPERSEDED, State.QUEUED)
     assert job(records, new).release_digest == B
     with records.session() as session, pytest.raises(CommandError, match=f"Job {former} has read"):
-        _read_by(session, session.get_one(Job, new), A)
+        _read_by(session, session.get_one(Job, new), A, None)
 
 
 def test_a_failed_job_without_results_goes_to_the_release_in_force_one_with_results_keeps_its_own(
