@@ -494,6 +494,7 @@ def _take_over_defaults() -> None:
             default: Any = column.default
             if default is not None and getattr(default.arg, "__name__", "") == _REAL_NOW.__name__:
                 default.arg = lambda _: _present[0].clock.now() if _present else _REAL_NOW()
+                column.__dict__.pop("_default_description_tuple", None)  # kept since the first row
 
 
 _present: list["WholeNode"] = []
