@@ -56,7 +56,7 @@ def fetch_all(
                     return
                 try:
                     answer = fetch(session, item)
-                except BaseException:
+                except BaseException:  # whatever stops one thread, the others stop too; it is raised again
                     failed.set()
                     raise
                 if answer is not None:

@@ -50,5 +50,5 @@ def text_of(header: Dataset, keyword: str) -> str:
     """A value as text, empty if it is missing or cannot be decoded."""
     try:
         return str(header.get(keyword) or "").strip()
-    except Exception:
+    except Exception:  # pydicom raises nearly any type on a value that cannot be decoded
         return ""

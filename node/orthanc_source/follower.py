@@ -144,12 +144,12 @@ class Follower:
         self._pending.settle(fetched.instances)
 
     def _fetched(self, series: str, fetch: SeriesFetch) -> Fetched:
-        """What became of a series; an error in one series does not stop the others."""
+        """What became of a series."""
         try:
             return fetch.fetch(series)
         except (PeerError, DBAPIError, OSError, StoppedError):
             raise
-        except Exception:
+        except Exception:  # an error in one series does not stop the others
             _log.exception("series_failed", source=self._name)
             return Fetched(reason=Reason.INTERNAL, detail=Reason.INTERNAL.meaning)
 

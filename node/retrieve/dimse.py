@@ -236,7 +236,7 @@ def association(
         raise RetrieveError(f"{source.ae_title} at {source.host}:{source.port} does not take the association")
     try:
         yield made
-    except BaseException:
+    except BaseException:  # whatever ends the use, an interrupt too, the peer is not left waiting; it is raised again
         cut(made)
         raise
     else:
