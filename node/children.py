@@ -1,28 +1,29 @@
 """Child processes of a command: each with a log of its own, all ended when the command ends, however it ends."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from node.processes import die_with_parent
 
 
 class Child:
-    """One process. Its output goes to `log`; None: where this process's output goes."""
+    """One process that runs a program. Its output goes to `log`; None: where this process's output goes."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path | None, environment: Mapping[str, str]) -> None:
         self.name = name
         self.log = log or Path(os.devnull)
         with nullcontext() if log is None else log.open("ab") as out:
-            self.process = subprocess.Popen(
+            self.process: subprocess.Popen[bytes] | Fork = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -56,6 +57,82 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+class ForkedChild(Child):
+    """One process that begins with what this one has imported, and runs a function. Starting it costs milliseconds of
+    processor time, where a program spends seconds on its imports.
+
+    Only for a process with a single thread (fork(2)): locks that another one holds would stay locked in the child.
+    """
+
+    def __init__(self, name: str, run: Callable[[], int], log: Path | None) -> None:
+        """`run` returns the exit status."""
+        self.name = name
+        self.log = log or Path(os.devnull)
+        self.process = Fork(run, log)
+
+
+class Fork:
+    """What `Child` needs of a `subprocess.Popen`, for a function."""
+
+    def __init__(self, run: Callable[[], int], log: Path | None) -> None:
+        self.returncode: int | None = None
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _live(run, log, parent)
+
+    def poll(self) -> int | None:
+        """Exit status, -N if signal N killed it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while (status := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            time.sleep(0.01)
+        return status
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _live(run: Callable[[], int], log: Path | None, parent: int) -> NoReturn:
+    """The life of a forked process: session, signals and open files are its own, as a program's are."""
+    status = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent(parent)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if log is not None:
+            out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the lock of the data folder among them
+        status = run()
+    except BaseException:  # it must not return into the parent's code; its log tells why it ended
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 class Children:

@@ -10,11 +10,11 @@ import re
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from urllib.parse import quote
@@ -32,7 +32,7 @@ from config.inlet_settings import WebSettings
 from config.secret import SecretError, read_secret
 from config.settings import DicomSettings
 from node.broker import BrokerError, EmbeddedBroker
-from node.children import Child, listens
+from node.children import ForkedChild, listens
 from node.console.notice import Notice, console_url
 from node.console.password import USER, PasswordFile
 from node.database import Records, open_database
@@ -48,14 +48,12 @@ from node.roles import MANY, MOST_OF_NAME, ROLES, wanted, worker_name
 from node.rules.book import book_in_force, open_rulebook, take_configured
 from node.tasks import SHADOW
 from node.tls import TlsError, server_context
-from node.worker import write_settings
+from node.worker import run_role, write_settings
 
 _log = structlog.get_logger(__name__)
 
 _SECTIONS = {"inlets": "web, orthancs, folders", "messenger": "messages", "console": "console.enabled"}
 """Where the settings say whether a role is wanted."""
-WORKER = "node.worker"
-"""Module that runs a role."""
 _FIRST_RESTART_S = 0.5
 _STABLE_S = 60.0
 """A process that lived this long is restarted at once when it dies."""
@@ -69,7 +67,7 @@ class _Post:
     """A role, who holds it, and when it is filled again."""
 
     role: str
-    child: Child
+    child: ForkedChild
     started: float
     wait_s: float = _FIRST_RESTART_S
     restart_at: float | None = None
@@ -221,9 +219,9 @@ class _Supervisor:
         finally:
             engine.dispose()
 
-    def _spawn(self, role: str) -> Child:
-        command = [sys.executable, "-m", WORKER, role, str(self._file), *([self._name] if self._name else [])]
-        return Child(role, command, None if self._only else self._logs / f"{role}.log", {})
+    def _spawn(self, role: str) -> ForkedChild:
+        run = partial(run_role, role, self._file, self._name)
+        return ForkedChild(role, run, None if self._only else self._logs / f"{role}.log")
 
     def _tend(self) -> None:
         if self._broker is not None and self._broker.process is not None and self._broker.process.poll() is not None:

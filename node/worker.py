@@ -1,6 +1,6 @@
-"""The node's processes: `python -m node.worker ROLE SETTINGS [NAME]`, where SETTINGS is a file that `node.serve` wrote.
+"""The node's processes, which `serve` forks; or one alone: `python -m node.worker ROLE SETTINGS [NAME]`.
 
-NAME tells workers of one role on one machine apart.
+SETTINGS is a file that `write_settings` wrote. NAME tells workers of one role on one machine apart.
 
 Nothing is imported before its role is known: only `analyze` loads torch.
 """
@@ -241,13 +241,12 @@ def read_settings(file: Path) -> Settings:
     return Settings(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def main(arguments: list[str]) -> int:
-    """Run one role; the exit status."""
-    role, file, *name = arguments
+def run_role(role: str, file: Path, name: str = "") -> int:
+    """Hold a role until SIGTERM, with the settings of `file`; the exit status."""
     name_process(role)
     configure_logs()
-    settings = read_settings(Path(file))
-    worker = worker_name(role, settings.data_dir, *name)
+    settings = read_settings(file)
+    worker = worker_name(role, settings.data_dir, name)
     try:
         with Presence.of(settings.data_dir, worker).held():
             return ROLES[role](settings, worker)
@@ -259,4 +258,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_role(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,4 +1,4 @@
-"""`python -m fast_worker ROLE SETTINGS`: `node.worker`, with the analyze worker around a `FastPipeline`.
+"""The node's workers around a `FastPipeline` instead of networks; as a program, a role with a clock of its own.
 
 CHAOS_CLOCK names a file with an offset in seconds (`+86400`): receiver and reconciler live by a clock that is off by
 it, and jumps when the file changes (libfaketime; under it `time.sleep` fails, which these two do not need).
@@ -6,14 +6,27 @@ it, and jumps when the file changes (libfaketime; under it `time.sleep` fails, w
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from fast_pipeline import FastPipeline
+
+from config import Settings
+from node import worker
+from node.node_lock import settings_file
+from node.releases.shadow_worker import run_shadow
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
-def _live_by(clock: str) -> None:
-    """Start this process anew, under the same id, with that clock. Monotonic clocks stay true, as in a real jump."""
+def install() -> None:
+    """Have this process, and those that it forks, work with the fast pipeline."""
+    worker.ROLES["analyze"] = lambda settings, name: worker.run_analyze(settings, name, FastPipeline)
+    worker.ROLES["shadow"] = lambda settings, name: run_shadow(settings, name, FastPipeline)  # type: ignore[arg-type]
+
+
+def live_by(clock: str, role: str, settings: Settings, _: str) -> NoReturn:
+    """Go on as a program with that clock. Monotonic clocks stay true, as in a real jump."""
     other = {
         "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": clock,
@@ -21,27 +34,10 @@ def _live_by(clock: str) -> None:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
-    os.execve(sys.executable, [sys.executable, "-m", "fast_worker", *sys.argv[1:]], os.environ | other)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """One role; the exit status."""
-    from node import worker
-
-    if arguments[0] == "analyze":
-        from fast_pipeline import FastPipeline
-
-        worker.ROLES["analyze"] = lambda settings, name: worker.run_analyze(settings, name, FastPipeline)
-    if arguments[0] == "shadow":
-        from fast_pipeline import FastPipeline
-
-        from node.releases.shadow_worker import run_shadow
-
-        worker.ROLES["shadow"] = lambda settings, name: run_shadow(settings, name, FastPipeline)  # type: ignore[arg-type]
-    return worker.main(list(arguments))
+    file = settings_file(settings.data_dir, "")
+    os.execve(sys.executable, [sys.executable, "-m", "fast_worker", role, str(file)], os.environ | other)
 
 
 if __name__ == "__main__":
-    if "CHAOS_CLOCK" in os.environ and "LD_PRELOAD" not in os.environ and sys.argv[1] in ("receiver", "reconciler"):
-        _live_by(os.environ["CHAOS_CLOCK"])
-    sys.exit(run(sys.argv[1:]))
+    install()
+    sys.exit(worker.run_role(sys.argv[1], Path(sys.argv[2])))

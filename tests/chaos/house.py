@@ -42,7 +42,7 @@ class ChaosNode(Node):
         }
         super().__init__(folder, destinations, **quick | settings)
         self.command = [*_COMMAND, "serve", "--config", str(self.config)]
-        usual = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "CHAOS_FORK": "1"}
+        usual = {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
         self.environment = _ENVIRONMENT | usual | (environment or {})
         self.control = self.data / "control"
 

@@ -29,7 +29,7 @@ class ApartNode(ChaosNode):
     """Two analyze workers and one process of each other role."""
 
     def __init__(self, folder: Path, destinations: dict[str, Any], **settings: Any) -> None:
-        super().__init__(folder, destinations, {"CHAOS_FORK": ""}, **settings)
+        super().__init__(folder, destinations, **settings)
         (self.data / "logs").mkdir(parents=True)
         self.parts = {f"{role}{name}": Part(self, role, name) for role, name in PARTS}
         self._running = ExitStack()

@@ -127,11 +127,10 @@ def soak(folder: Path, minutes: float, series_per_s: float, say: Callable[[str],
     samples: dict[tuple[str, int], list[Sample]] = {}
     with Orthanc(folder / "orthanc") as orthanc:
         view = OrthancView(orthanc)
-        # Each process is a program of its own, as in a hospital, and the reconciler looks as often as there.
+        # The reconciler looks as often as in a hospital.
         node = ChaosNode(
             folder / "node",
             pacs("pacs", orthanc.ae_title, orthanc.port),
-            {"CHAOS_FORK": ""},
             work={"reconcile_s": Settings().work.reconcile_s, "lease_s": 60.0},
         )
         with node:
