@@ -179,7 +179,11 @@ def test_row_18_damaged_model(tmp_path: Path) -> None:
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with Orthanc(tmp_path / "orthanc") as orthanc:
         node = ChaosNode(
-            tmp_path / "node", pacs("pacs", orthanc.ae_title, orthanc.port), model={"release": str(release)}
+            tmp_path / "node",
+            pacs("pacs", orthanc.ae_title, orthanc.port),
+            model={"release": str(release)},
+            restart_max_s=60.0,  # each new life of the real worker imports torch only to refuse again
+            console={"enabled": False},
         )
         fast = node.command
         node.command = [sys.executable, "-m", "node", *fast[2:]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from peers import MakeSeries, fvlm_node
 from PIL import Image
+from planting import PATIENT_ID, PLANTED, leaks, plant
 from pydicom import dcmread
 from pydicom.uid import MRImageStorage, generate_uid
 
@@ -43,6 +44,7 @@ class Mixed:
 def mixed(tmp_path_factory: pytest.TempPathFactory, make_series: MakeSeries) -> Mixed:
     folder, out = tmp_path_factory.mktemp("mixed") / "in", tmp_path_factory.mktemp("mixed") / "out"
     good = make_series(folder=folder / "good")
+    plant(good)
     as_mr(good, folder / "mr")
     (folder / "broken.dcm").write_bytes(next(good.rglob("*.dcm")).read_bytes()[:2000])
     (folder / "notes.dcm").write_text("not DICOM at all")
@@ -73,6 +75,12 @@ def test_the_good_series_is_read_all_the_same(mixed: Mixed) -> None:
         assert validate(results / name).errors == ()
     with Image.open(results / "summary.png") as page:
         assert page.size == (1536, 1536)
+
+
+def test_it_says_no_name(mixed: Mixed) -> None:
+    assert dcmread(mixed.out / "series-1" / "SR.dcm").PatientID == PATIENT_ID
+    assert [word for word in PLANTED if word.decode() in mixed.done.stdout + mixed.done.stderr] == []
+    assert leaks(mixed.out, ("*.log", "report.txt")) == []
 
 
 def test_a_second_run_on_the_same_files_writes_the_same_objects(mixed: Mixed, tmp_path: Path) -> None:

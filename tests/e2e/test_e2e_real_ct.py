@@ -76,6 +76,7 @@ def test_analyze_reads_the_cts_and_refuses_the_mr(real: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_the_same_over_c_store(real: Path, tmp_path: Path) -> None:
     done = fvlm_node("demo", "--input", real, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr

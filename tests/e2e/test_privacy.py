@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import redis
 from peers import MakeSeries, Node, Redis, fvlm_node, storescu, until
+from planting import PATIENT_ID, PLANTED, leaks, plant
 from pydicom import dcmread
 
 from node.archive_scp import Archive
 
 pytestmark = [pytest.mark.peers, pytest.mark.timeout(600)]
-
-NAME, PATIENT_ID, BORN, ACCESSION = "Planted^Petra", "PLANTED-4711", "19230405", "ACC-PLANTED-99"
-PLANTED = [b"Planted", b"PLANTED", b"Petra", b"-4711", b"19230405", b"1923-04-05"]
 
 
 @contextmanager
@@ -55,21 +53,8 @@ def bodies(commands: list[str]) -> list[Any]:
 @pytest.fixture
 def planted(make_series: MakeSeries, tmp_path: Path) -> Path:
     folder = make_series(folder=tmp_path / "ct")
-    for path in folder.glob("*.dcm"):
-        dataset = dcmread(path)
-        dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate = NAME, PATIENT_ID, BORN
-        dataset.AccessionNumber = ACCESSION
-        dataset.save_as(path)
-    # Values that make pydicom complain, quoting them, wherever they are looked at.
-    dataset.PatientBirthDate, dataset.PatientAge = f"{BORN}-Planted", "Petra 4711"
-    dataset.save_as(path)
+    plant(folder)
     return folder
-
-
-def leaks(folder: Path, patterns: tuple[str, ...]) -> list[tuple[str, bytes]]:
-    files = [path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()]
-    assert files, f"no {patterns} below {folder}"
-    return [(path.name, word) for path in files for word in PLANTED if word in path.read_bytes()]
 
 
 def test_no_patient_data_in_logs_queue_or_database(tmp_path: Path, redis_server: Redis, planted: Path) -> None:
@@ -95,10 +80,3 @@ def test_no_patient_data_in_logs_queue_or_database(tmp_path: Path, redis_server:
     assert leaks(tmp_path / "node", ("*.log", "*.sqlite*", "*.yaml", "*.json")) == []
     assert [word for word in PLANTED if word.decode() in shown.stdout + shown.stderr] == []
     assert "SENT" in shown.stdout
-
-
-def test_analyze_says_no_name(tmp_path: Path, planted: Path) -> None:
-    done = fvlm_node("analyze", planted, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert [word for word in PLANTED if word.decode() in done.stdout + done.stderr] == []
-    assert leaks(tmp_path / "out", ("*.log", "report.txt")) == []
