@@ -39,9 +39,7 @@ def _rabbitmq() -> Iterator[Process]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize(
-    "broker", [pytest.param(_redis, id="redis"), pytest.param(_rabbitmq, id="rabbitmq", marks=pytest.mark.proof)]
-)
+@pytest.mark.parametrize("broker", [_redis, _rabbitmq], ids=["redis", "rabbitmq"])
 def test_two_workers_read_every_series_once(tmp_path: Path, broker: object) -> None:
     archive = ScriptedPacs()
     ledger = Ledger()
