@@ -60,8 +60,7 @@ class Child:
 
 
 class ForkedChild(Child):
-    """One process that begins with what this one has imported, and runs a function. Starting it costs milliseconds of
-    processor time, where a program spends seconds on its imports.
+    """One process that begins with what this one has imported, and runs a function: a program would import it again.
 
     Only for a process with a single thread (fork(2)): locks that another one holds would stay locked in the child.
     """
